@@ -1,0 +1,1 @@
+//! A model folder on disk: config, tensors, names. Knows nothing of executors.

@@ -1,0 +1,3 @@
+//! The `osprey` binary.
+
+fn main() {}

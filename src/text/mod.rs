@@ -1,0 +1,1 @@
+//! From messages to token ids and positions. Knows nothing of models or executors.
