@@ -1,0 +1,86 @@
+//! The native executor: runs each op's fast body on the host, weights read in place.
+
+use super::{Executor, PlanId};
+use crate::cpu::Scratch;
+use crate::error::{Error, Result};
+use crate::hostmem::{HostRegions, RegionBytes};
+use crate::plan::Plan;
+use crate::tensor::Region;
+use crate::weights::WeightSet;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Host memory, weights and loaded plans.
+pub struct CpuExecutor {
+    memory: HostRegions,
+    sizes: RegionBytes,
+    weights: Arc<WeightSet>,
+    plans: HashMap<usize, Plan>,
+    next: usize,
+    scratch: Scratch,
+}
+
+impl CpuExecutor {
+    /// An executor with regions of the given sizes.
+    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>) -> Self {
+        let memory = HostRegions::new(&sizes);
+        CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, scratch: Scratch::default() }
+    }
+
+    fn range(&self, region: Region, offset: usize, len: usize) -> Result<Range<usize>> {
+        let size = self.sizes.get(region);
+        match offset.checked_add(len) {
+            Some(end) if end <= size => Ok(offset..end),
+            _ => Err(Error::contract("copy", format!("{offset}+{len} bytes in {} of {size}", region.name()))),
+        }
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn write(&mut self, region: Region, offset: usize, bytes: &[u8]) -> Result<()> {
+        let range = self.range(region, offset, bytes.len())?;
+        self.memory.bytes_mut(region)[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, region: Region, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let range = self.range(region, offset, bytes.len())?;
+        bytes.copy_from_slice(&self.memory.bytes(region)[range]);
+        Ok(())
+    }
+
+    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+        for region in Region::ALL {
+            let (need, have) = (plan.regions().get(region) as u64, self.sizes.get(region) as u64);
+            if need > have {
+                let hint = "record it for a smaller chunk or image".into();
+                return Err(Error::Memory { what: format!("plan {} in {}", plan.name(), region.name()), need, have, hint });
+            }
+        }
+        self.plans.insert(self.next, plan);
+        self.next += 1;
+        Ok(PlanId(self.next - 1))
+    }
+
+    fn unload(&mut self, id: PlanId) {
+        self.plans.remove(&id.0);
+    }
+
+    fn plan(&self, id: PlanId) -> &Plan {
+        &self.plans[&id.0]
+    }
+
+    fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()> {
+        let plan = &self.plans[&id.0];
+        for i in ops {
+            let view = self.memory.view(&plan.launches()[i], plan.temps(), &self.weights)?;
+            plan.ops()[i].cpu(&view, &mut self.scratch);
+        }
+        Ok(())
+    }
+}

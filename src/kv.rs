@@ -1,0 +1,121 @@
+//! The KV cache's blocks: which are free, who shares them. Host logic only; no tensor is in here.
+
+use crate::error::{Error, Result};
+
+/// A block of the cache: [`BlockAllocator::block_size`] tokens of every layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// Hands out fixed-size blocks and counts their references.
+#[derive(Debug)]
+pub struct BlockAllocator {
+    block_size: usize,
+    /// Most recently freed last: it is warm, so it is used first.
+    free: Vec<BlockId>,
+    references: Vec<u32>,
+}
+
+impl BlockAllocator {
+    /// `blocks` free blocks of `block_size` tokens.
+    pub fn new(blocks: usize, block_size: usize) -> Self {
+        let free = (0..blocks as u32).rev().map(BlockId).collect();
+        BlockAllocator { block_size, free, references: vec![0; blocks] }
+    }
+
+    /// Tokens per block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Blocks that nobody holds.
+    pub fn free_blocks(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes a free block with one reference.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if none is left.
+    pub fn take(&mut self) -> Result<BlockId> {
+        let total = self.references.len();
+        let block = self.free.pop().ok_or_else(|| Error::Memory {
+            what: "one more KV-cache block (counted in tokens)".into(),
+            need: ((total + 1) * self.block_size) as u64,
+            have: (total * self.block_size) as u64,
+            hint: "shorten the prompt, or lower --max-new-tokens or --max-pixels".into(),
+        })?;
+        self.references[block.0 as usize] = 1;
+        Ok(block)
+    }
+
+    /// Adds a reference to a held block.
+    ///
+    /// # Panics
+    /// If nobody holds it.
+    pub fn share(&mut self, block: BlockId) {
+        let count = &mut self.references[block.0 as usize];
+        assert!(*count > 0, "block {} is free", block.0);
+        *count += 1;
+    }
+
+    /// Drops a reference; the last one frees the block.
+    ///
+    /// # Panics
+    /// If nobody holds it.
+    pub fn release(&mut self, block: BlockId) {
+        let count = &mut self.references[block.0 as usize];
+        assert!(*count > 0, "block {} is released twice", block.0);
+        *count -= 1;
+        if *count == 0 {
+            self.free.push(block);
+        }
+    }
+
+    /// How many hold a block.
+    pub fn references(&self, block: BlockId) -> u32 {
+        self.references[block.0 as usize]
+    }
+}
+
+/// One sequence's blocks, in token order.
+#[derive(Debug, Default)]
+pub struct BlockTable {
+    blocks: Vec<BlockId>,
+}
+
+impl BlockTable {
+    /// The blocks.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// Takes blocks until `tokens` fit. On error nothing is lost: what was taken stays in the table.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if too few are free.
+    pub fn reserve(&mut self, tokens: usize, from: &mut BlockAllocator) -> Result<()> {
+        while self.blocks.len() * from.block_size() < tokens {
+            self.blocks.push(from.take()?);
+        }
+        Ok(())
+    }
+
+    /// The cache slot of a token.
+    ///
+    /// # Panics
+    /// If no block was reserved for it.
+    pub fn slot(&self, token: usize, block_size: usize) -> i32 {
+        (self.blocks[token / block_size].0 as usize * block_size + token % block_size) as i32
+    }
+
+    /// Another table over the same blocks, each with one more reference.
+    pub fn fork(&self, within: &mut BlockAllocator) -> BlockTable {
+        self.blocks.iter().for_each(|&b| within.share(b));
+        BlockTable { blocks: self.blocks.clone() }
+    }
+
+    /// Gives all blocks back.
+    pub fn clear(&mut self, to: &mut BlockAllocator) {
+        self.blocks.drain(..).rev().for_each(|b| to.release(b));
+    }
+}

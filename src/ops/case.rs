@@ -1,0 +1,189 @@
+//! Test cases of ops: operands filled with reproducible numbers, poisoned outputs with red zones, and bounds derived from the arithmetic.
+
+use super::Op;
+use crate::checkpoint::TensorData;
+use crate::dtype::{DType, Float};
+use crate::hostmem::{HostRegions, RegionBytes};
+use crate::ops::with_float;
+use crate::step::{HostStep, StepShape};
+use crate::tensor::{Region, Tensor, WeightId};
+use crate::weights::{Part, Weight, WeightSet};
+
+/// Bytes around every operand that nobody may touch.
+const RED_ZONE: usize = 256;
+/// Unwritten memory: a NaN in every floating-point type, and no valid index.
+pub const POISON: u8 = 0xFF;
+
+/// How far an output may be from the reference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tolerance {
+    Exact,
+    /// One unit in the last place of the storage type, plus `abs` for the arithmetic before it.
+    Rounded { abs: f64 },
+}
+
+impl Tolerance {
+    /// The largest difference allowed from the reference value `want` stored as `dtype`.
+    pub fn allowed(&self, dtype: DType, want: f64) -> f64 {
+        match self {
+            Tolerance::Exact => 0.0,
+            Tolerance::Rounded { abs } => ulp(dtype) * want.abs() + abs,
+        }
+    }
+}
+
+/// The largest relative distance between neighbours of a type.
+fn ulp(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 2f64.powi(-23),
+        DType::F16 => 2f64.powi(-10),
+        DType::Bf16 => 2f64.powi(-7),
+        other => unreachable!("{other} is compared exactly"),
+    }
+}
+
+/// Bound on the error of an f32 dot product of `k` terms below `a * b`, summed in chains of 256 whose results are added in order
+/// (Higham, Accuracy and Stability, eq. 3.5 with n = longest chain of roundings).
+pub fn dot_error(k: usize, a: f64, b: f64) -> f64 {
+    let roundings = k.min(256) + k.div_ceil(256) + 1;
+    roundings as f64 * 2f64.powi(-24) * k as f64 * a * b
+}
+
+/// One test of an op.
+#[derive(Debug)]
+pub struct Case {
+    pub label: String,
+    pub op: Box<dyn Op>,
+    pub weights: WeightSet,
+    /// The lengths that costs are computed from.
+    pub step: HostStep,
+    /// What the op writes, and how exactly.
+    pub outputs: Vec<(Tensor, Tolerance)>,
+    image: Vec<u8>,
+}
+
+impl Case {
+    /// Fresh memory: inputs filled, all else poisoned.
+    pub fn memory(&self) -> HostRegions {
+        let mut bytes = RegionBytes::default();
+        bytes.set(Region::Arena, self.image.len());
+        let mut memory = HostRegions::new(&bytes);
+        memory.bytes_mut(Region::Arena).copy_from_slice(&self.image);
+        memory
+    }
+}
+
+/// Builds a case: operands first, then the op that uses them.
+pub struct CaseBuilder {
+    label: String,
+    rng: SplitMix,
+    image: Vec<u8>,
+    weights: WeightSet,
+    outputs: Vec<(Tensor, Tolerance)>,
+}
+
+impl CaseBuilder {
+    /// A case whose numbers derive from its label.
+    pub fn new(label: impl Into<String>) -> Self {
+        let label = label.into();
+        let seed = label.bytes().fold(0x05b3, |h: u64, b| h.wrapping_mul(0x100_0000_01b3) ^ b as u64);
+        CaseBuilder { label, rng: SplitMix(seed), image: vec![POISON; RED_ZONE], weights: WeightSet::default(), outputs: Vec::new() }
+    }
+
+    /// An input of numbers in `-scale..scale`.
+    pub fn random(&mut self, dtype: DType, shape: &[usize], scale: f32) -> Tensor {
+        let t = self.place(dtype, shape);
+        let bytes = self.random_bytes(dtype, t.elements(), scale);
+        self.fill(&t, &bytes);
+        t
+    }
+
+    /// An input of indices.
+    pub fn indices(&mut self, values: &[i32]) -> Tensor {
+        let t = self.place(DType::I32, &[values.len()]);
+        self.fill(&t, bytemuck::cast_slice(values));
+        t
+    }
+
+    /// An input of given bytes.
+    pub fn bytes(&mut self, dtype: DType, shape: &[usize], bytes: &[u8]) -> Tensor {
+        let t = self.place(dtype, shape);
+        self.fill(&t, bytes);
+        t
+    }
+
+    /// An output that starts poisoned.
+    pub fn output(&mut self, dtype: DType, shape: &[usize], tolerance: Tolerance) -> Tensor {
+        let t = self.place(dtype, shape);
+        self.outputs.push((t, tolerance));
+        t
+    }
+
+    /// An operand that is both: random, then changed.
+    pub fn updated(&mut self, dtype: DType, shape: &[usize], scale: f32, tolerance: Tolerance) -> Tensor {
+        let t = self.random(dtype, shape, scale);
+        self.outputs.push((t, tolerance));
+        t
+    }
+
+    /// A weight of parts `[n, k]` with numbers in `-scale..scale`.
+    pub fn weight(&mut self, dtype: DType, parts: &[(usize, usize)], scale: f32) -> WeightId {
+        let parts = parts
+            .iter()
+            .map(|&(n, k)| {
+                let data = TensorData::owned(self.random_bytes(dtype, n * k, scale));
+                Part { data, dtype, n, k }
+            })
+            .collect();
+        self.weights.push(Weight { name: format!("{} weight", self.label), parts })
+    }
+
+    /// The finished case for an op without step inputs.
+    pub fn finish(self, op: impl Op + 'static) -> Case {
+        let none = StepShape { rows: 1, seqs: 1, blocks: 1, samples: 1 };
+        self.finish_with_step(op, HostStep::new(none))
+    }
+
+    /// The finished case, with the lengths of its step.
+    pub fn finish_with_step(self, op: impl Op + 'static, step: HostStep) -> Case {
+        let CaseBuilder { label, image, weights, outputs, .. } = self;
+        Case { label, op: Box::new(op), weights, step, outputs, image }
+    }
+
+    fn place(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
+        let t = Tensor::at(Region::Arena, self.image.len(), dtype, shape);
+        let end = (self.image.len() + t.bytes()).next_multiple_of(64) + RED_ZONE;
+        self.image.resize(end, POISON);
+        t
+    }
+
+    fn fill(&mut self, t: &Tensor, bytes: &[u8]) {
+        let crate::tensor::Place::At { offset, .. } = t.place else { unreachable!("cases use fixed places") };
+        self.image[offset..][..t.bytes()].copy_from_slice(bytes);
+    }
+
+    fn random_bytes(&mut self, dtype: DType, n: usize, scale: f32) -> Vec<u8> {
+        with_float!(dtype, T => {
+            let values: Vec<T> = (0..n).map(|_| T::from_f32(self.rng.uniform() * scale)).collect();
+            bytemuck::cast_slice(&values).to_vec()
+        })
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In -1..1.
+    fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 * 2f32.powi(-23) - 1.0
+    }
+}

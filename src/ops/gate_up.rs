@@ -1,0 +1,94 @@
+//! The first half of the decoder's MLP: norm, gate and up projections, SwiGLU.
+
+use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::norm::{Norm, NormKind};
+use super::reference::{load, norm, project, store, weight};
+use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::HostStep;
+use crate::tensor::{Tensor, WeightId};
+use crate::weights::WeightSet;
+
+/// `y = silu(n Wgᵀ) * (n Wuᵀ)` with `n = norm(x)` (Shazeer 2020).
+#[derive(Debug)]
+pub struct GateUp {
+    /// `[T, D]`
+    pub x: Tensor,
+    pub norm: Norm,
+    /// Two parts: gate `[F, D]`, up `[F, D]`.
+    pub weight: WeightId,
+    /// `[T, F]`
+    pub y: Tensor,
+}
+
+impl Op for GateUp {
+    fn name(&self) -> &'static str {
+        "gate_up"
+    }
+
+    fn check(&self, weights: &WeightSet) -> Result<()> {
+        let name = self.name();
+        require_float(name, &self.x)?;
+        require_float(name, &self.y)?;
+        require_dim(name, "T of y", self.y.rows(), self.x.rows())?;
+        require_weight(name, weights, self.weight, 2 * self.y.cols(), self.x.cols())?;
+        let parts = &weights.get(self.weight).parts;
+        require(name, parts.len() == 2 && parts[0].n == parts[1].n, || "gate and up must be two equal parts".into())?;
+        self.norm.check(name, weights, self.x.cols())
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("gate_up_{}", self.y.dtype))
+            .read(&self.x)
+            .weight(self.norm.weight)
+            .maybe_weight(self.norm.bias)
+            .f32(self.norm.eps)
+            .weight(self.weight)
+            .write(&self.y)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let w = weight(m, self.weight);
+        let gate_up = |row: &Vec<f64>| {
+            let both = project(&norm(m, &self.norm, row), &w);
+            let (gate, up) = both.split_at(both.len() / 2);
+            gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+        };
+        store(m, &self.y, &load(m, &self.x).iter().map(gate_up).collect());
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
+        Cost {
+            bytes: launch_bytes(&self.launch(), weights),
+            flops: matmul_flops(self.x.rows(), 2 * self.y.cols(), self.x.cols()),
+        }
+    }
+}
+
+/// Decode and prefill rows, widths that split unevenly.
+pub fn cases() -> Vec<Case> {
+    let case = |dtype: DType, t: usize, d: usize, f: usize| {
+        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
+        let x = b.random(dtype, &[t, d], 1.0);
+        let norm_weight = b.weight(dtype, &[(1, d)], 1.0);
+        let weight = b.weight(dtype, &[(f, d), (f, d)], 0.1);
+        // Both factors stay below 4 here, so each one's error counts four times.
+        let y = b.output(dtype, &[t, f], Tolerance::Rounded { abs: 8.0 * dot_error(d, 4.0, 0.1) });
+        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: d };
+        b.finish(GateUp { x, norm, weight, y })
+    };
+    vec![
+        case(DType::F32, 1, 128, 256),
+        case(DType::Bf16, 1, 300, 77),
+        case(DType::F16, 3, 64, 40),
+        case(DType::F32, 33, 144, 200),
+        case(DType::Bf16, 20, 256, 130),
+    ]
+}

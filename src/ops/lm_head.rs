@@ -1,0 +1,87 @@
+//! Final norm and vocabulary projection of the rows that are sampled.
+
+use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::norm::{Norm, NormKind};
+use super::reference::{load, load_i32, norm, project, store, weight};
+use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_weight};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::HostStep;
+use crate::tensor::{Tensor, WeightId};
+use crate::weights::WeightSet;
+
+/// `logits[s] = norm(x[rows[s]]) Wᵀ`.
+#[derive(Debug)]
+pub struct LmHead {
+    /// `[T, D]`
+    pub x: Tensor,
+    /// i32 `[S]`
+    pub rows: Tensor,
+    pub norm: Norm,
+    /// `[V, D]`
+    pub weight: WeightId,
+    /// f32 `[S, V]`
+    pub logits: Tensor,
+}
+
+impl Op for LmHead {
+    fn name(&self) -> &'static str {
+        "lm_head"
+    }
+
+    fn check(&self, weights: &WeightSet) -> Result<()> {
+        let name = self.name();
+        require_float(name, &self.x)?;
+        require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
+        require_index(name, &self.rows, self.logits.rows())?;
+        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())?;
+        self.norm.check(name, weights, self.x.cols())
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("lm_head_{}", self.x.dtype))
+            .read(&self.x)
+            .read(&self.rows)
+            .weight(self.norm.weight)
+            .f32(self.norm.eps)
+            .weight(self.weight)
+            .write(&self.logits)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (x, w) = (load(m, &self.x), weight(m, self.weight));
+        let logits = |&row: &i32| project(&norm(m, &self.norm, &x[row as usize]), &w);
+        store(m, &self.logits, &load_i32(m, &self.rows).iter().map(logits).collect());
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
+        let (s, v, d) = (self.logits.rows(), self.logits.cols(), self.x.cols());
+        let unread = (self.x.rows() - s.min(self.x.rows())) * d * self.x.dtype.size();
+        Cost { bytes: launch_bytes(&self.launch(), weights) - unread as u64, flops: matmul_flops(s, v, d) }
+    }
+}
+
+/// One sampled row, several, and all of them.
+pub fn cases() -> Vec<Case> {
+    let case = |dtype: DType, t: usize, rows: &[i32], d: usize, v: usize| {
+        let mut b = CaseBuilder::new(format!("{dtype} T={t} S={} D={d} V={v}", rows.len()));
+        let x = b.random(dtype, &[t, d], 1.0);
+        let rows_at = b.indices(rows);
+        let norm_weight = b.weight(dtype, &[(1, d)], 1.0);
+        let weight = b.weight(dtype, &[(v, d)], 0.1);
+        let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::Rounded { abs: 4.0 * dot_error(d, 4.0, 0.1) });
+        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: d };
+        b.finish(LmHead { x, rows: rows_at, norm, weight, logits })
+    };
+    vec![
+        case(DType::F32, 1, &[0], 128, 384),
+        case(DType::Bf16, 6, &[5, 2], 96, 1000),
+        case(DType::F32, 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 60, 257),
+    ]
+}

@@ -1,0 +1,153 @@
+//! Causal grouped-query attention over the paged KV cache, for prefill chunks and decode rows alike.
+
+use super::case::{Case, CaseBuilder};
+use super::reference::{attend, load, load_i32, store};
+use super::vision_attention::attention_tolerance;
+use super::{Cost, Op, Result, require, require_dim, require_float, require_index};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::{HostStep, StepShape};
+use crate::tensor::Tensor;
+use crate::weights::WeightSet;
+
+/// Row `t` sees the first `visible[t]` tokens of its sequence; 0 is a padding row, whose output is zero.
+#[derive(Debug)]
+pub struct PagedAttention {
+    /// `[T, H d]`
+    pub q: Tensor,
+    /// The layer's keys, `[blocks, G, block, d]`.
+    pub k: Tensor,
+    /// The layer's values, `[blocks, G, block, d]`.
+    pub v: Tensor,
+    /// i32 `[B, blocks]`
+    pub block_tables: Tensor,
+    /// i32 `[T]`
+    pub seq_of_row: Tensor,
+    /// i32 `[T]`
+    pub visible: Tensor,
+    /// `[T, H d]`
+    pub y: Tensor,
+}
+
+impl PagedAttention {
+    fn head_dim(&self) -> usize {
+        self.k.cols()
+    }
+
+    fn kv_heads(&self) -> usize {
+        self.k.shape()[1]
+    }
+
+    fn block(&self) -> usize {
+        self.k.shape()[2]
+    }
+}
+
+impl Op for PagedAttention {
+    fn name(&self) -> &'static str {
+        "paged_attention"
+    }
+
+    fn check(&self, _: &WeightSet) -> Result<()> {
+        let name = self.name();
+        for t in [&self.q, &self.k, &self.v, &self.y] {
+            require_float(name, t)?;
+        }
+        require(name, self.k.shape().len() == 4 && self.k.shape() == self.v.shape() && self.k.dtype == self.v.dtype, || {
+            format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v)
+        })?;
+        require(name, self.q.shape() == self.y.shape(), || format!("{} and {} differ in shape", self.q, self.y))?;
+        let group = self.head_dim() * self.kv_heads();
+        require(name, self.q.cols() % group == 0, || {
+            format!("{} columns of q do not split over {} kv heads of {}", self.q.cols(), self.kv_heads(), self.head_dim())
+        })?;
+        require_index(name, &self.seq_of_row, self.q.rows())?;
+        require_index(name, &self.visible, self.q.rows())?;
+        require_dim(name, "dimensions of the block tables", self.block_tables.shape().len(), 2)
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("paged_attention_{}_d{}", self.y.dtype, self.head_dim()))
+            .read(&self.q)
+            .read(&self.k)
+            .read(&self.v)
+            .read(&self.block_tables)
+            .read(&self.seq_of_row)
+            .read(&self.visible)
+            .write(&self.y)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (q, k, v) = (load(m, &self.q), load(m, &self.k), load(m, &self.v));
+        let tables = load_i32(m, &self.block_tables);
+        let (seqs, visible) = (load_i32(m, &self.seq_of_row), load_i32(m, &self.visible));
+        let (d, groups, block) = (self.head_dim(), self.kv_heads(), self.block());
+        let per_group = self.q.cols() / d / groups;
+        let rows = q.iter().enumerate().map(|(t, q)| {
+            let table = &tables[seqs[t] as usize * self.block_tables.cols()..];
+            let head = |(h, q): (usize, &[f64])| {
+                let row = |i: usize| (table[i / block] as usize * groups + h / per_group) * block + i % block;
+                attend(q, (0..visible[t] as usize).map(|i| (&k[row(i)][..], &v[row(i)][..])))
+            };
+            q.chunks(d).enumerate().flat_map(head).collect()
+        });
+        store(m, &self.y, &rows.collect());
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
+        let l = &step.layout;
+        let (seqs, visible) = (step.i32s(&l.seq_of_row), step.i32s(&l.visible));
+        let mut longest = vec![0u64; l.shape.seqs];
+        seqs.iter().zip(visible).for_each(|(&s, &n)| longest[s as usize] = longest[s as usize].max(n as u64));
+        let token = (2 * self.kv_heads() * self.head_dim() * self.k.dtype.size()) as u64;
+        let rows = (self.q.elements() * self.q.dtype.size() + self.y.elements() * self.y.dtype.size()) as u64;
+        let pairs: u64 = visible.iter().map(|&n| n as u64).sum();
+        Cost { bytes: rows + token * longest.iter().sum::<u64>(), flops: 4 * pairs * self.q.cols() as u64 }
+    }
+}
+
+/// Decode rows, a prefill chunk with history, both at once, padding; lengths around block and tile borders.
+pub fn cases() -> Vec<Case> {
+    struct Heads {
+        heads: usize,
+        groups: usize,
+        d: usize,
+    }
+    // Rows as (sequence, visible).
+    let case = |dtype: DType, h: Heads, block: usize, rows: &[(i32, i32)]| {
+        let longest = rows.iter().map(|r| r.1).max().unwrap_or(0) as usize;
+        let per_seq = longest.div_ceil(block).max(1);
+        let seqs = rows.iter().map(|r| r.0).max().unwrap_or(0) as usize + 1;
+        let mut b = CaseBuilder::new(format!("{dtype} H={} G={} d={} block={block} rows={}", h.heads, h.groups, h.d, rows.len()));
+        let q = b.random(dtype, &[rows.len(), h.heads * h.d], 1.0);
+        let cache = [seqs * per_seq + 1, h.groups, block, h.d];
+        let (k, v) = (b.random(dtype, &cache, 1.0), b.random(dtype, &cache, 1.0));
+        // Blocks of all sequences interleaved, last first.
+        let table: Vec<i32> = (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
+        let shape = StepShape { rows: rows.len(), seqs, blocks: per_seq, samples: 1 };
+        let mut step = HostStep::new(shape);
+        let layout = step.layout;
+        step.i32s_mut(&layout.seq_of_row).copy_from_slice(&rows.iter().map(|r| r.0).collect::<Vec<_>>());
+        step.i32s_mut(&layout.visible).copy_from_slice(&rows.iter().map(|r| r.1).collect::<Vec<_>>());
+        let block_tables = b.bytes(DType::I32, &[seqs, per_seq], bytemuck::cast_slice(&table));
+        let seq_of_row = b.indices(step.i32s(&layout.seq_of_row));
+        let visible = b.indices(step.i32s(&layout.visible));
+        let y = b.output(dtype, &[rows.len(), h.heads * h.d], attention_tolerance(h.d));
+        b.finish_with_step(PagedAttention { q, k, v, block_tables, seq_of_row, visible, y }, step)
+    };
+    let qwen = || Heads { heads: 6, groups: 1, d: 128 };
+    let odd = || Heads { heads: 6, groups: 2, d: 24 };
+    let chunk: Vec<(i32, i32)> = (60..100).map(|n| (0, n)).collect();
+    vec![
+        case(DType::F32, qwen(), 16, &[(0, 1)]),
+        case(DType::Bf16, qwen(), 32, &[(0, 200), (1, 64), (2, 65)]),
+        case(DType::F32, odd(), 16, &chunk),
+        case(DType::F16, odd(), 8, &[(0, 17), (0, 0), (1, 130), (0, 18)]),
+    ]
+}

@@ -1,0 +1,189 @@
+//! The decoder's attention input: norm, q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
+
+use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::norm::{Norm, NormKind};
+use super::reference::{edit, load, load_i32, norm, project, rotate, store, vector, weight};
+use super::rope::{Mrope, inv_freq};
+use super::{
+    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector, require_weight,
+};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::HostStep;
+use crate::tensor::{Tensor, WeightId};
+use crate::weights::WeightSet;
+
+/// `q, k, v = norm(x) Wᵀ + b`; q and k turned by M-RoPE; k and v written to the row's KV slot (none if the slot is -1).
+#[derive(Debug)]
+pub struct QkvMrope {
+    /// `[T, D]`
+    pub x: Tensor,
+    pub norm: Norm,
+    /// Three parts: q `[H d, D]`, k `[G d, D]`, v `[G d, D]`.
+    pub weight: WeightId,
+    /// Three parts: `[H d]`, `[G d]`, `[G d]`.
+    pub bias: Option<WeightId>,
+    pub rope: Mrope,
+    /// i32 `[3, T]`
+    pub positions: Tensor,
+    /// i32 `[T]`
+    pub slots: Tensor,
+    /// `[T, H d]`
+    pub q: Tensor,
+    /// The layer's keys, `[blocks, G, block, d]`.
+    pub k: Tensor,
+    /// The layer's values, `[blocks, G, block, d]`.
+    pub v: Tensor,
+}
+
+impl QkvMrope {
+    fn kv_heads(&self) -> usize {
+        self.k.shape()[1]
+    }
+
+    fn block(&self) -> usize {
+        self.k.shape()[2]
+    }
+
+    fn head_dim(&self) -> usize {
+        self.k.cols()
+    }
+
+    fn heads(&self) -> usize {
+        self.q.cols() / self.head_dim()
+    }
+
+    /// The cache row, of `d` elements, that a slot has for a kv head.
+    fn cache_row(&self, slot: usize, head: usize) -> usize {
+        let (block, offset) = (slot / self.block(), slot % self.block());
+        (block * self.kv_heads() + head) * self.block() + offset
+    }
+}
+
+impl Op for QkvMrope {
+    fn name(&self) -> &'static str {
+        "qkv_mrope"
+    }
+
+    fn check(&self, weights: &WeightSet) -> Result<()> {
+        let name = self.name();
+        for t in [&self.x, &self.q, &self.k, &self.v] {
+            require_float(name, t)?;
+        }
+        let (t, d) = (self.x.rows(), self.head_dim());
+        require(name, self.k.shape().len() == 4 && self.k.shape() == self.v.shape(), || {
+            format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v)
+        })?;
+        require(name, self.k.dtype == self.v.dtype, || "keys and values differ in type".into())?;
+        require_dim(name, "T of q", self.q.rows(), t)?;
+        require(name, self.q.cols() % d == 0 && self.heads() % self.kv_heads() == 0, || {
+            format!("{} columns of q do not split into heads of {d} for {} kv heads", self.q.cols(), self.kv_heads())
+        })?;
+        let n = (self.heads() + 2 * self.kv_heads()) * d;
+        require_weight(name, weights, self.weight, n, self.x.cols())?;
+        require_dim(name, "parts of the weight", weights.get(self.weight).parts.len(), 3)?;
+        self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, n))?;
+        require_index(name, &self.positions, 3 * t)?;
+        require_index(name, &self.slots, t)?;
+        self.rope.check(name, d)?;
+        self.norm.check(name, weights, self.x.cols())
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("qkv_mrope_{}", self.q.dtype))
+            .read(&self.x)
+            .weight(self.norm.weight)
+            .f32(self.norm.eps)
+            .weight(self.weight)
+            .maybe_weight(self.bias)
+            .read(&self.positions)
+            .read(&self.slots)
+            .write(&self.q)
+            .update(&self.k)
+            .update(&self.v)
+            .f32(self.rope.theta)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (x, w) = (load(m, &self.x), weight(m, self.weight));
+        let bias = self.bias.map(|b| vector(m, b));
+        let (positions, slots) = (load_i32(m, &self.positions), load_i32(m, &self.slots));
+        let (t, d, groups) = (x.len(), self.head_dim(), self.kv_heads());
+        let freq = inv_freq(self.rope.theta, d);
+        let mut angles = vec![0.0; d / 2];
+        let mut queries = Vec::new();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for (i, row) in x.iter().enumerate() {
+            let mut qkv = project(&norm(m, &self.norm, row), &w);
+            bias.iter().flatten().zip(&mut qkv).for_each(|(b, y)| *y += b);
+            self.rope.angles(&freq, [positions[i], positions[t + i], positions[2 * t + i]], &mut angles);
+            let (qk, v) = qkv.split_at_mut((self.heads() + groups) * d);
+            qk.chunks_mut(d).for_each(|head| rotate(head, &angles));
+            let (q, k) = qk.split_at(self.heads() * d);
+            queries.push(q.to_vec());
+            for g in (0..groups).filter(|_| slots[i] >= 0) {
+                let row = self.cache_row(slots[i] as usize, g);
+                keys.push((row, k[g * d..][..d].to_vec()));
+                values.push((row, v[g * d..][..d].to_vec()));
+            }
+        }
+        store(m, &self.q, &queries);
+        for (cache, rows) in [(&self.k, keys), (&self.v, values)] {
+            edit(m, cache, |r, c, old| rows.iter().find(|(row, _)| *row == r).map_or(old, |(_, new)| new[c]));
+        }
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
+        let t = self.x.rows();
+        let cache = (self.k.elements() + self.v.elements()) * self.k.dtype.size();
+        let written = 2 * t * self.kv_heads() * self.head_dim() * self.k.dtype.size();
+        Cost {
+            bytes: launch_bytes(&self.launch(), weights) - cache as u64 + written as u64,
+            flops: matmul_flops(t, weights.get(self.weight).n(), self.x.cols()),
+        }
+    }
+}
+
+/// Grouped heads, odd head sizes, padding rows, slots out of order.
+pub fn cases() -> Vec<Case> {
+    struct Heads {
+        heads: usize,
+        groups: usize,
+        d: usize,
+        section: [usize; 3],
+    }
+    let case = |dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
+        let t = slots.len();
+        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
+        let x = b.random(dtype, &[t, hidden], 1.0);
+        let norm_weight = b.weight(dtype, &[(1, hidden)], 1.0);
+        let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
+        let weight = b.weight(dtype, &rows.map(|n| (n, hidden)), 0.1);
+        let bias = Some(b.weight(dtype, &rows.map(|n| (1, n)), 0.5));
+        let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 37) % 211).collect();
+        let (positions, slots) = (b.indices(&positions), b.indices(slots));
+        // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.
+        let tolerance = Tolerance::Rounded { abs: 4.0 * dot_error(hidden, 4.0, 0.1) };
+        let q = b.output(dtype, &[t, h.heads * h.d], tolerance);
+        let cache = [4, h.groups, 8, h.d];
+        let k = b.updated(dtype, &cache, 1.0, tolerance);
+        let v = b.updated(dtype, &cache, 1.0, tolerance);
+        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: hidden };
+        let rope = Mrope { theta: 1e6, section: h.section };
+        b.finish(QkvMrope { x, norm, weight, bias, rope, positions, slots, q, k, v })
+    };
+    let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
+    let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
+    vec![
+        case(DType::F32, 256, big(), &[9]),
+        case(DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
+        case(DType::F32, 144, odd(), &[30, 3, -1, 12]),
+        case(DType::F16, 100, odd(), &(0..32).collect::<Vec<_>>()),
+    ]
+}

@@ -1,0 +1,113 @@
+//! The tower's attention input: norm, fused q/k/v projection with bias, 2-D rope.
+
+use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::norm::{Norm, NormKind};
+use super::reference::{load, load_i32, norm, project, rotate, store, vector, weight};
+use super::rope::{Rope2d, inv_freq};
+use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector, require_weight};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::HostStep;
+use crate::tensor::{Tensor, WeightId};
+use crate::weights::WeightSet;
+
+/// `qkv = norm(x) Wᵀ + b` with q and k turned by the patch's row and column.
+#[derive(Debug)]
+pub struct QkvRope2d {
+    /// `[P, E]`
+    pub x: Tensor,
+    pub norm: Norm,
+    /// `[3 H d, E]`: q, k, v.
+    pub weight: WeightId,
+    /// `[3 H d]`
+    pub bias: WeightId,
+    pub rope: Rope2d,
+    /// Row and column of each patch, i32 `[P, 2]`.
+    pub positions: Tensor,
+    pub head_dim: usize,
+    /// `[P, 3 H d]`
+    pub qkv: Tensor,
+}
+
+impl Op for QkvRope2d {
+    fn name(&self) -> &'static str {
+        "qkv_rope_2d"
+    }
+
+    fn check(&self, weights: &WeightSet) -> Result<()> {
+        let (name, n) = (self.name(), self.qkv.cols());
+        require_float(name, &self.x)?;
+        require_float(name, &self.qkv)?;
+        require(name, self.head_dim > 0 && n % (3 * self.head_dim) == 0, || {
+            format!("{n} columns do not split into q, k and v of heads of {}", self.head_dim)
+        })?;
+        require_weight(name, weights, self.weight, n, self.x.cols())?;
+        require_vector(name, weights, self.bias, n)?;
+        require_index(name, &self.positions, 2 * self.x.rows())?;
+        self.rope.check(name, self.head_dim)?;
+        self.norm.check(name, weights, self.x.cols())
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("qkv_rope_2d_{}", self.qkv.dtype))
+            .read(&self.x)
+            .weight(self.norm.weight)
+            .maybe_weight(self.norm.bias)
+            .f32(self.norm.eps)
+            .weight(self.weight)
+            .weight(self.bias)
+            .read(&self.positions)
+            .write(&self.qkv)
+            .i32(self.head_dim)
+            .f32(self.rope.theta)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (w, bias) = (weight(m, self.weight), vector(m, self.bias));
+        let positions = load_i32(m, &self.positions);
+        let freq = inv_freq(self.rope.theta, self.head_dim / 2);
+        let mut angles = vec![0.0; self.head_dim / 2];
+        let mut out = load(m, &self.x);
+        for (i, row) in out.iter_mut().enumerate() {
+            let mut qkv = project(&norm(m, &self.norm, row), &w);
+            qkv.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
+            self.rope.angles(&freq, [positions[2 * i], positions[2 * i + 1]], &mut angles);
+            let qk = qkv.len() / 3 * 2;
+            qkv[..qk].chunks_mut(self.head_dim).for_each(|head| rotate(head, &angles));
+            *row = qkv;
+        }
+        store(m, &self.qkv, &out);
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
+        Cost {
+            bytes: launch_bytes(&self.launch(), weights),
+            flops: matmul_flops(self.x.rows(), self.qkv.cols(), self.x.cols()),
+        }
+    }
+}
+
+/// Native head_dim 80, and others.
+pub fn cases() -> Vec<Case> {
+    let case = |dtype: DType, patches: usize, heads: usize, d: usize| {
+        let width = heads * d;
+        let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
+        let x = b.random(dtype, &[patches, width], 1.0);
+        let norm_weight = b.weight(dtype, &[(1, width)], 1.0);
+        let norm_bias = Some(b.weight(dtype, &[(1, width)], 0.1));
+        let weight = b.weight(dtype, &[(3 * width, width)], 0.1);
+        let bias = b.weight(dtype, &[(1, 3 * width)], 0.5);
+        let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
+        let positions = b.indices(&positions);
+        let qkv = b.output(dtype, &[patches, 3 * width], Tolerance::Rounded { abs: 4.0 * dot_error(width, 4.0, 0.1) });
+        let norm = Norm { kind: NormKind::Layer, weight: norm_weight, bias: norm_bias, eps: 1e-6, width };
+        b.finish(QkvRope2d { x, norm, weight, bias, rope: Rope2d { theta: 1e4 }, positions, head_dim: d, qkv })
+    };
+    vec![case(DType::F32, 16, 2, 80), case(DType::Bf16, 20, 2, 80), case(DType::F32, 8, 3, 32), case(DType::F16, 4, 1, 72)]
+}

@@ -1,0 +1,233 @@
+//! Draws the next token of every sampled row: penalty, temperature, top-k, top-p, min-p, in transformers' order.
+//!
+//! A row's random number depends on its seed and its token count alone (Philox 4x32-10, Salmon et al. 2011), so a request draws the same tokens
+//! in any batch. The surprise: unusable logits are reported as id -1, not as an error; an op has no way to fail.
+
+use super::case::{Case, CaseBuilder, Tolerance};
+use super::{Cost, Op, Result, require, require_dim, require_index};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::{HostStep, RowSampling, StepShape};
+use crate::tensor::Tensor;
+use crate::weights::WeightSet;
+
+/// `ids[s]` drawn from `logits[s]`, or -1 if a logit is NaN or infinite; marks the token as seen.
+#[derive(Debug)]
+pub struct Sample {
+    /// f32 `[S, V]`
+    pub logits: Tensor,
+    /// f32 `[S, 4]`, see [`StepLayout`](crate::step::StepLayout).
+    pub reals: Tensor,
+    /// i32 `[S, 5]`
+    pub ints: Tensor,
+    /// 1 where a state row has seen a token, u8 `[state rows, V]`.
+    pub seen: Tensor,
+    /// i32 `[S]`
+    pub ids: Tensor,
+}
+
+impl Op for Sample {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn check(&self, _: &WeightSet) -> Result<()> {
+        let (name, s) = (self.name(), self.logits.rows());
+        require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
+        require(name, self.reals.dtype == DType::F32 && self.reals.shape() == [s, 4], || format!("{}", self.reals))?;
+        require(name, self.seen.dtype == DType::U8, || format!("{}: one byte a token", self.seen))?;
+        require_dim(name, "V of seen", self.seen.cols(), self.logits.cols())?;
+        require_index(name, &self.ints, 5 * s)?;
+        require_index(name, &self.ids, s)
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new("sample")
+            .read(&self.logits)
+            .read(&self.reals)
+            .read(&self.ints)
+            .update(&self.seen)
+            .write(&self.ids)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (logits, v) = (m.read::<f32>(&self.logits), self.logits.cols());
+        let (reals, ints) = (m.read::<f32>(&self.reals), m.read::<i32>(&self.ints));
+        let (seen, ids) = (m.write::<u8>(&self.seen), m.write::<i32>(&self.ids));
+        for (s, id) in ids.iter_mut().enumerate() {
+            let row = RowSampling::from_device(&reals[4 * s..][..4], &ints[5 * s..][..5]);
+            let seen = &mut seen[row.state_row as usize * v..][..v];
+            *id = draw(&logits[s * v..][..v], seen, &row);
+            if let Ok(token) = usize::try_from(*id) {
+                seen[token] = 1;
+            }
+        }
+    }
+
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
+    }
+
+    fn cost(&self, _: &HostStep, _: &WeightSet) -> Cost {
+        Cost { bytes: (self.logits.elements() * 4 + self.ids.elements() * 4) as u64, flops: 0 }
+    }
+}
+
+/// One row's token, or -1.
+fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
+    if logits.iter().any(|x| !x.is_finite()) {
+        return -1;
+    }
+    let penalised = |i: usize| penalise(logits[i], seen[i] != 0, row.repetition_penalty);
+    if row.temperature <= 0.0 || row.top_k == 1 {
+        return argmax((0..logits.len()).map(penalised)) as i32;
+    }
+    let mut kept: Vec<(f64, usize)> = (0..logits.len()).map(|i| ((penalised(i) / row.temperature) as f64, i)).collect();
+    // Most probable first, ties by id: the order that every later step depends on.
+    kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    if row.top_k > 0 {
+        kept.truncate(row.top_k as usize);
+    }
+    soften(&mut kept);
+    keep_top_p(&mut kept, row.top_p as f64);
+    let threshold = row.min_p as f64 * kept[0].0;
+    kept.retain(|(p, _)| *p >= threshold);
+    pick(&kept, uniform(row.seed, row.counter as u32)) as i32
+}
+
+/// Keskar et al. 2019, as transformers applies it: positive logits are divided, negative ones multiplied.
+fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
+    match (seen, x > 0.0) {
+        (false, _) => x,
+        (true, true) => x / penalty,
+        (true, false) => x * penalty,
+    }
+}
+
+fn argmax(values: impl Iterator<Item = f32>) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, x) in values.enumerate() {
+        if x > best.1 {
+            best = (i, x);
+        }
+    }
+    best.0
+}
+
+/// Turns sorted logits into probabilities.
+fn soften(kept: &mut [(f64, usize)]) {
+    let top = kept[0].0;
+    kept.iter_mut().for_each(|k| k.0 = (k.0 - top).exp());
+    let total: f64 = kept.iter().map(|k| k.0).sum();
+    kept.iter_mut().for_each(|k| k.0 /= total);
+}
+
+/// Keeps the fewest most probable tokens whose sum reaches `p`, at least one.
+fn keep_top_p(kept: &mut Vec<(f64, usize)>, p: f64) {
+    if p >= 1.0 {
+        return;
+    }
+    let mut sum = 0.0;
+    let enough = kept.iter().position(|k| {
+        sum += k.0;
+        sum >= p
+    });
+    kept.truncate(enough.map_or(kept.len(), |i| i + 1));
+}
+
+fn pick(kept: &[(f64, usize)], u: f64) -> usize {
+    let target = u * kept.iter().map(|k| k.0).sum::<f64>();
+    let mut sum = 0.0;
+    let found = kept.iter().find(|k| {
+        sum += k.0;
+        sum > target
+    });
+    found.unwrap_or(&kept[kept.len() - 1]).1
+}
+
+/// A number in 0..1 from the first two words of Philox 4x32-10.
+fn uniform(seed: u64, counter: u32) -> f64 {
+    let [a, b, ..] = philox([counter, 0, 0, 0], [seed as u32, (seed >> 32) as u32]);
+    (((a as u64) << 32 | b as u64) >> 11) as f64 * 2f64.powi(-53)
+}
+
+/// Philox 4x32 with ten rounds (Salmon et al. 2011, section 3.3).
+fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let a = counter[0] as u64 * 0xD251_1F53;
+        let b = counter[2] as u64 * 0xCD9E_8D57;
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+    }
+    counter
+}
+
+/// Greedy, every filter, and unusable logits.
+pub fn cases() -> Vec<Case> {
+    let case = |label: &str, rows: &[RowSampling], poison: Option<f32>| {
+        let v = 97;
+        let mut b = CaseBuilder::new(label);
+        let mut step = HostStep::new(StepShape { rows: 1, seqs: 1, blocks: 1, samples: rows.len() });
+        rows.iter().enumerate().for_each(|(i, r)| step.set_sampling(i, r));
+        let logits = match poison {
+            None => b.random(DType::F32, &[rows.len(), v], 4.0),
+            Some(x) => b.bytes(DType::F32, &[rows.len(), v], bytemuck::cast_slice(&vec![x; rows.len() * v])),
+        };
+        let layout = step.layout;
+        let reals = b.bytes(DType::F32, &[rows.len(), 4], bytemuck::cast_slice(step.f32s(&layout.sample_f32)));
+        let ints = b.bytes(DType::I32, &[rows.len(), 5], bytemuck::cast_slice(step.i32s(&layout.sample_i32)));
+        let marks: Vec<u8> = (0..3 * v).map(|i| u8::from(i % 3 == 0)).collect();
+        let seen = b.bytes(DType::U8, &[3, v], &marks);
+        let ids = b.output(DType::I32, &[rows.len()], Tolerance::Exact);
+        b.finish(Sample { logits, reals, ints, seen, ids })
+    };
+    let hot = RowSampling { temperature: 0.8, seed: 7, ..RowSampling::default() };
+    vec![
+        case("greedy", &[RowSampling::default()], None),
+        case("penalty", &[RowSampling { repetition_penalty: 1.5, state_row: 2, ..RowSampling::default() }], None),
+        case("filters", &[RowSampling { top_k: 20, top_p: 0.9, min_p: 0.05, ..hot }, RowSampling { state_row: 1, ..hot }], None),
+        case("nan", &[hot], Some(f32::NAN)),
+        case("infinite", &[RowSampling::default()], Some(f32::INFINITY)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answers of the authors' library (Random123, kat_vectors, philox4x32-10).
+    #[test]
+    fn philox_gives_the_published_answers() {
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [0.0, 1.0, 2.0, -1.0];
+        let total: f64 = logits.iter().map(|x: &f32| (*x as f64).exp()).sum();
+        let n = 20_000;
+        let mut counts = [0.0; 4];
+        for counter in 0..n {
+            let row = RowSampling { temperature: 1.0, counter, seed: 3, ..RowSampling::default() };
+            counts[draw(&logits, &[0; 4], &row) as usize] += 1.0;
+        }
+        for (count, x) in counts.iter().zip(logits) {
+            let p = (x as f64).exp() / total;
+            // Four standard deviations of a binomial count.
+            let slack = 4.0 * (n as f64 * p * (1.0 - p)).sqrt();
+            assert!((count - n as f64 * p).abs() < slack, "{count} of {n}, expected {p}");
+        }
+    }
+
+    #[test]
+    fn top_p_keeps_the_token_that_crosses_the_border() {
+        let mut kept = vec![(0.5, 3), (0.3, 1), (0.2, 0)];
+        keep_top_p(&mut kept, 0.6);
+        assert_eq!(kept.len(), 2);
+        keep_top_p(&mut kept, 0.0);
+        assert_eq!(kept.len(), 1);
+    }
+}

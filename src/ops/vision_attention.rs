@@ -1,0 +1,105 @@
+//! Attention of the vision tower: every patch of a frame sees every patch of that frame, and no other.
+
+use super::case::{Case, CaseBuilder, Tolerance};
+use super::reference::{attend, load, load_i32, store};
+use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index};
+use crate::cpu::Scratch;
+use crate::dtype::DType;
+use crate::hostmem::OpMem;
+use crate::launch::Launch;
+use crate::step::HostStep;
+use crate::tensor::Tensor;
+use crate::weights::WeightSet;
+
+/// `o = softmax(q kᵀ / sqrt(d)) v` within each segment.
+#[derive(Debug)]
+pub struct VisionAttention {
+    /// q, k and v side by side, `[P, 3 H d]`.
+    pub qkv: Tensor,
+    /// First patch of each segment and the end of the last, i32 `[segments + 1]`.
+    pub cu_seqlens: Tensor,
+    pub head_dim: usize,
+    /// Sum of the squared segment lengths: (query, key) pairs of one head.
+    pub pairs: u64,
+    /// `[P, H d]`
+    pub y: Tensor,
+}
+
+impl Op for VisionAttention {
+    fn name(&self) -> &'static str {
+        "vision_attention"
+    }
+
+    fn check(&self, _: &WeightSet) -> Result<()> {
+        let name = self.name();
+        require_float(name, &self.qkv)?;
+        require_float(name, &self.y)?;
+        require_dim(name, "P of y", self.y.rows(), self.qkv.rows())?;
+        require_dim(name, "columns of qkv", self.qkv.cols(), 3 * self.y.cols())?;
+        require(name, self.head_dim > 0 && self.y.cols() % self.head_dim == 0, || {
+            format!("{} columns do not split into heads of {}", self.y.cols(), self.head_dim)
+        })?;
+        require_index(name, &self.cu_seqlens, self.cu_seqlens.cols())
+    }
+
+    fn launch(&self) -> Launch {
+        Launch::new(format!("vision_attention_{}_d{}", self.y.dtype, self.head_dim))
+            .read(&self.qkv)
+            .read(&self.cu_seqlens)
+            .write(&self.y)
+    }
+
+    fn reference(&self, m: &OpMem) {
+        let (qkv, cu) = (load(m, &self.qkv), load_i32(m, &self.cu_seqlens));
+        let (d, width) = (self.head_dim, self.y.cols());
+        let mut out = vec![Vec::new(); qkv.len()];
+        for segment in cu.windows(2).map(|w| w[0] as usize..w[1] as usize) {
+            for i in segment.clone() {
+                for h in (0..width).step_by(d) {
+                    let kv = qkv[segment.clone()].iter().map(|r| (&r[width + h..][..d], &r[2 * width + h..][..d]));
+                    out[i].extend(attend(&qkv[i][h..][..d], kv));
+                }
+            }
+        }
+        store(m, &self.y, &out);
+    }
+
+    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
+        todo!()
+    }
+
+    fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
+        Cost { bytes: launch_bytes(&self.launch(), weights), flops: 4 * self.pairs * self.y.cols() as u64 }
+    }
+}
+
+/// Segments of uneven length around the tile borders.
+pub fn cases() -> Vec<Case> {
+    let case = |dtype: DType, lengths: &[i32], heads: usize, d: usize| {
+        let ends = lengths.iter().scan(0, |end, n| {
+            *end += n;
+            Some(*end)
+        });
+        let cu: Vec<i32> = std::iter::once(0).chain(ends).collect();
+        let patches = cu[lengths.len()] as usize;
+        let mut b = CaseBuilder::new(format!("{dtype} segments={lengths:?} H={heads} d={d}"));
+        let qkv = b.random(dtype, &[patches, 3 * heads * d], 1.0);
+        let cu_seqlens = b.indices(&cu);
+        let y = b.output(dtype, &[patches, heads * d], attention_tolerance(d));
+        let pairs = lengths.iter().map(|&n| (n as u64).pow(2)).sum();
+        b.finish(VisionAttention { qkv, cu_seqlens, head_dim: d, pairs, y })
+    };
+    vec![
+        case(DType::F32, &[4], 1, 80),
+        case(DType::F32, &[64, 8, 100], 2, 80),
+        case(DType::Bf16, &[16, 130], 2, 80),
+        case(DType::F16, &[68], 3, 32),
+    ]
+}
+
+/// A score is a dot product of `d` numbers below 1; its error turns into a relative error of every weight, and values are below 1. Twice, for
+/// numerator and denominator, plus the chain over keys.
+pub(super) fn attention_tolerance(d: usize) -> Tolerance {
+    let score = super::case::dot_error(d, 1.0, 1.0) / (d as f64).sqrt();
+    Tolerance::Rounded { abs: 2.0 * score + 1e-5 }
+}

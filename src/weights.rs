@@ -1,0 +1,67 @@
+//! The weights of a loaded model, by identity.
+//!
+//! A weight is a list of checkpoint tensors that stay where they are (q, k and v; gate and up), read in place, possibly unaligned.
+//! It refuses to know what they are for.
+
+use crate::checkpoint::TensorData;
+use crate::dtype::DType;
+use crate::tensor::WeightId;
+
+/// One checkpoint tensor of a weight, as `[n, k]` rows (a vector is one row).
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub data: TensorData,
+    pub dtype: DType,
+    pub n: usize,
+    pub k: usize,
+}
+
+/// Tensors that one op uses together; their rows follow each other.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// Names of the checkpoint tensors, joined by `+`.
+    pub name: String,
+    pub parts: Vec<Part>,
+}
+
+impl Weight {
+    /// Rows of all parts.
+    pub fn n(&self) -> usize {
+        self.parts.iter().map(|p| p.n).sum()
+    }
+
+    /// Columns, the same in every part.
+    pub fn k(&self) -> usize {
+        self.parts[0].k
+    }
+
+    /// Bytes in the checkpoint.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|p| p.data.bytes().len()).sum()
+    }
+}
+
+/// All weights of a model.
+#[derive(Debug, Default)]
+pub struct WeightSet {
+    weights: Vec<Weight>,
+}
+
+impl WeightSet {
+    /// Adds a weight and gives its identity.
+    pub fn push(&mut self, weight: Weight) -> WeightId {
+        debug_assert!(weight.parts.iter().all(|p| p.k == weight.parts[0].k), "{}: parts of unequal width", weight.name);
+        self.weights.push(weight);
+        WeightId(self.weights.len() as u32 - 1)
+    }
+
+    /// The weight behind an identity.
+    pub fn get(&self, id: WeightId) -> &Weight {
+        &self.weights[id.0 as usize]
+    }
+
+    /// All of them, in order of identity.
+    pub fn iter(&self) -> impl Iterator<Item = &Weight> {
+        self.weights.iter()
+    }
+}
