@@ -1,0 +1,157 @@
+//! Tensor bytes and who keeps them alive: a file mapping or memory. Clones share, so a weight may outlive its checkpoint.
+//!
+//! The bytes are used in place and may be unaligned: safetensors aligns nothing but the header.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::header::byte_size;
+use super::json::shown;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// Read-only bytes of one tensor. Cloning is cheap and shares the bytes.
+#[derive(Clone)]
+pub struct TensorData {
+    backing: Backing,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Backing {
+    Map(Arc<Mmap>),
+    Owned(Arc<[u8]>),
+}
+
+impl TensorData {
+    /// Takes bytes in memory, for tensors that come from no file.
+    pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> TensorData {
+        let bytes = bytes.into();
+        TensorData { range: 0..bytes.len(), backing: Backing::Owned(bytes) }
+    }
+
+    /// `range` must lie within the mapping.
+    pub(crate) fn mapped(map: &Arc<Mmap>, range: Range<usize>) -> TensorData {
+        assert!(range.start <= range.end && range.end <= map.len(), "the header parser checks ranges");
+        TensorData { backing: Backing::Map(map.clone()), range }
+    }
+
+    /// The bytes, little-endian, row-major; possibly unaligned.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.backing {
+            Backing::Map(map) => &map[self.range.clone()],
+            Backing::Owned(bytes) => &bytes[self.range.clone()],
+        }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// True if some dimension is 0.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// True if the bytes are a file's, so that the page cache holds them and not the process.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.backing, Backing::Map(_))
+    }
+}
+
+impl std::fmt::Debug for TensorData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = if self.is_mapped() { "mapped" } else { "owned" };
+        write!(f, "TensorData({} bytes, {kind})", self.len())
+    }
+}
+
+/// A named tensor with its data. The length of `data` always fits `shape` and `dtype`.
+#[derive(Debug, Clone)]
+pub struct StoredTensor {
+    name: Arc<str>,
+    file: Arc<Path>,
+    dtype: DType,
+    shape: Vec<usize>,
+    data: TensorData,
+}
+
+impl StoredTensor {
+    /// A tensor in memory. Fails if the length of `data` does not fit.
+    pub fn new(name: &str, dtype: DType, shape: &[usize], data: TensorData) -> Result<StoredTensor> {
+        if byte_size(shape, dtype) != Some(data.len()) {
+            let why = format!("shape {shape:?} of {dtype} does not fit {} bytes", data.len());
+            return Err(Error::checkpoint("memory", shown(name), why));
+        }
+        Ok(StoredTensor { name: name.into(), file: Path::new("memory").into(), dtype, shape: shape.to_vec(), data })
+    }
+
+    /// A tensor of a file; the header parser has checked that everything fits.
+    pub(crate) fn in_file(file: &Arc<Path>, map: &Arc<Mmap>, entry: super::header::Entry) -> StoredTensor {
+        let data = TensorData::mapped(map, entry.range);
+        StoredTensor { name: entry.name.into(), file: file.clone(), dtype: entry.dtype, shape: entry.shape, data }
+    }
+
+    /// The same tensor under another name.
+    pub fn renamed(&self, name: &str) -> StoredTensor {
+        StoredTensor { name: name.into(), ..self.clone() }
+    }
+
+    /// Its name: as stored in a [`Checkpoint`](super::Checkpoint), canonical in [`Weights`](super::Weights).
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file it comes from; `memory` if it comes from none.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Its dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.data.len() / self.dtype.size()
+    }
+
+    /// The data in place, little-endian, possibly unaligned.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.bytes()
+    }
+
+    /// The data as a handle that outlives this tensor.
+    pub fn data(&self) -> &TensorData {
+        &self.data
+    }
+}
+
+/// Maps a whole regular file read-only.
+pub(crate) fn map_file(file: &Path) -> Result<Arc<Mmap>> {
+    // Asked before opening: opening a pipe would block.
+    let meta = fs::metadata(file).map_err(|e| Error::io(file, e))?;
+    if !meta.is_file() {
+        return Err(Error::checkpoint(file, "file", "is not a regular file"));
+    }
+    if meta.len() == 0 {
+        return Err(Error::checkpoint(file, "header", "the file is empty"));
+    }
+    let handle = File::open(file).map_err(|e| Error::io(file, e))?;
+    // SAFETY: the mapping is private and read-only, and only `&[u8]` of it are handed out, so every bit pattern is valid. What remains is that
+    // another process truncates or rewrites the file meanwhile: weights are files that nobody edits in place (downloads and our own writers
+    // rename), and there is no way to use them in place that excludes it.
+    let map = unsafe { Mmap::map(&handle) }.map_err(|e| Error::io(file, e))?;
+    Ok(Arc::new(map))
+}
