@@ -84,7 +84,12 @@ impl HostRegions {
     ///
     /// # Errors
     /// [`Error::Contract`] if an operand lies outside its region or a written operand overlaps another operand.
-    pub fn view<'a>(&'a mut self, launch: &'a Launch, temps: &'a [TempPlace], weights: &'a WeightSet) -> Result<OpMem<'a>> {
+    pub fn view<'a>(
+        &'a mut self,
+        launch: &'a Launch,
+        temps: &'a [TempPlace],
+        weights: &'a WeightSet,
+    ) -> Result<OpMem<'a>> {
         check_operands(launch, temps, |region| self.regions[region as usize].len)?;
         let bases = self.regions.each_ref().map(|a| a.base);
         Ok(OpMem { bases, launch, temps, weights, taken: Cell::new(0), _memory: PhantomData })

@@ -7,7 +7,7 @@ use crate::checkpoint::TensorData;
 use crate::dtype::DType;
 use crate::tensor::WeightId;
 
-/// One checkpoint tensor of a weight, as `[n, k]` rows (a vector is one row).
+/// One checkpoint tensor of a weight, as `[n, k]` rows (a vector is `[n, 1]`).
 #[derive(Debug, Clone)]
 pub struct Part {
     pub data: TensorData,

@@ -59,7 +59,12 @@ impl Executor for CpuExecutor {
             let (need, have) = (plan.regions().get(region) as u64, self.sizes.get(region) as u64);
             if need > have {
                 let hint = "record it for a smaller chunk or image".into();
-                return Err(Error::Memory { what: format!("plan {} in {}", plan.name(), region.name()), need, have, hint });
+                return Err(Error::Memory {
+                    what: format!("plan {} in {}", plan.name(), region.name()),
+                    need,
+                    have,
+                    hint,
+                });
             }
         }
         self.plans.insert(self.next, plan);

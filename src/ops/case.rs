@@ -19,7 +19,9 @@ pub const POISON: u8 = 0xFF;
 pub enum Tolerance {
     Exact,
     /// One unit in the last place of the storage type, plus `abs` for the arithmetic before it.
-    Rounded { abs: f64 },
+    Rounded {
+        abs: f64,
+    },
 }
 
 impl Tolerance {
@@ -87,7 +89,13 @@ impl CaseBuilder {
     pub fn new(label: impl Into<String>) -> Self {
         let label = label.into();
         let seed = label.bytes().fold(0x05b3, |h: u64, b| h.wrapping_mul(0x100_0000_01b3) ^ b as u64);
-        CaseBuilder { label, rng: SplitMix(seed), image: vec![POISON; RED_ZONE], weights: WeightSet::default(), outputs: Vec::new() }
+        CaseBuilder {
+            label,
+            rng: SplitMix(seed),
+            image: vec![POISON; RED_ZONE],
+            weights: WeightSet::default(),
+            outputs: Vec::new(),
+        }
     }
 
     /// An input of numbers in `-scale..scale`.
@@ -131,7 +139,7 @@ impl CaseBuilder {
         let parts = parts
             .iter()
             .map(|&(n, k)| {
-                let data = TensorData::owned(self.random_bytes(dtype, n * k, scale));
+                let data = TensorData::from_bytes(self.random_bytes(dtype, n * k, scale));
                 Part { data, dtype, n, k }
             })
             .collect();

@@ -54,7 +54,8 @@ impl Op for Embed {
     fn reference(&self, m: &OpMem) {
         let (ids, rows) = (load_i32(m, &self.ids), load_i32(m, &self.rows));
         let (table, images) = (weight(m, self.table), load(m, &self.images));
-        let pick = |t: usize| if rows[t] >= 0 { images[rows[t] as usize].clone() } else { table[ids[t] as usize].clone() };
+        let pick =
+            |t: usize| if rows[t] >= 0 { images[rows[t] as usize].clone() } else { table[ids[t] as usize].clone() };
         store(m, &self.y, &(0..ids.len()).map(pick).collect());
     }
 

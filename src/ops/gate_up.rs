@@ -60,8 +60,8 @@ impl Op for GateUp {
         store(m, &self.y, &load(m, &self.x).iter().map(gate_up).collect());
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -77,7 +77,7 @@ pub fn cases() -> Vec<Case> {
     let case = |dtype: DType, t: usize, d: usize, f: usize| {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
         let x = b.random(dtype, &[t, d], 1.0);
-        let norm_weight = b.weight(dtype, &[(1, d)], 1.0);
+        let norm_weight = b.weight(dtype, &[(d, 1)], 1.0);
         let weight = b.weight(dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
         let y = b.output(dtype, &[t, f], Tolerance::Rounded { abs: 8.0 * dot_error(d, 4.0, 0.1) });

@@ -103,8 +103,8 @@ impl Op for Linear {
         });
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -156,10 +156,10 @@ fn plain(store_as: DType, weight: DType, Shape { m, n, k }: Shape) -> Case {
 fn fused(dtype: DType, kind: NormKind, activation: Option<Activation>, store: Store, Shape { m, n, k }: Shape) -> Case {
     let mut b = CaseBuilder::new(format!("{dtype} {kind:?} {activation:?} {store:?} M={m} N={n} K={k}"));
     let x = b.random(dtype, &[m, k], 1.0);
-    let norm_weight = b.weight(dtype, &[(1, k)], 1.0);
-    let norm_bias = (kind == NormKind::Layer).then(|| b.weight(dtype, &[(1, k)], 0.1));
+    let norm_weight = b.weight(dtype, &[(k, 1)], 1.0);
+    let norm_bias = (kind == NormKind::Layer).then(|| b.weight(dtype, &[(k, 1)], 0.1));
     let weight = b.weight(dtype, &[(n, k)], 0.1);
-    let bias = Some(b.weight(dtype, &[(1, n)], 0.5));
+    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
     let tolerance = Tolerance::Rounded { abs: 4.0 * dot_error(k, 4.0, 0.1) };
     let y = match store {
         Store::Set => b.output(dtype, &[m, n], tolerance),
@@ -174,10 +174,10 @@ fn merged() -> Case {
     let (patches, width, n) = (12, 40, 24);
     let mut b = CaseBuilder::new("merger");
     let x = b.random(DType::F32, &[patches / 4, 4 * width], 1.0);
-    let norm_weight = b.weight(DType::Bf16, &[(1, width)], 1.0);
-    let norm_bias = Some(b.weight(DType::Bf16, &[(1, width)], 0.1));
+    let norm_weight = b.weight(DType::Bf16, &[(width, 1)], 1.0);
+    let norm_bias = Some(b.weight(DType::Bf16, &[(width, 1)], 0.1));
     let weight = b.weight(DType::Bf16, &[(n, 4 * width)], 0.1);
-    let bias = Some(b.weight(DType::Bf16, &[(1, n)], 0.5));
+    let bias = Some(b.weight(DType::Bf16, &[(n, 1)], 0.5));
     let y = b.output(DType::F32, &[patches / 4, n], Tolerance::Rounded { abs: 4.0 * dot_error(4 * width, 4.0, 0.1) });
     let norm = Norm { kind: NormKind::Layer, weight: norm_weight, bias: norm_bias, eps: 1e-6, width };
     b.finish(Linear { x, norm: Some(norm), weight, bias, activation: Some(Activation::Gelu), store: Store::Set, y })

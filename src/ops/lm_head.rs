@@ -56,8 +56,8 @@ impl Op for LmHead {
         store(m, &self.logits, &load_i32(m, &self.rows).iter().map(logits).collect());
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -73,7 +73,7 @@ pub fn cases() -> Vec<Case> {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} S={} D={d} V={v}", rows.len()));
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
-        let norm_weight = b.weight(dtype, &[(1, d)], 1.0);
+        let norm_weight = b.weight(dtype, &[(d, 1)], 1.0);
         let weight = b.weight(dtype, &[(v, d)], 0.1);
         let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::Rounded { abs: 4.0 * dot_error(d, 4.0, 0.1) });
         let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: d };

@@ -55,13 +55,20 @@ impl Op for PagedAttention {
         for t in [&self.q, &self.k, &self.v, &self.y] {
             require_float(name, t)?;
         }
-        require(name, self.k.shape().len() == 4 && self.k.shape() == self.v.shape() && self.k.dtype == self.v.dtype, || {
-            format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v)
-        })?;
+        require(
+            name,
+            self.k.shape().len() == 4 && self.k.shape() == self.v.shape() && self.k.dtype == self.v.dtype,
+            || format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v),
+        )?;
         require(name, self.q.shape() == self.y.shape(), || format!("{} and {} differ in shape", self.q, self.y))?;
         let group = self.head_dim() * self.kv_heads();
         require(name, self.q.cols() % group == 0, || {
-            format!("{} columns of q do not split over {} kv heads of {}", self.q.cols(), self.kv_heads(), self.head_dim())
+            format!(
+                "{} columns of q do not split over {} kv heads of {}",
+                self.q.cols(),
+                self.kv_heads(),
+                self.head_dim()
+            )
         })?;
         require_index(name, &self.seq_of_row, self.q.rows())?;
         require_index(name, &self.visible, self.q.rows())?;
@@ -96,8 +103,8 @@ impl Op for PagedAttention {
         store(m, &self.y, &rows.collect());
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
@@ -124,12 +131,19 @@ pub fn cases() -> Vec<Case> {
         let longest = rows.iter().map(|r| r.1).max().unwrap_or(0) as usize;
         let per_seq = longest.div_ceil(block).max(1);
         let seqs = rows.iter().map(|r| r.0).max().unwrap_or(0) as usize + 1;
-        let mut b = CaseBuilder::new(format!("{dtype} H={} G={} d={} block={block} rows={}", h.heads, h.groups, h.d, rows.len()));
+        let mut b = CaseBuilder::new(format!(
+            "{dtype} H={} G={} d={} block={block} rows={}",
+            h.heads,
+            h.groups,
+            h.d,
+            rows.len()
+        ));
         let q = b.random(dtype, &[rows.len(), h.heads * h.d], 1.0);
         let cache = [seqs * per_seq + 1, h.groups, block, h.d];
         let (k, v) = (b.random(dtype, &cache, 1.0), b.random(dtype, &cache, 1.0));
         // Blocks of all sequences interleaved, last first.
-        let table: Vec<i32> = (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
+        let table: Vec<i32> =
+            (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
         let shape = StepShape { rows: rows.len(), seqs, blocks: per_seq, samples: 1 };
         let mut step = HostStep::new(shape);
         let layout = step.layout;

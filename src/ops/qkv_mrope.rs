@@ -5,7 +5,8 @@ use super::norm::{Norm, NormKind};
 use super::reference::{edit, load, load_i32, norm, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector, require_weight,
+    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector,
+    require_weight,
 };
 use crate::cpu::Scratch;
 use crate::dtype::DType;
@@ -135,8 +136,8 @@ impl Op for QkvMrope {
         }
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -162,10 +163,10 @@ pub fn cases() -> Vec<Case> {
         let t = slots.len();
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
         let x = b.random(dtype, &[t, hidden], 1.0);
-        let norm_weight = b.weight(dtype, &[(1, hidden)], 1.0);
+        let norm_weight = b.weight(dtype, &[(hidden, 1)], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.weight(dtype, &rows.map(|n| (n, hidden)), 0.1);
-        let bias = Some(b.weight(dtype, &rows.map(|n| (1, n)), 0.5));
+        let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 37) % 211).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
         // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.

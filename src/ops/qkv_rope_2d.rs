@@ -4,7 +4,9 @@ use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{load, load_i32, norm, project, rotate, store, vector, weight};
 use super::rope::{Rope2d, inv_freq};
-use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector, require_weight};
+use super::{
+    Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector, require_weight,
+};
 use crate::cpu::Scratch;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
@@ -81,8 +83,8 @@ impl Op for QkvRope2d {
         store(m, &self.qkv, &out);
     }
 
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch) {
-        todo!()
+    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+        self.reference(m)
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -99,15 +101,20 @@ pub fn cases() -> Vec<Case> {
         let width = heads * d;
         let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
         let x = b.random(dtype, &[patches, width], 1.0);
-        let norm_weight = b.weight(dtype, &[(1, width)], 1.0);
-        let norm_bias = Some(b.weight(dtype, &[(1, width)], 0.1));
+        let norm_weight = b.weight(dtype, &[(width, 1)], 1.0);
+        let norm_bias = Some(b.weight(dtype, &[(width, 1)], 0.1));
         let weight = b.weight(dtype, &[(3 * width, width)], 0.1);
-        let bias = b.weight(dtype, &[(1, 3 * width)], 0.5);
+        let bias = b.weight(dtype, &[(3 * width, 1)], 0.5);
         let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
         let positions = b.indices(&positions);
         let qkv = b.output(dtype, &[patches, 3 * width], Tolerance::Rounded { abs: 4.0 * dot_error(width, 4.0, 0.1) });
         let norm = Norm { kind: NormKind::Layer, weight: norm_weight, bias: norm_bias, eps: 1e-6, width };
         b.finish(QkvRope2d { x, norm, weight, bias, rope: Rope2d { theta: 1e4 }, positions, head_dim: d, qkv })
     };
-    vec![case(DType::F32, 16, 2, 80), case(DType::Bf16, 20, 2, 80), case(DType::F32, 8, 3, 32), case(DType::F16, 4, 1, 72)]
+    vec![
+        case(DType::F32, 16, 2, 80),
+        case(DType::Bf16, 20, 2, 80),
+        case(DType::F32, 8, 3, 32),
+        case(DType::F16, 4, 1, 72),
+    ]
 }

@@ -44,7 +44,9 @@ pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) {
 /// A weight's rows, the parts one after the other.
 pub fn weight(m: &OpMem, id: WeightId) -> Rows {
     let parts = m.weight(id).parts.iter();
-    parts.flat_map(|p| widen(p.data.bytes(), p.dtype).chunks_exact(p.k).map(<[f64]>::to_vec).collect::<Rows>()).collect()
+    parts
+        .flat_map(|p| widen(p.data.bytes(), p.dtype).chunks_exact(p.k).map(<[f64]>::to_vec).collect::<Rows>())
+        .collect()
 }
 
 /// A weight's elements in one vector.
@@ -92,7 +94,8 @@ pub fn rotate(head: &mut [f64], angles: &[f32]) {
 /// Softmax-weighted sum of `v` rows by `q · k / sqrt(d)`.
 pub fn attend<'a>(q: &[f64], kv: impl Iterator<Item = (&'a [f64], &'a [f64])>) -> Vec<f64> {
     let scale = 1.0 / (q.len() as f64).sqrt();
-    let scored: Vec<(f64, &[f64])> = kv.map(|(k, v)| (scale * q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>(), v)).collect();
+    let scored: Vec<(f64, &[f64])> =
+        kv.map(|(k, v)| (scale * q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>(), v)).collect();
     let top = scored.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = scored.iter().map(|s| (s.0 - top).exp()).sum();
     let mut out = vec![0.0; q.len()];

@@ -44,12 +44,7 @@ impl Op for Sample {
     }
 
     fn launch(&self) -> Launch {
-        Launch::new("sample")
-            .read(&self.logits)
-            .read(&self.reals)
-            .read(&self.ints)
-            .update(&self.seen)
-            .write(&self.ids)
+        Launch::new("sample").read(&self.logits).read(&self.reals).read(&self.ints).update(&self.seen).write(&self.ids)
     }
 
     fn reference(&self, m: &OpMem) {
@@ -187,7 +182,11 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("greedy", &[RowSampling::default()], None),
         case("penalty", &[RowSampling { repetition_penalty: 1.5, state_row: 2, ..RowSampling::default() }], None),
-        case("filters", &[RowSampling { top_k: 20, top_p: 0.9, min_p: 0.05, ..hot }, RowSampling { state_row: 1, ..hot }], None),
+        case(
+            "filters",
+            &[RowSampling { top_k: 20, top_p: 0.9, min_p: 0.05, ..hot }, RowSampling { state_row: 1, ..hot }],
+            None,
+        ),
         case("nan", &[hot], Some(f32::NAN)),
         case("infinite", &[RowSampling::default()], Some(f32::INFINITY)),
     ]

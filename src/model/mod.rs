@@ -1,0 +1,104 @@
+//! Models: they name their weights and record plans. They never see an executor.
+//!
+//! One file for the decoder, one for the tower, and a short file per family with what differs.
+
+pub mod qwen2_vl;
+pub mod text;
+pub mod vision;
+
+use crate::checkpoint::{StoredTensor, Weights};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::tensor::{Region, Tensor, WeightId};
+use crate::weights::{Part, Weight, WeightSet};
+
+/// The type that activations and the KV cache are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    pub activations: DType,
+    /// The residual stream: f32 where f16 would overflow.
+    pub stream: DType,
+}
+
+impl Precision {
+    /// Storage for a floating-point dtype.
+    pub fn new(dtype: DType) -> Self {
+        let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+        Precision { activations: dtype, stream }
+    }
+}
+
+/// The KV cache of all layers inside its region: keys, then values, layer after layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvLayout {
+    pub layers: usize,
+    pub blocks: usize,
+    pub kv_heads: usize,
+    pub block_size: usize,
+    pub head_dim: usize,
+    pub dtype: DType,
+}
+
+impl KvLayout {
+    /// A layer's keys, `[blocks, G, block, d]`.
+    pub fn keys(&self, layer: usize) -> Tensor {
+        self.tensor(2 * layer)
+    }
+
+    /// A layer's values, `[blocks, G, block, d]`.
+    pub fn values(&self, layer: usize) -> Tensor {
+        self.tensor(2 * layer + 1)
+    }
+
+    fn tensor(&self, index: usize) -> Tensor {
+        let shape = [self.blocks, self.kv_heads, self.block_size, self.head_dim];
+        let bytes = shape.iter().product::<usize>() * self.dtype.size();
+        Tensor::at(Region::Kv, index * bytes.next_multiple_of(64), self.dtype, &shape)
+    }
+
+    /// Bytes of the region.
+    pub fn bytes(&self) -> usize {
+        2 * self.layers * self.keys(0).bytes().next_multiple_of(64)
+    }
+
+    /// Bytes that one token takes in all layers.
+    pub fn bytes_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size()
+    }
+}
+
+/// Gives checkpoint tensors their identities.
+struct WeightLoader<'a> {
+    tensors: &'a Weights,
+    set: WeightSet,
+}
+
+impl WeightLoader<'_> {
+    /// One weight made of tensors whose rows follow each other. A convolution's trailing dimensions are its columns; a vector has one.
+    fn join(&mut self, names: &[String]) -> Result<WeightId> {
+        let parts = names.iter().map(|name| Ok(part(self.tensors.get(name)?))).collect::<Result<Vec<_>>>()?;
+        Ok(self.set.push(Weight { name: names.join("+"), parts }))
+    }
+
+    fn one(&mut self, name: String) -> Result<WeightId> {
+        self.join(&[name])
+    }
+}
+
+fn part(t: &StoredTensor) -> Part {
+    let (n, k) = match t.shape() {
+        [len] => (*len, 1),
+        [n, rest @ ..] => (*n, rest.iter().product()),
+        [] => (1, 1),
+    };
+    Part { data: t.data().clone(), dtype: t.dtype(), n, k }
+}
+
+/// A point of a plan that a debugger may stop at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// Checkpoint name of the block that just ended.
+    pub name: String,
+    /// Ops run so far.
+    pub ops: usize,
+}

@@ -1,0 +1,183 @@
+//! The Qwen2 decoder as a plan: five launches a layer, then the head and the draw.
+//!
+//! One plan serves prefill chunks and decode rows: a row is one token of one sequence, and its lengths are read from the step.
+
+use super::{KvLayout, Precision, Tap, WeightLoader};
+use crate::checkpoint::TextConfig;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::ops::embed::Embed;
+use crate::ops::gate_up::GateUp;
+use crate::ops::linear::{Linear, Store};
+use crate::ops::lm_head::LmHead;
+use crate::ops::norm::{Norm, NormKind};
+use crate::ops::paged_attention::PagedAttention;
+use crate::ops::qkv_mrope::QkvMrope;
+use crate::ops::rope::Mrope;
+use crate::ops::sample::Sample;
+use crate::plan::{Plan, Recorder};
+use crate::step::{StepLayout, StepShape};
+use crate::tensor::{Region, Tensor, WeightId};
+use crate::weights::WeightSet;
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: WeightId,
+    qkv: WeightId,
+    qkv_bias: WeightId,
+    o: WeightId,
+    post_norm: WeightId,
+    gate_up: WeightId,
+    down: WeightId,
+}
+
+/// The decoder's weights and shape.
+#[derive(Debug)]
+pub struct Decoder {
+    config: TextConfig,
+    embed: WeightId,
+    layers: Vec<Layer>,
+    norm: WeightId,
+    head: WeightId,
+}
+
+/// How far a plan goes beyond the last layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tail {
+    /// The prompt goes on: nothing is wanted but the KV cache.
+    None,
+    /// Logits of the sampled rows.
+    Logits,
+    /// Logits, and a token drawn from each row.
+    Sample,
+}
+
+/// What lies outside a decoder plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    pub kv: KvLayout,
+    /// Image rows, `[R, D]`.
+    pub images: Tensor,
+    /// Seen tokens, u8 `[state rows, V]`.
+    pub seen: Tensor,
+}
+
+/// A recorded decoder step.
+#[derive(Debug)]
+pub struct TextPlan {
+    pub plan: Plan,
+    pub step: StepLayout,
+    /// f32 `[S, V]`
+    pub logits: Tensor,
+    /// i32 `[S]`
+    pub ids: Tensor,
+    /// The residual stream, `[T, D]`.
+    pub stream: Tensor,
+    pub taps: Vec<Tap>,
+}
+
+/// Where results lie in the `Out` region: sampled ids, then logits.
+pub fn outputs(samples: usize, vocab: usize) -> (Tensor, Tensor) {
+    let ids = Tensor::at(Region::Out, 0, DType::I32, &[samples]);
+    (ids, Tensor::at(Region::Out, ids.bytes().next_multiple_of(64), DType::F32, &[samples, vocab]))
+}
+
+impl Decoder {
+    pub(super) fn load(w: &mut WeightLoader, config: &TextConfig, tied: bool) -> Result<Self> {
+        let embed = w.one("model.embed_tokens.weight".into())?;
+        let layer = |i: usize, w: &mut WeightLoader| {
+            let name = |part: &str| format!("model.layers.{i}.{part}");
+            let qkv = |kind: &str| ["q", "k", "v"].map(|p| name(&format!("self_attn.{p}_proj.{kind}")));
+            Ok(Layer {
+                input_norm: w.one(name("input_layernorm.weight"))?,
+                qkv: w.join(&qkv("weight"))?,
+                qkv_bias: w.join(&qkv("bias"))?,
+                o: w.one(name("self_attn.o_proj.weight"))?,
+                post_norm: w.one(name("post_attention_layernorm.weight"))?,
+                gate_up: w.join(&["gate", "up"].map(|p| name(&format!("mlp.{p}_proj.weight"))))?,
+                down: w.one(name("mlp.down_proj.weight"))?,
+            })
+        };
+        Ok(Decoder {
+            config: config.clone(),
+            embed,
+            layers: (0..config.num_hidden_layers).map(|i| layer(i, w)).collect::<Result<_>>()?,
+            norm: w.one("model.norm.weight".into())?,
+            head: if tied { embed } else { w.one("lm_head.weight".into())? },
+        })
+    }
+
+    fn rms_norm(&self, weight: WeightId) -> Norm {
+        Norm {
+            kind: NormKind::Rms,
+            weight,
+            bias: None,
+            eps: self.config.rms_norm_eps as f32,
+            width: self.config.hidden_size,
+        }
+    }
+
+    /// Records a step of the given shape.
+    ///
+    /// # Errors
+    /// [`Error::Contract`](crate::error::Error::Contract) if the shapes do not fit: a bug, since the checkpoint was verified.
+    pub fn record(
+        &self,
+        weights: &WeightSet,
+        precision: Precision,
+        shape: StepShape,
+        tail: Tail,
+        around: &Surroundings,
+    ) -> Result<TextPlan> {
+        let (c, step, dtype) = (&self.config, StepLayout::new(shape), precision.activations);
+        let rows = shape.rows;
+        let name =
+            format!("text rows={rows} seqs={} blocks={} samples={} {tail:?}", shape.seqs, shape.blocks, shape.samples);
+        let mut r = Recorder::new(name, Region::Arena, weights);
+        let x = r.temp(precision.stream, &[rows, c.hidden_size]);
+        r.push(Embed { ids: step.ids, rows: step.embed_rows, table: self.embed, images: around.images, y: x })?;
+        let mut taps = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (k, v) = (around.kv.keys(i), around.kv.values(i));
+            let (q, attended) = (r.temp(dtype, &[rows, c.q_dim()]), r.temp(dtype, &[rows, c.q_dim()]));
+            r.push(QkvMrope {
+                x,
+                norm: self.rms_norm(layer.input_norm),
+                weight: layer.qkv,
+                bias: Some(layer.qkv_bias),
+                rope: Mrope { theta: c.rope_theta as f32, section: c.mrope_section },
+                positions: step.positions,
+                slots: step.slots,
+                q,
+                k,
+                v,
+            })?;
+            r.push(PagedAttention {
+                q,
+                k,
+                v,
+                block_tables: step.block_tables,
+                seq_of_row: step.seq_of_row,
+                visible: step.visible,
+                y: attended,
+            })?;
+            r.push(add(attended, layer.o, x))?;
+            let hidden = r.temp(dtype, &[rows, c.intermediate_size]);
+            r.push(GateUp { x, norm: self.rms_norm(layer.post_norm), weight: layer.gate_up, y: hidden })?;
+            r.push(add(hidden, layer.down, x))?;
+            taps.push(Tap { name: format!("model.layers.{i}"), ops: 1 + 5 * (i + 1) });
+        }
+        let (ids, logits) = outputs(shape.samples, c.vocab_size);
+        if tail != Tail::None {
+            r.push(LmHead { x, rows: step.sample_rows, norm: self.rms_norm(self.norm), weight: self.head, logits })?;
+        }
+        if tail == Tail::Sample {
+            r.push(Sample { logits, reals: step.sample_f32, ints: step.sample_i32, seen: around.seen, ids })?;
+        }
+        Ok(TextPlan { plan: r.finish()?, step, logits, ids, stream: x, taps })
+    }
+}
+
+fn add(x: Tensor, weight: WeightId, y: Tensor) -> Linear {
+    Linear { x, norm: None, weight, bias: None, activation: None, store: Store::Add, y }
+}

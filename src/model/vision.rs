@@ -1,0 +1,178 @@
+//! The vision tower of Qwen2-VL as a plan: patches in, rows of the decoder's width out.
+//!
+//! Five launches a block. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
+
+use super::{Precision, Tap, WeightLoader};
+use crate::checkpoint::VisionConfig;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::ops::linear::{Activation, Linear, Store};
+use crate::ops::norm::{Norm, NormKind};
+use crate::ops::qkv_rope_2d::QkvRope2d;
+use crate::ops::rope::Rope2d;
+use crate::ops::vision_attention::VisionAttention;
+use crate::plan::{Plan, Recorder};
+use crate::tensor::{Region, Tensor, WeightId};
+use crate::weights::WeightSet;
+
+/// LayerNorm's epsilon in every block and the merger (transformers, modeling_qwen2_vl.py).
+const EPS: f32 = 1e-6;
+/// The base of the tower's rotary frequencies.
+const THETA: f32 = 10_000.0;
+
+#[derive(Debug)]
+struct Affine {
+    weight: WeightId,
+    bias: WeightId,
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: Affine,
+    qkv: Affine,
+    proj: Affine,
+    norm2: Affine,
+    fc1: Affine,
+    fc2: Affine,
+}
+
+/// The tower's weights and shape.
+#[derive(Debug)]
+pub struct VisionTower {
+    config: VisionConfig,
+    patch_embed: WeightId,
+    blocks: Vec<Block>,
+    ln_q: Affine,
+    mlp0: Affine,
+    mlp2: Affine,
+}
+
+/// A recorded tower for one image or video, and where its inputs go.
+#[derive(Debug)]
+pub struct VisionPlan {
+    pub plan: Plan,
+    /// f32 `[P, patch_dim]`
+    pub patches: Tensor,
+    /// i32 `[P, 2]`
+    pub positions: Tensor,
+    /// i32 `[t + 1]`
+    pub cu_seqlens: Tensor,
+    /// The residual stream, `[P, E]`.
+    pub stream: Tensor,
+    pub taps: Vec<Tap>,
+}
+
+impl VisionTower {
+    pub(super) fn load(w: &mut WeightLoader, config: &VisionConfig) -> Result<Self> {
+        let mut affine = |name: String| {
+            Ok(Affine { weight: w.one(format!("{name}.weight"))?, bias: w.one(format!("{name}.bias"))? })
+        };
+        let block = |i: usize, affine: &mut dyn FnMut(String) -> Result<Affine>| {
+            let mut part = |name: &str| affine(format!("visual.blocks.{i}.{name}"));
+            Ok(Block {
+                norm1: part("norm1")?,
+                qkv: part("attn.qkv")?,
+                proj: part("attn.proj")?,
+                norm2: part("norm2")?,
+                fc1: part("mlp.fc1")?,
+                fc2: part("mlp.fc2")?,
+            })
+        };
+        Ok(VisionTower {
+            config: config.clone(),
+            blocks: (0..config.depth).map(|i| block(i, &mut affine)).collect::<Result<_>>()?,
+            ln_q: affine("visual.merger.ln_q".into())?,
+            mlp0: affine("visual.merger.mlp.0".into())?,
+            mlp2: affine("visual.merger.mlp.2".into())?,
+            patch_embed: w.one("visual.patch_embed.proj.weight".into())?,
+        })
+    }
+
+    /// Records the tower for a grid `(t, h, w)` of patches; its rows go to `out`, `[t h w / 4, D]`.
+    ///
+    /// # Errors
+    /// [`Error::Contract`](crate::error::Error::Contract) if the shapes do not fit: a bug, since the checkpoint was verified.
+    pub fn record(
+        &self,
+        weights: &WeightSet,
+        precision: Precision,
+        grid: [usize; 3],
+        out: Tensor,
+    ) -> Result<VisionPlan> {
+        let [t, h, w] = grid;
+        let (patches, width, dtype) = (t * h * w, self.config.embed_dim, precision.activations);
+        let mut r = Recorder::new(format!("vision {t}x{h}x{w}"), Region::VisionArena, weights);
+        let pixels = r.input(DType::F32, &[patches, self.config.patch_dim()]);
+        let positions = r.input(DType::I32, &[patches, 2]);
+        let cu_seqlens = r.input(DType::I32, &[t + 1]);
+        let x = r.temp(precision.stream, &[patches, width]);
+        r.push(Linear {
+            x: pixels,
+            norm: None,
+            weight: self.patch_embed,
+            bias: None,
+            activation: None,
+            store: Store::Set,
+            y: x,
+        })?;
+        let mut taps = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (qkv, attended) = (r.temp(dtype, &[patches, 3 * width]), r.temp(dtype, &[patches, width]));
+            r.push(QkvRope2d {
+                x,
+                norm: layer_norm(&block.norm1, width),
+                weight: block.qkv.weight,
+                bias: block.qkv.bias,
+                rope: Rope2d { theta: THETA },
+                positions,
+                head_dim: self.config.head_dim,
+                qkv,
+            })?;
+            let pairs = t as u64 * (h as u64 * w as u64).pow(2);
+            r.push(VisionAttention { qkv, cu_seqlens, head_dim: self.config.head_dim, pairs, y: attended })?;
+            r.push(add(attended, &block.proj, x))?;
+            let hidden = r.temp(dtype, &[patches, self.config.mlp_dim]);
+            r.push(normed(x, &block.norm2, width, &block.fc1, Activation::QuickGelu, hidden))?;
+            r.push(add(hidden, &block.fc2, x))?;
+            taps.push(Tap { name: format!("visual.blocks.{i}"), ops: 1 + 5 * (i + 1) });
+        }
+        let merge = self.config.spatial_merge_size.pow(2);
+        let merged = x.reshape(&[patches / merge, merge * width]);
+        let hidden = r.temp(dtype, &[patches / merge, merge * width]);
+        r.push(normed(merged, &self.ln_q, width, &self.mlp0, Activation::Gelu, hidden))?;
+        r.push(Linear { store: Store::Set, ..add(hidden, &self.mlp2, out) })?;
+        Ok(VisionPlan { plan: r.finish()?, patches: pixels, positions, cu_seqlens, stream: x, taps })
+    }
+
+    /// Row and column of every patch of a grid, in the order patches come in: merge blocks of 2 x 2, row by row, frame after frame.
+    pub fn positions(&self, [t, h, w]: [usize; 3]) -> Vec<i32> {
+        let m = self.config.spatial_merge_size;
+        let mut out = Vec::with_capacity(2 * t * h * w);
+        for _ in 0..t {
+            for (by, bx) in (0..h / m).flat_map(|by| (0..w / m).map(move |bx| (by, bx))) {
+                for (y, x) in (0..m).flat_map(|y| (0..m).map(move |x| (y, x))) {
+                    out.extend([(by * m + y) as i32, (bx * m + x) as i32]);
+                }
+            }
+        }
+        out
+    }
+
+    /// The first patch of every frame, and the end.
+    pub fn cu_seqlens([t, h, w]: [usize; 3]) -> Vec<i32> {
+        (0..=t).map(|i| (i * h * w) as i32).collect()
+    }
+}
+
+fn layer_norm(a: &Affine, width: usize) -> Norm {
+    Norm { kind: NormKind::Layer, weight: a.weight, bias: Some(a.bias), eps: EPS, width }
+}
+
+fn normed(x: Tensor, norm: &Affine, width: usize, a: &Affine, activation: Activation, y: Tensor) -> Linear {
+    let norm = Some(layer_norm(norm, width));
+    Linear { x, norm, weight: a.weight, bias: Some(a.bias), activation: Some(activation), store: Store::Set, y }
+}
+
+fn add(x: Tensor, a: &Affine, y: Tensor) -> Linear {
+    Linear { x, norm: None, weight: a.weight, bias: Some(a.bias), activation: None, store: Store::Add, y }
+}
