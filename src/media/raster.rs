@@ -13,6 +13,10 @@ use std::io::Cursor;
 
 /// Decodes a WebP file, upright or not.
 pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
+    // The decoder forgives a few missing bytes; Pillow does not.
+    if bytes.get(4..8).is_none_or(|size| bytes.len() - 8 < u32::from_le_bytes(size.try_into().unwrap()) as usize) {
+        return Err(broken(name, "WebP", "the file is truncated"));
+    }
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "WebP", e))?;
     let exif = decoder.exif_metadata().unwrap_or_default();
     let xmp = decoder.xmp_metadata().unwrap_or_default();
@@ -23,8 +27,33 @@ pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<De
 /// Decodes a BMP file.
 pub(super) fn bmp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "BMP", e))?;
-    let rgb = read_rgb(name, "BMP", decoder, limits)?;
+    let mut rgb = read_rgb(name, "BMP", decoder, limits)?;
+    if let Some(bits) = bits_of_16(bytes) {
+        widen_as_pillow(&mut rgb.data, bits);
+    }
     Ok(Decoded { rgb, orientation: 1 })
+}
+
+/// Bits of red, green and blue, if this is a BMP of 16 bits per pixel.
+fn bits_of_16(bytes: &[u8]) -> Option<[u32; 3]> {
+    const CORE_HEADER: u8 = 12; // OS/2: the depth lies elsewhere, and is never 16
+    const GREEN_OF_565: u32 = 0x7E0;
+    if bytes[14] == CORE_HEADER || bytes.get(28..30)? != [16, 0] {
+        return None;
+    }
+    let fields = bytes.get(30..34)? == [3, 0, 0, 0];
+    let green = u32::from_le_bytes(bytes.get(58..62)?.try_into().ok()?);
+    Some(if fields && green == GREEN_OF_565 { [5, 6, 5] } else { [5, 5, 5] })
+}
+
+/// Few bits to eight: Pillow truncates v * 255 / max, the decoder rounds. Both keep the upper bits.
+fn widen_as_pillow(data: &mut [u8], bits: [u32; 3]) {
+    for pixel in data.chunks_exact_mut(3) {
+        for (v, bits) in pixel.iter_mut().zip(bits) {
+            let max = (1 << bits) - 1;
+            *v = ((*v as u32 >> (8 - bits)) * 255 / max) as u8;
+        }
+    }
 }
 
 /// Runs an `image` decoder that yields 8-bit samples and drops the alpha channel.
