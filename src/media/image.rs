@@ -1,0 +1,123 @@
+//! Picture files to RGB, exactly as `transformers.image_utils.load_image` does with Pillow 13.0.
+//!
+//! Owns: which format a file has, the limits, the order decode -> EXIF transpose -> RGB. Refuses: URLs, TIFF, AVIF, video containers.
+//! Surprises: alpha is dropped, not blended (what Pillow's `convert("RGB")` does), so pixels hidden under full transparency appear.
+//! Sizes are read from the header and held against the limit before any pixel memory exists.
+
+use crate::error::{Error, Result};
+use crate::media::{jpeg, orientation, png, raster};
+use std::io::Read;
+use std::path::Path;
+
+/// An 8-bit RGB picture, row by row, three bytes a pixel, no padding.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Pixels per row, at least 1.
+    pub width: usize,
+    /// Rows, at least 1.
+    pub height: usize,
+    /// `[height, width, 3]`
+    pub data: Vec<u8>,
+}
+
+impl std::fmt::Debug for Rgb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rgb({} x {})", self.width, self.height)
+    }
+}
+
+impl Rgb {
+    /// Wraps `data` `[height, width, 3]`. Panics where the length does not fit: a bug of the caller.
+    pub fn new(width: usize, height: usize, data: Vec<u8>) -> Self {
+        assert!(
+            width > 0 && height > 0 && data.len() == width * height * 3,
+            "{width} x {height} x 3 != {}",
+            data.len()
+        );
+        Self { width, height, data }
+    }
+
+    /// Row `y`, `[width, 3]`.
+    pub fn row(&self, y: usize) -> &[u8] {
+        &self.data[y * self.width * 3..][..self.width * 3]
+    }
+}
+
+/// What a picture may cost before it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Width times height, in pixels, as stated by the header.
+    pub max_pixels: u64,
+    /// Bytes of the file.
+    pub max_file_bytes: u64,
+}
+
+impl Default for DecodeLimits {
+    /// 178,956,970 pixels, where Pillow raises `DecompressionBombError`, and 256 MiB of file.
+    fn default() -> Self {
+        Self { max_pixels: 178_956_970, max_file_bytes: 256 << 20 }
+    }
+}
+
+impl DecodeLimits {
+    /// Refuses a `width` x `height` picture that is empty or above the limit; `name` is the file.
+    pub(super) fn check(&self, name: &str, width: usize, height: usize) -> Result<()> {
+        let pixels = width as u64 * height as u64;
+        if pixels == 0 {
+            return Err(Error::request(name, format!("the picture is empty ({width} x {height})")));
+        }
+        if pixels > self.max_pixels {
+            let why =
+                format!("{width} x {height} is {pixels} pixels, the limit is {}: shrink the picture", self.max_pixels);
+            return Err(Error::request(name, why));
+        }
+        Ok(())
+    }
+}
+
+/// A decoded picture and the orientation that its metadata asks for.
+pub(super) struct Decoded {
+    pub rgb: Rgb,
+    /// EXIF orientation; 1 and every unknown value mean upright.
+    pub orientation: u8,
+}
+
+/// Reads and decodes the picture at `path`.
+///
+/// `Error::Io` if the file cannot be read, otherwise as [`decode`].
+pub fn load(path: &Path, limits: &DecodeLimits) -> Result<Rgb> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut bytes = Vec::new();
+    file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    decode(&name, &bytes, limits)
+}
+
+/// Decodes the picture in `bytes`; `name` is what errors call it.
+///
+/// `Error::Request` for anything that is not a whole picture of a known format within the limits.
+pub fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb> {
+    if bytes.is_empty() {
+        return Err(Error::request(name, "the file is empty"));
+    }
+    if bytes.len() as u64 > limits.max_file_bytes {
+        let why = format!("the file has more than the {} bytes that are allowed", limits.max_file_bytes);
+        return Err(Error::request(name, why));
+    }
+    let decoded = match bytes {
+        [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(name, bytes, limits),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => png::decode(name, bytes, limits),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => raster::webp(name, bytes, limits),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => raster::gif(name, bytes, limits),
+        [b'B', b'M', ..] => raster::bmp(name, bytes, limits),
+        _ => Err(Error::request(name, "not a JPEG, PNG, WebP, GIF or BMP picture")),
+    }?;
+    Ok(orientation::apply(decoded.rgb, decoded.orientation))
+}
+
+/// A decoder's complaint as one line that names the file.
+pub(super) fn broken(name: &str, format: &str, why: impl std::fmt::Display) -> Error {
+    let why = why.to_string();
+    let line = why.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::request(name, format!("broken {format}: {line}"))
+}

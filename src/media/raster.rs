@@ -1,0 +1,107 @@
+//! WebP, GIF and BMP to RGB with Pillow's conversions.
+//!
+//! Owns: the first frame of each. Refuses: animation. Surprises: a GIF frame smaller than its screen lies on the transparent colour's
+//! palette entry, if there is one, otherwise on entry 0; the background colour of the header is not used (Pillow).
+
+use crate::error::Result;
+use crate::media::image::{DecodeLimits, Decoded, Rgb, broken};
+use crate::media::orientation;
+use crate::media::png::palette_table;
+use image::ImageDecoder;
+use image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
+use std::io::Cursor;
+
+/// Decodes a WebP file, upright or not.
+pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
+    // The decoder forgives a few missing bytes; Pillow does not.
+    if bytes.get(4..8).is_none_or(|size| bytes.len() - 8 < u32::from_le_bytes(size.try_into().unwrap()) as usize) {
+        return Err(broken(name, "WebP", "the file is truncated"));
+    }
+    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "WebP", e))?;
+    let exif = decoder.exif_metadata().unwrap_or_default();
+    let xmp = decoder.xmp_metadata().unwrap_or_default();
+    let rgb = read_rgb(name, "WebP", decoder, limits)?;
+    Ok(Decoded { rgb, orientation: orientation::find(exif.as_deref(), xmp.as_deref()) })
+}
+
+/// Decodes a BMP file.
+pub(super) fn bmp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "BMP", e))?;
+    let mut rgb = read_rgb(name, "BMP", decoder, limits)?;
+    if let Some(bits) = bits_of_16(bytes) {
+        widen_as_pillow(&mut rgb.data, bits);
+    }
+    Ok(Decoded { rgb, orientation: 1 })
+}
+
+/// Bits of red, green and blue, if this is a BMP of 16 bits per pixel.
+fn bits_of_16(bytes: &[u8]) -> Option<[u32; 3]> {
+    const CORE_HEADER: u8 = 12; // OS/2: the depth lies elsewhere, and is never 16
+    const GREEN_OF_565: u32 = 0x7E0;
+    if bytes[14] == CORE_HEADER || bytes.get(28..30)? != [16, 0] {
+        return None;
+    }
+    let fields = bytes.get(30..34)? == [3, 0, 0, 0];
+    let green = u32::from_le_bytes(bytes.get(58..62)?.try_into().ok()?);
+    Some(if fields && green == GREEN_OF_565 { [5, 6, 5] } else { [5, 5, 5] })
+}
+
+/// Few bits to eight: Pillow truncates v * 255 / max, the decoder rounds. Both keep the upper bits.
+fn widen_as_pillow(data: &mut [u8], bits: [u32; 3]) {
+    for pixel in data.chunks_exact_mut(3) {
+        for (v, bits) in pixel.iter_mut().zip(bits) {
+            let max = (1 << bits) - 1;
+            *v = ((*v as u32 >> (8 - bits)) * 255 / max) as u8;
+        }
+    }
+}
+
+/// Runs an `image` decoder that yields 8-bit samples and drops the alpha channel.
+fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &DecodeLimits) -> Result<Rgb> {
+    let (width, height) = decoder.dimensions();
+    let (width, height) = (width as usize, height as usize);
+    limits.check(name, width, height)?;
+    let channels = decoder.color_type().channel_count() as usize;
+    let mut data = vec![0; width * height * channels];
+    if decoder.total_bytes() != data.len() as u64 {
+        return Err(broken(name, format, "unexpected sample type"));
+    }
+    decoder.read_image(&mut data).map_err(|e| broken(name, format, e))?;
+    let data = match channels {
+        3 => data,
+        4 => data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        _ => data.chunks_exact(channels).flat_map(|p| [p[0]; 3]).collect(),
+    };
+    Ok(Rgb::new(width, height, data))
+}
+
+/// Decodes the first frame of a GIF file.
+pub(super) fn gif(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
+    let fail = |e: gif::DecodingError| broken(name, "GIF", e);
+    let mut options = gif::DecodeOptions::new();
+    options.set_color_output(gif::ColorOutput::Indexed);
+    options.set_memory_limit(gif::MemoryLimit::Unlimited); // the frame is checked below, before it is decoded
+    let mut decoder = options.read_info(bytes).map_err(fail)?;
+    let screen = (decoder.width() as usize, decoder.height() as usize);
+    let Some(frame) = decoder.next_frame_info().map_err(fail)?.cloned() else {
+        return Err(broken(name, "GIF", "no picture in the file"));
+    };
+    let (left, top) = (frame.left as usize, frame.top as usize);
+    let (fw, fh) = (frame.width as usize, frame.height as usize);
+    let (width, height) = (screen.0.max(left + fw), screen.1.max(top + fh));
+    limits.check(name, width, height)?;
+    let mut indices = vec![0; decoder.buffer_size()];
+    decoder.read_into_buffer(&mut indices).map_err(fail)?;
+    let table = match decoder.palette() {
+        Ok(palette) => palette_table(palette, 256),
+        Err(_) => (0..=255).map(|v| [v; 3]).collect(),
+    };
+    let mut data = table[frame.transparent.unwrap_or(0) as usize].repeat(width * height);
+    for (y, line) in indices.chunks_exact(fw.max(1)).take(fh).enumerate() {
+        let row = &mut data[((top + y) * width + left) * 3..][..fw * 3];
+        for (out, &index) in row.chunks_exact_mut(3).zip(line) {
+            out.copy_from_slice(&table[index as usize]);
+        }
+    }
+    Ok(Decoded { rgb: Rgb::new(width, height, data), orientation: 1 })
+}
