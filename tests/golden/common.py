@@ -26,23 +26,23 @@ def sha256_array(a):
     return sha256(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
-def write_json(name, value, rows=()):
+def write_json(name, value, rows=(), ascii=False):
     """Stable JSON; the lists named in `rows` are written one element a line, so that diffs stay readable."""
     body = dict(value) if isinstance(value, dict) else value
     if isinstance(body, dict):
         parts = []
         for key, val in body.items():
             if key in rows and isinstance(val, list):
-                inner = ",\n".join("  " + json.dumps(v, ensure_ascii=False) for v in val)
+                inner = ",\n".join("  " + json.dumps(v, ensure_ascii=ascii) for v in val)
                 parts.append(f" {json.dumps(key)}: [\n{inner}\n ]")
             elif key in rows and isinstance(val, dict):
-                inner = ",\n".join(f"  {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in val.items())
+                inner = ",\n".join(f"  {json.dumps(k, ensure_ascii=ascii)}: {json.dumps(v, ensure_ascii=ascii)}" for k, v in val.items())
                 parts.append(f" {json.dumps(key)}: {{\n{inner}\n }}")
             else:
-                parts.append(f" {json.dumps(key)}: {json.dumps(val, ensure_ascii=False)}")
+                parts.append(f" {json.dumps(key)}: {json.dumps(val, ensure_ascii=ascii)}")
         text = "{\n" + ",\n".join(parts) + "\n}\n"
     else:
-        text = json.dumps(body, ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(body, ensure_ascii=ascii, indent=1) + "\n"
     json.loads(text)
     with open(path(name), "w", encoding="utf-8", newline="\n") as f:
         f.write(text)

@@ -195,6 +195,11 @@ def main():
         cx, cy = 10 + 12 * i, 14 + 6 * i
         d.ellipse([cx - 8, cy - 8, cx + 8, cy + 8], fill=(255 - 40 * i, 230, 40 * i))
         im.save(path("frames", f"ball_{i}.png"), optimize=True)
+    # another size: a bar that grows
+    for i in range(3):
+        im = picture(45, 95, 41)
+        ImageDraw.Draw(im).rectangle([4, 60 - 20 * i, 14, 90], fill=(250, 250 - 60 * i, 30))
+        im.save(path("frames", f"bar_{i}.png"), optimize=True)
 
 
 if __name__ == "__main__":
