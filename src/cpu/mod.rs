@@ -1,5 +1,86 @@
-//! The fast CPU bodies that ops call: matrix products and attention over plain slices. Knows nothing of ops or plans.
+//! The fast CPU bodies that ops call: matrix products, attention, activations and norms over plain slices.
+//!
+//! Owns the instruction set, the threads and the order in which floats are added. Refuses to know ops, plans, models and storage places.
+//! The surprise: results have the same bits on every instruction set, for any number of threads and any number of rows in the call.
+//! An output of a product is one chain of fused multiply-adds over ascending k inside each block of [`BLOCK`] k, and the sums of the blocks are
+//! added in order. So lanes always hold different outputs, never different k.
 
-/// Buffers.
-#[derive(Debug, Default)]
-pub struct Scratch;
+mod gemm;
+mod gemv;
+mod matmul;
+mod panel;
+pub mod probe;
+mod simd;
+
+pub use matmul::{Rows, Tile, Unit, matmul};
+pub use simd::Isa;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Length of one chain of fused multiply-adds. 256 f32 of 12 rows and of 32 columns fill the L1 cache.
+pub const BLOCK: usize = 256;
+
+/// An instruction set and a pool of threads.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    threads: usize,
+    pool: rayon::ThreadPool,
+}
+
+impl Cpu {
+    /// `threads` threads that use `isa`.
+    pub fn new(isa: Isa, threads: usize) -> Cpu {
+        let threads = threads.max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("cpu{i}"))
+            .build()
+            .expect("the operating system starts threads");
+        Cpu { isa, threads, pool }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The number of threads in use.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `f` on a thread of the pool. A run of many short calls should be inside one `install`: entering the pool from outside wakes a
+    /// thread each time (tens of microseconds), forking from inside does not.
+    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(f)
+    }
+
+    /// Calls `work(state, task)` once for each task below `tasks`, on all threads. Tasks are handed out in ascending order as threads
+    /// become free; `start` makes the state of each thread that takes part.
+    pub fn for_each<T>(&self, tasks: usize, start: impl Fn() -> T + Sync, work: impl Fn(&mut T, usize) + Sync) {
+        let next = AtomicUsize::new(0);
+        let drain = || {
+            let mut task = next.fetch_add(1, Ordering::Relaxed);
+            if task < tasks {
+                let mut state = start();
+                while task < tasks {
+                    work(&mut state, task);
+                    task = next.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        match self.threads.min(tasks) {
+            0 | 1 => drain(),
+            threads => self.pool.install(|| fork(threads, &drain)),
+        }
+    }
+}
+
+/// Offers `work` to `threads` threads. One that comes too late finds nothing left and costs nothing.
+fn fork(threads: usize, work: &(impl Fn() + Sync)) {
+    if threads <= 1 {
+        return work();
+    }
+    rayon::join(|| fork(threads - threads / 2, work), || fork(threads / 2, work));
+}

@@ -1,0 +1,162 @@
+//! Weight rows turned into columns: 16 rows by 32 k become 32 vectors, one per k, widened to f32.
+//!
+//! Owns the only loop that reads weights. Refuses to know what is multiplied with them. The surprise: rows are read in place, at any
+//! alignment; the last, short piece of a row is copied, so that nothing past the end of a row is ever touched.
+
+use super::simd::{Kernel, LANES, Lane16, Simd};
+use bytemuck::{Pod, Zeroable, bytes_of_mut, cast_ref, cast_slice};
+
+/// Elements of a row that are turned at a time.
+pub const STEP: usize = 32;
+
+/// Takes the vectors of one step; `k` counts from its start.
+pub trait Sink<S: Simd> {
+    fn put(&mut self, s: S, k: usize, v: S::V);
+}
+
+/// A storage type of weights.
+pub trait Storage {
+    /// [`STEP`] elements of a row.
+    type Chunk: Pod;
+    fn turn<S: Simd>(s: S, rows: [&Self::Chunk; LANES], sink: &mut impl Sink<S>);
+}
+
+/// Evaluates an expression with a [`Storage`] type chosen by a run-time dtype.
+macro_rules! with_storage {
+    ($dtype:expr, $d:ident => $body:expr) => {{
+        use $crate::cpu::panel::{Bf16, F16, F32};
+        match $dtype {
+            $crate::dtype::DType::Bf16 => { type $d = Bf16; $body }
+            $crate::dtype::DType::F16 => { type $d = F16; $body }
+            $crate::dtype::DType::F32 => { type $d = F32; $body }
+            other => panic!("{other} is no storage of weights"),
+        }
+    }};
+}
+pub(super) use with_storage;
+
+/// Unrolls by hand: left to the compiler, the vectors go through memory.
+macro_rules! sixteen {
+    ($j:ident => $body:expr) => { sixteen!(@ $j $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
+    (@ $j:ident $body:expr; $($n:literal)*) => { $({ const $j: usize = $n; $body; })* };
+}
+
+#[derive(Clone, Copy)]
+pub struct Bf16 {}
+#[derive(Clone, Copy)]
+pub struct F16 {}
+#[derive(Clone, Copy)]
+pub struct F32 {}
+
+impl Storage for Bf16 {
+    type Chunk = [u8; 64];
+    #[inline(always)]
+    fn turn<S: Simd>(s: S, rows: [&[u8; 64]; LANES], sink: &mut impl Sink<S>) {
+        let pairs = s.transpose(rows);
+        sixteen!(J => {
+            sink.put(s, 2 * J, s.low_bf16(pairs[J]));
+            sink.put(s, 2 * J + 1, s.high_bf16(pairs[J]))
+        });
+    }
+}
+
+impl Storage for F32 {
+    type Chunk = [[u8; 64]; 2];
+    #[inline(always)]
+    fn turn<S: Simd>(s: S, rows: [&[[u8; 64]; 2]; LANES], sink: &mut impl Sink<S>) {
+        let columns = s.transpose(rows.map(|row| &row[0]));
+        sixteen!(J => sink.put(s, J, columns[J]));
+        let columns = s.transpose(rows.map(|row| &row[1]));
+        sixteen!(J => sink.put(s, 16 + J, columns[J]));
+    }
+}
+
+impl Storage for F16 {
+    type Chunk = [[u8; 32]; 2];
+    #[inline(always)]
+    fn turn<S: Simd>(s: S, rows: [&[[u8; 32]; 2]; LANES], sink: &mut impl Sink<S>) {
+        // No instruction widens one half of each dword, so rows are widened before they are turned.
+        let mut wide = [[Lane16::ZERO; 2]; LANES];
+        for (wide, row) in wide.iter_mut().zip(rows) {
+            s.store(s.load_f16(&row[0]), &mut wide[0].0);
+            s.store(s.load_f16(&row[1]), &mut wide[1].0);
+        }
+        F32::turn(s, wide.each_ref().map(cast_ref), sink);
+    }
+}
+
+/// Sixteen rows of equal length, read in place.
+pub struct Rows16<'a, D: Storage> {
+    chunks: [&'a [D::Chunk]; LANES],
+    rest: [&'a [u8]; LANES],
+}
+
+impl<'a, D: Storage> Rows16<'a, D> {
+    /// The rows `first..first + 16` of a list. Lanes past its end repeat the last row; what they yield is to be dropped.
+    #[inline(always)]
+    pub fn new(rows: &[&'a [u8]], first: usize) -> Self {
+        let rows: [&[u8]; LANES] = std::array::from_fn(|i| rows[(first + i).min(rows.len() - 1)]);
+        let whole = rows[0].len() / size_of::<D::Chunk>() * size_of::<D::Chunk>();
+        Rows16 { chunks: rows.map(|row| cast_slice(&row[..whole])), rest: rows.map(|row| &row[whole..]) }
+    }
+
+    /// Whole steps in a row.
+    #[inline(always)]
+    pub fn steps(&self) -> usize {
+        self.chunks[0].len()
+    }
+
+    /// Turns a whole step.
+    #[inline(always)]
+    pub fn turn<S: Simd>(&self, s: S, step: usize, sink: &mut impl Sink<S>) {
+        D::turn(s, std::array::from_fn(|i| &self.chunks[i][step]), sink);
+    }
+
+    /// Turns what follows the last whole step; k past the end of a row yields zeros.
+    #[inline(always)]
+    pub fn turn_rest<S: Simd>(&self, s: S, sink: &mut impl Sink<S>) {
+        let mut chunks = [D::Chunk::zeroed(); LANES];
+        for (chunk, rest) in chunks.iter_mut().zip(self.rest) {
+            bytes_of_mut(chunk)[..rest.len()].copy_from_slice(rest);
+        }
+        D::turn(s, chunks.each_ref(), sink);
+    }
+}
+
+/// Writes the vectors of a step to memory.
+pub struct Store<'a>(pub &'a mut [Lane16; STEP]);
+
+impl<S: Simd> Sink<S> for Store<'_> {
+    #[inline(always)]
+    fn put(&mut self, s: S, k: usize, v: S::V) {
+        s.store(v, &mut self.0[k].0);
+    }
+}
+
+/// Packs `k` (whole steps, but for the end of the rows) of all `rows` into panels of 16 columns, `depth` vectors each.
+pub struct Pack<'a, D: Storage> {
+    pub rows: &'a [&'a [u8]],
+    pub first_step: usize,
+    pub depth: usize,
+    pub panels: &'a mut [Lane16],
+    pub storage: D,
+}
+
+impl<D: Storage> Kernel for Pack<'_, D> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (i, panel) in self.panels.chunks_exact_mut(self.depth).enumerate() {
+            let rows = Rows16::<D>::new(self.rows, i * LANES);
+            let (steps, rest) = panel.as_chunks_mut::<STEP>();
+            for (j, to) in steps.iter_mut().enumerate() {
+                rows.turn(s, self.first_step + j, &mut Store(to));
+            }
+            if !rest.is_empty() {
+                let mut last = [Lane16::ZERO; STEP];
+                rows.turn_rest(s, &mut Store(&mut last));
+                rest.copy_from_slice(&last[..rest.len()]);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! AVX2 with FMA and F16C: a vector is two registers.
+
+use super::{Kernel, LANES, Simd};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+type V = [__m256; 2];
+
+/// Runs a kernel compiled with AVX2.
+///
+/// # Safety
+/// The machine must have the features named here.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub unsafe fn enter<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx2(()))
+}
+
+/// Methods that only compute on registers, or load and store whole arrays by reference.
+macro_rules! methods {
+    ($(fn $name:ident(self $(, $arg:ident: $t:ty)*) $(-> $out:ty)? $body:block)*) => {
+        // SAFETY (all of them): an `Avx2` is only made inside `enter`, so the machine has the instructions; pointers come from references
+        // to arrays of exactly the bytes that the instruction touches, and every load and store is an unaligned one.
+        $(#[inline(always)] fn $name(self $(, $arg: $t)*) $(-> $out)? { unsafe { $body } })*
+    };
+}
+
+impl Simd for Avx2 {
+    type V = V;
+    // 12 accumulator registers, 2 of columns and 1 broadcast of 16.
+    const TILE: (usize, usize) = (6, 1);
+
+    methods! {
+        fn splat(self, x: f32) -> V { [_mm256_set1_ps(x); 2] }
+        fn load(self, from: &[f32; LANES]) -> V { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+        fn store(self, v: V, to: &mut [f32; LANES]) {
+            _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1])
+        }
+        fn load_f32(self, from: &[u8; 64]) -> V {
+            [_mm256_loadu_ps(from.as_ptr().cast()), _mm256_loadu_ps(from.as_ptr().add(32).cast())]
+        }
+        fn load_bf16(self, from: &[u8; 32]) -> V {
+            [0, 16].map(|at| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            })
+        }
+        fn load_f16(self, from: &[u8; 32]) -> V {
+            [0, 16].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(at).cast())))
+        }
+        fn store_bf16(self, v: V, to: &mut [u8; 32]) {
+            let high = v.map(|v| {
+                let bits = _mm256_castps_si256(v);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+            });
+            // The pack works inside 128-bit lanes: put its quarters in order.
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(high[0], high[1]));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), packed)
+        }
+        fn store_f16(self, v: V, to: &mut [u8; 32]) {
+            let halves = v.map(|v| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), halves[0]);
+            _mm_storeu_si128(to.as_mut_ptr().add(16).cast(), halves[1])
+        }
+
+        fn add(self, a: V, b: V) -> V { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        fn sub(self, a: V, b: V) -> V { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+        fn mul(self, a: V, b: V) -> V { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        fn div(self, a: V, b: V) -> V { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+        fn fma(self, a: V, b: V, c: V) -> V { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        fn max(self, a: V, b: V) -> V { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+        fn if_less(self, a: V, b: V, x: V, y: V) -> V {
+            [0, 1].map(|i| _mm256_blendv_ps(y[i], x[i], _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i])))
+        }
+        fn scale_bits(self, p: V, n: V) -> V {
+            [0, 1].map(|i| {
+                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[i]));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p[i]), n))
+            })
+        }
+        fn sum(self, v: V) -> f32 {
+            let v = _mm256_add_ps(v[0], v[1]);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+        fn top(self, v: V) -> f32 {
+            let v = _mm256_max_ps(v[0], v[1]);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+
+        fn transpose(self, rows: [&[u8; 64]; LANES]) -> [V; LANES] {
+            let mut out = [[_mm256_setzero_ps(); 2]; LANES];
+            for half in 0..2 {
+                for c in 0..4 {
+                    let piece = |row: usize| _mm_loadu_ps(rows[8 * half + row].as_ptr().add(16 * c).cast());
+                    let two = |i: usize| _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(piece(i)), piece(i + 4));
+                    let (v0, v1, v2, v3) = (two(0), two(1), two(2), two(3));
+                    let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v0, v1));
+                    let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v2, v3));
+                    let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v0, v1));
+                    let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v2, v3));
+                    out[4 * c][half] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+                    out[4 * c + 1][half] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+                    out[4 * c + 2][half] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+                    out[4 * c + 3][half] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+                }
+            }
+            out
+        }
+        fn low_bf16(self, v: V) -> V { v.map(|v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)))) }
+        fn high_bf16(self, v: V) -> V {
+            v.map(|v| _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32))))
+        }
+        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}

@@ -1,0 +1,106 @@
+//! AVX-512: a vector is one register.
+
+use super::{Kernel, LANES, Simd};
+use std::arch::x86_64::*;
+
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+/// Runs a kernel compiled with AVX-512.
+///
+/// # Safety
+/// The machine must have the features named here.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn enter<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512(()))
+}
+
+/// Methods that only compute on registers, or load and store whole arrays by reference.
+macro_rules! methods {
+    ($(fn $name:ident(self $(, $arg:ident: $t:ty)*) $(-> $out:ty)? $body:block)*) => {
+        // SAFETY (all of them): an `Avx512` is only made inside `enter`, so the machine has the instructions; pointers come from references
+        // to arrays of exactly the bytes that the instruction touches, and every load and store is an unaligned one.
+        $(#[inline(always)] fn $name(self $(, $arg: $t)*) $(-> $out)? { unsafe { $body } })*
+    };
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    // 24 accumulators, 2 columns and 1 broadcast of 32 registers.
+    const TILE: (usize, usize) = (12, 2);
+
+    methods! {
+        fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
+        fn load(self, from: &[f32; LANES]) -> __m512 { _mm512_loadu_ps(from.as_ptr()) }
+        fn store(self, v: __m512, to: &mut [f32; LANES]) { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+        fn load_f32(self, from: &[u8; 64]) -> __m512 { _mm512_loadu_ps(from.as_ptr().cast()) }
+        fn load_bf16(self, from: &[u8; 32]) -> __m512 {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+        fn load_f16(self, from: &[u8; 32]) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        fn store_bf16(self, v: __m512, to: &mut [u8; 32]) {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(high))
+        }
+        fn store_f16(self, v: __m512, to: &mut [u8; 32]) {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+        }
+
+        fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+        fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn div(self, a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+        fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+        fn if_less(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+            _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), x)
+        }
+        fn scale_bits(self, p: __m512, n: __m512) -> __m512 {
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
+        }
+        fn sum(self, v: __m512) -> f32 {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        }
+        fn top(self, v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
+
+        fn transpose(self, rows: [&[u8; 64]; LANES]) -> [__m512; LANES] {
+            // 16-byte pieces of four rows meet in one register by masked loads, so that only the 4x4 transposes inside lanes are
+            // left to the shuffle ports: 32 shuffles where a transpose of registers takes 64.
+            let mut out = [_mm512_setzero_ps(); LANES];
+            for c in 0..4 {
+                let piece = |row: usize| _mm_loadu_ps(rows[row].as_ptr().add(16 * c).cast());
+                let four = |i: usize| {
+                    let v = _mm512_castps128_ps512(piece(i));
+                    let v = _mm512_mask_broadcast_f32x4(v, 0x00f0, piece(i + 4));
+                    let v = _mm512_mask_broadcast_f32x4(v, 0x0f00, piece(i + 8));
+                    _mm512_mask_broadcast_f32x4(v, 0xf000, piece(i + 12))
+                };
+                let (v0, v1, v2, v3) = (four(0), four(1), four(2), four(3));
+                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v0, v1));
+                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v2, v3));
+                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v0, v1));
+                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v2, v3));
+                out[4 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+                out[4 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+                out[4 * c + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+                out[4 * c + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+            }
+            out
+        }
+        fn low_bf16(self, v: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))) }
+        fn high_bf16(self, v: __m512) -> __m512 {
+            _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32)))
+        }
+        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+}
