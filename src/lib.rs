@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod cpu;
 pub mod dtype;
+pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod hostmem;

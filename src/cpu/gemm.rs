@@ -5,7 +5,7 @@
 //! stays in L1, while the panels (32 KiB for 32 columns) stream from L2 at 5 bytes a cycle.
 
 use super::BLOCK;
-use super::simd::{LANES, Lane16, Simd, Kernel};
+use super::simd::{Kernel, LANES, Lane16, Simd};
 
 /// One row of up to [`BLOCK`] multipliers.
 pub type Row = [f32; BLOCK];

@@ -26,9 +26,18 @@ macro_rules! with_storage {
     ($dtype:expr, $d:ident => $body:expr) => {{
         use $crate::cpu::panel::{Bf16, F16, F32};
         match $dtype {
-            $crate::dtype::DType::Bf16 => { type $d = Bf16; $body }
-            $crate::dtype::DType::F16 => { type $d = F16; $body }
-            $crate::dtype::DType::F32 => { type $d = F32; $body }
+            $crate::dtype::DType::Bf16 => {
+                type $d = Bf16;
+                $body
+            }
+            $crate::dtype::DType::F16 => {
+                type $d = F16;
+                $body
+            }
+            $crate::dtype::DType::F32 => {
+                type $d = F32;
+                $body
+            }
             other => panic!("{other} is no storage of weights"),
         }
     }};

@@ -1,7 +1,7 @@
 //! The native executor: runs each op's fast body on the host, weights read in place.
 
 use super::{Executor, PlanId};
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::hostmem::{HostRegions, RegionBytes};
 use crate::plan::Plan;
@@ -18,14 +18,14 @@ pub struct CpuExecutor {
     weights: Arc<WeightSet>,
     plans: HashMap<usize, Plan>,
     next: usize,
-    scratch: Scratch,
+    cpu: Cpu,
 }
 
 impl CpuExecutor {
     /// An executor with regions of the given sizes.
-    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>) -> Self {
+    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>, cpu: Cpu) -> Self {
         let memory = HostRegions::new(&sizes);
-        CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, scratch: Scratch::default() }
+        CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, cpu }
     }
 
     fn range(&self, region: Region, offset: usize, len: usize) -> Result<Range<usize>> {
@@ -84,7 +84,7 @@ impl Executor for CpuExecutor {
         let plan = &self.plans[&id.0];
         for i in ops {
             let view = self.memory.view(&plan.launches()[i], plan.temps(), &self.weights)?;
-            plan.ops()[i].cpu(&view, &mut self.scratch);
+            plan.ops()[i].cpu(&view, &self.cpu);
         }
         Ok(())
     }

@@ -62,10 +62,9 @@ pub struct Surroundings {
     pub seen: Tensor,
 }
 
-/// A recorded decoder step.
-#[derive(Debug)]
-pub struct TextPlan {
-    pub plan: Plan,
+/// Where a recorded decoder step takes its inputs and leaves its results.
+#[derive(Debug, Clone)]
+pub struct TextIo {
     pub step: StepLayout,
     /// f32 `[S, V]`
     pub logits: Tensor,
@@ -128,7 +127,7 @@ impl Decoder {
         shape: StepShape,
         tail: Tail,
         around: &Surroundings,
-    ) -> Result<TextPlan> {
+    ) -> Result<(Plan, TextIo)> {
         let (c, step, dtype) = (&self.config, StepLayout::new(shape), precision.activations);
         let rows = shape.rows;
         let name =
@@ -174,7 +173,7 @@ impl Decoder {
         if tail == Tail::Sample {
             r.push(Sample { logits, reals: step.sample_f32, ints: step.sample_i32, seen: around.seen, ids })?;
         }
-        Ok(TextPlan { plan: r.finish()?, step, logits, ids, stream: x, taps })
+        Ok((r.finish()?, TextIo { step, logits, ids, stream: x, taps }))
     }
 }
 

@@ -47,10 +47,9 @@ pub struct VisionTower {
     mlp2: Affine,
 }
 
-/// A recorded tower for one image or video, and where its inputs go.
+/// Where a recorded tower takes its inputs.
 #[derive(Debug)]
-pub struct VisionPlan {
-    pub plan: Plan,
+pub struct VisionIo {
     /// f32 `[P, patch_dim]`
     pub patches: Tensor,
     /// i32 `[P, 2]`
@@ -98,7 +97,7 @@ impl VisionTower {
         precision: Precision,
         grid: [usize; 3],
         out: Tensor,
-    ) -> Result<VisionPlan> {
+    ) -> Result<(Plan, VisionIo)> {
         let [t, h, w] = grid;
         let (patches, width, dtype) = (t * h * w, self.config.embed_dim, precision.activations);
         let mut r = Recorder::new(format!("vision {t}x{h}x{w}"), Region::VisionArena, weights);
@@ -141,7 +140,7 @@ impl VisionTower {
         let hidden = r.temp(dtype, &[patches / merge, merge * width]);
         r.push(normed(merged, &self.ln_q, width, &self.mlp0, Activation::Gelu, hidden))?;
         r.push(Linear { store: Store::Set, ..add(hidden, &self.mlp2, out) })?;
-        Ok(VisionPlan { plan: r.finish()?, patches: pixels, positions, cu_seqlens, stream: x, taps })
+        Ok((r.finish()?, VisionIo { patches: pixels, positions, cu_seqlens, stream: x, taps }))
     }
 
     /// Row and column of every patch of a grid, in the order patches come in: merge blocks of 2 x 2, row by row, frame after frame.

@@ -3,7 +3,7 @@
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{load, load_i32, store, weight};
 use super::{Cost, Op, Result, require_dim, require_float, require_index, require_weight, with_float};
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -59,7 +59,7 @@ impl Op for Embed {
         store(m, &self.y, &(0..ids.len()).map(pick).collect());
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+    fn cpu(&self, m: &OpMem, _: &Cpu) {
         let (ids, rows) = (m.read::<i32>(&self.ids), m.read::<i32>(&self.rows));
         let table = &m.weight(self.table).parts[0];
         let row_bytes = table.k * table.dtype.size();

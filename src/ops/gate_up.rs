@@ -1,16 +1,22 @@
 //! The first half of the decoder's MLP: norm, gate and up projections, SwiGLU.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{load, norm, project, store, weight};
-use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight};
-use crate::cpu::Scratch;
-use crate::dtype::DType;
+use super::{
+    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight, with_float,
+};
+use crate::cpu::{Cpu, Unit, matmul};
+use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
+
+/// Gate columns that are multiplied at a time, with as many of up.
+const COLUMNS: usize = 64;
 
 /// `y = silu(n Wgᵀ) * (n Wuᵀ)` with `n = norm(x)` (Shazeer 2020).
 #[derive(Debug)]
@@ -60,8 +66,27 @@ impl Op for GateUp {
         store(m, &self.y, &load(m, &self.x).iter().map(gate_up).collect());
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
-        self.reference(m)
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
+        let f = self.y.cols();
+        let units: Vec<Unit> = (0..f)
+            .step_by(COLUMNS)
+            .map(|first| {
+                let rows = COLUMNS.min(f - first);
+                Unit::pair((0, first, rows), (1, first, rows))
+            })
+            .collect();
+        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        with_float!(self.y.dtype, Y => {
+            let y = Dest::<Y>::new(m, &self.y);
+            matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, |unit, tile| {
+                let half = tile.cols / 2;
+                for i in 0..tile.rows {
+                    let y = y.row(tile.row0 + i, unit * COLUMNS, half);
+                    let (gate, up) = tile.row(i).split_at(half);
+                    y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = Y::from_f32(g / (1.0 + (-g).exp()) * u));
+                }
+            });
+        })
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

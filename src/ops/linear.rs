@@ -2,11 +2,15 @@
 //!
 //! Serves patch embedding, projections, both layers of the tower's MLP and the merger: `y = act(norm(x) Wᵀ + b)`, or `y += ...`.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{edit, load, norm, project, vector, weight};
-use super::{Cost, Op, Result, launch_bytes, matmul_flops, require_dim, require_float, require_vector, require_weight};
-use crate::cpu::Scratch;
+use super::{
+    Cost, Op, Result, launch_bytes, matmul_flops, require_dim, require_float, require_vector, require_weight,
+    with_float,
+};
+use crate::cpu::{Cpu, Tile, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -103,8 +107,21 @@ impl Op for Linear {
         });
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
-        self.reference(m)
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
+        let (w, bias) = (m.weight(self.weight), self.bias.map(|b| body::vector(m.weight(b))));
+        let x = body::load_normed(m, cpu, &self.x, self.norm.as_ref());
+        with_float!(self.y.dtype, Y => {
+            let y = Dest::<Y>::new(m, &self.y);
+            matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), |unit, tile| {
+                let column = body::even_column(unit);
+                bias.iter().for_each(|b| body::add_bias(tile, &b[column..]));
+                self.activation.iter().for_each(|a| activate_tile(*a, tile));
+                match self.store {
+                    Store::Set => y.set(tile, column),
+                    Store::Add => y.add(tile, column),
+                }
+            });
+        })
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -136,6 +153,12 @@ fn erf(x: f64) -> f64 {
         n += 1.0;
     }
     2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}
+
+fn activate_tile(a: Activation, tile: &mut Tile) {
+    for i in 0..tile.rows {
+        tile.row(i).iter_mut().for_each(|z| *z = activate(a, *z as f64) as f32);
+    }
 }
 
 struct Shape {

@@ -1,10 +1,11 @@
 //! Final norm and vocabulary projection of the rows that are sampled.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{load, load_i32, norm, project, store, weight};
 use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_weight};
-use crate::cpu::Scratch;
+use crate::cpu::{Cpu, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -56,8 +57,16 @@ impl Op for LmHead {
         store(m, &self.logits, &load_i32(m, &self.rows).iter().map(logits).collect());
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
-        self.reference(m)
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
+        let (w, d) = (m.weight(self.weight), self.x.cols());
+        let x = body::load(m, &self.x);
+        let picked: Vec<f32> =
+            m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
+        let picked = body::apply(m, cpu, &self.norm, &picked);
+        let logits = Dest::<f32>::new(m, &self.logits);
+        matmul(cpu, &picked, self.logits.rows(), &body::parts(w), &body::even_units(w.n()), |unit, tile| {
+            logits.set(tile, body::even_column(unit));
+        });
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

@@ -4,6 +4,7 @@
 //! Adding one: its file, and a line in [`REGISTRY`]. The surprise: references round to the storage type only where the op stores, so a fused
 //! op is more precise than its unfused steps.
 
+pub mod body;
 pub mod case;
 pub mod embed;
 pub mod gate_up;
@@ -18,7 +19,7 @@ pub mod rope;
 pub mod sample;
 pub mod vision_attention;
 
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
@@ -47,7 +48,7 @@ pub trait Op: Debug + Send + Sync {
     fn reference(&self, m: &OpMem);
 
     /// The fast body; the reference where nothing is gained.
-    fn cpu(&self, m: &OpMem, scratch: &mut Scratch);
+    fn cpu(&self, m: &OpMem, cpu: &Cpu);
 
     /// Least work for the lengths of this step.
     fn cost(&self, step: &HostStep, weights: &WeightSet) -> Cost;

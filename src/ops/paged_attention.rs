@@ -4,7 +4,7 @@ use super::case::{Case, CaseBuilder};
 use super::reference::{attend, load, load_i32, store};
 use super::vision_attention::attention_tolerance;
 use super::{Cost, Op, Result, require, require_dim, require_float, require_index};
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -103,7 +103,7 @@ impl Op for PagedAttention {
         store(m, &self.y, &rows.collect());
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         self.reference(m)
     }
 

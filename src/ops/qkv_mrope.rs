@@ -1,15 +1,16 @@
 //! The decoder's attention input: norm, q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
 
+use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{edit, load, load_i32, norm, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector,
-    require_weight,
+    require_weight, with_float,
 };
-use crate::cpu::Scratch;
-use crate::dtype::DType;
+use crate::cpu::{Cpu, Tile, Unit, matmul};
+use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
 use crate::step::HostStep;
@@ -60,6 +61,15 @@ impl QkvMrope {
     fn cache_row(&self, slot: usize, head: usize) -> usize {
         let (block, offset) = (slot / self.block(), slot % self.block());
         (block * self.kv_heads() + head) * self.block() + offset
+    }
+
+    /// Writes one head's rows to their slots.
+    fn write_cache<C: Float>(&self, cache: &Dest<C>, slots: &[i32], head: usize, tile: &mut Tile) {
+        for i in 0..tile.rows {
+            let Ok(slot) = usize::try_from(slots[tile.row0 + i]) else { continue };
+            let row = cache.row(self.cache_row(slot, head), 0, tile.cols);
+            row.iter_mut().zip(tile.row(i)).for_each(|(y, z)| *y = C::from_f32(*z));
+        }
     }
 }
 
@@ -136,8 +146,33 @@ impl Op for QkvMrope {
         }
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
-        self.reference(m)
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
+        let (w, d, t) = (m.weight(self.weight), self.head_dim(), self.x.rows());
+        let bias = self.bias.map(|b| body::vector(m.weight(b)));
+        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
+        let freq = inv_freq(self.rope.theta, d);
+        let turns = Turns::new(t, d / 2, |row, out| {
+            self.rope.angles(&freq, [positions[row], positions[t + row], positions[2 * t + row]], out);
+        });
+        let (heads, groups) = (self.heads(), self.kv_heads());
+        let part = |part: usize, heads: usize| (0..heads).map(move |h| Unit::new(part, h * d, d));
+        let units: Vec<Unit> = part(0, heads).chain(part(1, groups)).chain(part(2, groups)).collect();
+        with_float!(self.q.dtype, Y => with_float!(self.k.dtype, C => {
+            let q = Dest::<Y>::new(m, &self.q);
+            let (keys, values) = (Dest::<C>::new(m, &self.k), Dest::<C>::new(m, &self.v));
+            matmul(cpu, &x, t, &body::parts(w), &units, |unit, tile| {
+                bias.iter().for_each(|b| body::add_bias(tile, &b[unit * d..]));
+                if unit < heads + groups {
+                    (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));
+                }
+                match unit.checked_sub(heads) {
+                    None => q.set(tile, unit * d),
+                    Some(g) if g < groups => self.write_cache(&keys, slots, g, tile),
+                    Some(g) => self.write_cache(&values, slots, g - groups, tile),
+                }
+            });
+        }))
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

@@ -1,13 +1,15 @@
 //! The tower's attention input: norm, fused q/k/v projection with bias, 2-D rope.
 
+use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{Norm, NormKind};
 use super::reference::{load, load_i32, norm, project, rotate, store, vector, weight};
 use super::rope::{Rope2d, inv_freq};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector, require_weight,
+    Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector,
+    require_weight, with_float,
 };
-use crate::cpu::Scratch;
+use crate::cpu::{Cpu, Unit, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -83,8 +85,26 @@ impl Op for QkvRope2d {
         store(m, &self.qkv, &out);
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
-        self.reference(m)
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
+        let (w, bias, d) = (m.weight(self.weight), body::vector(m.weight(self.bias)), self.head_dim);
+        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        let positions = m.read::<i32>(&self.positions);
+        let freq = inv_freq(self.rope.theta, d / 2);
+        let turns = Turns::new(self.x.rows(), d / 2, |row, out| {
+            self.rope.angles(&freq, [positions[2 * row], positions[2 * row + 1]], out);
+        });
+        let heads: Vec<Unit> = (0..w.n()).step_by(d).map(|first| Unit::new(0, first, d)).collect();
+        let turned = heads.len() / 3 * 2;
+        with_float!(self.qkv.dtype, Y => {
+            let qkv = Dest::<Y>::new(m, &self.qkv);
+            matmul(cpu, &x, self.x.rows(), &body::parts(w), &heads, |head, tile| {
+                body::add_bias(tile, &bias[head * d..]);
+                if head < turned {
+                    (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));
+                }
+                qkv.set(tile, head * d);
+            });
+        })
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

@@ -5,7 +5,7 @@
 
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::{Cost, Op, Result, require, require_dim, require_index};
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -61,7 +61,7 @@ impl Op for Sample {
         }
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+    fn cpu(&self, m: &OpMem, _: &Cpu) {
         self.reference(m)
     }
 

@@ -3,7 +3,7 @@
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{attend, load, load_i32, store};
 use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index};
-use crate::cpu::Scratch;
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -64,7 +64,7 @@ impl Op for VisionAttention {
         store(m, &self.y, &out);
     }
 
-    fn cpu(&self, m: &OpMem, _: &mut Scratch) {
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         self.reference(m)
     }
 

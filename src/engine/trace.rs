@@ -1,0 +1,117 @@
+//! A trace: every tensor that is compared with a reference implementation, for one prompt.
+
+use super::{Cancel, Engine, Request};
+use crate::dtype::{DType, Float};
+use crate::error::Result;
+use crate::exec::Executor;
+use crate::model::text::Tail;
+use crate::ops::with_float;
+use crate::tensor::{Region, Tensor};
+use std::ops::ControlFlow;
+
+/// Rows of a tensor in f32, by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hidden {
+    pub name: String,
+    pub rows: usize,
+    pub cols: usize,
+    pub data: Vec<f32>,
+}
+
+/// What one prompt went through.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// Per image or video, in the prompt's order: f32 `[tokens, D]`.
+    pub embeds: Vec<Hidden>,
+    /// f32 `[T, V]`
+    pub logits: Vec<f32>,
+    /// The drawn answer.
+    pub generated: Vec<u32>,
+    /// The residual stream after every block, if asked for; the tower's rows of all media one after the other.
+    pub hidden: Vec<Hidden>,
+}
+
+/// How much a trace holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    Basic,
+    All,
+}
+
+impl Engine {
+    /// Computes a prompt from its first token, with the logits of every position, and continues it.
+    ///
+    /// # Errors
+    /// As [`generate`](Engine::generate).
+    pub fn trace(&mut self, request: &Request, detail: Detail) -> Result<Trace> {
+        self.admit(request)?;
+        let mut trace = Trace::default();
+        self.sequence.restart(request);
+        self.sequence.advance(0);
+        self.sequence.reserve(&mut self.blocks)?;
+        for (row, patches) in self.sequence.pending_media() {
+            let hidden = &mut trace.hidden;
+            self.encode(&patches, row, &Cancel::default(), |exec, name, stream| match detail {
+                Detail::Basic => Ok(()),
+                Detail::All => append(hidden, name, read_rows(exec, stream)?, stream.2.cols()),
+            })?;
+            let rows = self.around.images.row_range(row, patches.tokens(self.model.config.vision.spatial_merge_size));
+            let data = read_rows(&mut *self.exec, (Region::Embeds, row * rows.cols() * rows.dtype.size(), rows))?;
+            trace.embeds.push(Hidden { name: "embeds".into(), rows: rows.rows(), cols: rows.cols(), data });
+        }
+        while self.sequence.computed() < self.sequence.len() {
+            self.trace_chunk(&mut trace, detail)?;
+        }
+        trace.generated = self.generate(request, &Cancel::default(), |_| ControlFlow::Continue(()))?.ids;
+        Ok(trace)
+    }
+
+    fn trace_chunk(&mut self, trace: &mut Trace, detail: Detail) -> Result<()> {
+        let mut range = self.next_chunk();
+        range.end = range.end.min(range.start + self.limits.samples);
+        let mut step = self.step(range.clone(), range.len());
+        let layout = step.layout;
+        step.i32s_mut(&layout.sample_rows).iter_mut().zip(0..).for_each(|(r, i)| *r = i);
+        let (id, io) = self.text_plan(layout.shape, Tail::Logits)?;
+        self.exec.write(Region::Step, 0, step.bytes())?;
+        let (region, offset) = self.exec.plan(id).locate(&io.stream);
+        let ops = self.exec.plan(id).ops().len();
+        let mut done = 0;
+        for tap in io.taps.iter().filter(|_| detail == Detail::All) {
+            self.exec.run(id, done..tap.ops)?;
+            done = tap.ops;
+            let rows = read_rows(&mut *self.exec, (region, offset, io.stream))?;
+            append(&mut trace.hidden, &tap.name, rows, io.stream.cols())?;
+        }
+        self.exec.run(id, done..ops)?;
+        let (region, offset) = self.exec.plan(id).locate(&io.logits);
+        trace.logits.extend(read_rows(&mut *self.exec, (region, offset, io.logits))?);
+        self.sequence.advance(range.end);
+        Ok(())
+    }
+}
+
+/// Appends rows to the tensor of that name.
+fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) -> Result<()> {
+    let rows = data.len() / cols;
+    match hidden.iter_mut().find(|h| h.name == name) {
+        Some(h) => {
+            h.rows += rows;
+            h.data.extend(data);
+        }
+        None => hidden.push(Hidden { name: name.into(), rows, cols, data }),
+    }
+    Ok(())
+}
+
+/// A contiguous tensor's elements as f32.
+fn read_rows(exec: &mut dyn Executor, (region, offset, t): (Region, usize, Tensor)) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; t.bytes()];
+    exec.read(region, offset, &mut bytes)?;
+    if t.dtype == DType::F32 {
+        return Ok(bytemuck::pod_collect_to_vec(&bytes));
+    }
+    Ok(
+        with_float!(t.dtype, T => bytes.chunks_exact(t.dtype.size()).map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32()).collect()),
+    )
+}
