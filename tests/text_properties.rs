@@ -23,6 +23,10 @@ fn demo_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
 }
 
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, max_shrink_iters: 500, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 /// Text made of what is dangerous: special tokens, pieces of them, private-use characters, and other text.
 fn text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -75,6 +79,8 @@ fn at(positions: &Positions, i: usize) -> [i32; 3] {
 }
 
 proptest! {
+    #![proptest_config(config(256))]
+
     #[test]
     fn positions_follow_the_rule((media, tail) in layout()) {
         let (spans, len) = spans(&media, tail);
@@ -241,7 +247,7 @@ static SMALL: LazyLock<String> = LazyLock::new(|| {
 });
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(config(400))]
 
     #[test]
     fn a_broken_tokenizer_is_refused_or_works(edits in prop::collection::vec(edit(), 0..3), sample in text()) {
