@@ -134,7 +134,7 @@ proptest! {
     #[test]
     fn user_text_stays_text(parts in prop::collection::vec(text(), 1..4), role in "user|system") {
         let message = Message::parts(role, parts.into_iter().map(Part::Text).collect());
-        let rendered = TEMPLATE.render(&DEMO, &[message.clone()], &PROMPT).unwrap();
+        let rendered = TEMPLATE.render(&DEMO, std::slice::from_ref(&message), &PROMPT).unwrap();
         let ids = DEMO.encode_rendered(&rendered).unwrap();
         let innocent = TEMPLATE.render(&DEMO, &[Message { content: Message::text("user", "x").content, ..message }], &PROMPT).unwrap();
         let specials = |ids: &[u32]| ids.iter().copied().filter(|id| !DEMO.shows(*id, Show::Text)).collect::<Vec<_>>();
