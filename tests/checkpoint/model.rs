@@ -181,7 +181,7 @@ fn two_names_for_one_tensor() {
     list.push(Tensor::new("model.language_model.norm.weight", "BF16", &[16]));
     assert_eq!(
         open(&config(), &list).unwrap_err(),
-        "model.safetensors: model.norm.weight: and model.language_model.norm.weight both are model.norm.weight"
+        "model.safetensors: model.norm.weight: is the same tensor as model.language_model.norm.weight: both are model.norm.weight"
     );
 }
 
