@@ -135,11 +135,12 @@ fn what_is_no_id() {
 #[test]
 fn a_reference_cannot_leave_the_cache() {
     let dir = tempfile::tempdir().unwrap();
-    cache(dir.path(), None);
-    let refs = dir.path().join("models--org--tiny/refs");
-    fs::create_dir_all(&refs).unwrap();
-    for target in ["../snapshots", "..", "", "/"] {
-        fs::write(refs.join("main"), target).unwrap();
+    let snapshot = cache(dir.path(), Some("main"));
+    // A complete model, so that nothing but the reference is wrong.
+    fs::rename(&snapshot, dir.path().join("models--org--tiny/elsewhere")).unwrap();
+    let absolute = dir.path().join("models--org--tiny/elsewhere").display().to_string();
+    for target in ["../elsewhere", &absolute, "..", "", "/"] {
+        fs::write(dir.path().join("models--org--tiny/refs/main"), target).unwrap();
         assert!(offline(dir.path()).resolve("org/tiny").is_err(), "{target}");
     }
 }
