@@ -137,9 +137,12 @@ fn a_reference_cannot_leave_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = cache(dir.path(), Some("main"));
     // A complete model, so that nothing but the reference is wrong.
-    fs::rename(&snapshot, dir.path().join("models--org--tiny/elsewhere")).unwrap();
-    let absolute = dir.path().join("models--org--tiny/elsewhere").display().to_string();
-    for target in ["../elsewhere", &absolute, "..", "", "/"] {
+    let outside = dir.path().join("models--org--tiny/outside");
+    fs::create_dir(&outside).unwrap();
+    fs::rename(&snapshot, outside.join("model")).unwrap();
+    assert!(ModelFiles::open(outside.join("model")).is_ok());
+    let absolute = outside.join("model").display().to_string();
+    for target in ["../outside/model", &absolute, "..", "", "/"] {
         fs::write(dir.path().join("models--org--tiny/refs/main"), target).unwrap();
         assert!(offline(dir.path()).resolve("org/tiny").is_err(), "{target}");
     }
