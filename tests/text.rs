@@ -347,6 +347,8 @@ fn messages_are_read_and_mistakes_named() {
 fn long_text_is_refused_and_long_runs_are_not() {
     let tokenizer = demo();
     assert!(tokenizer.encode_text(&"a".repeat(MAX_TEXT + 1)).unwrap_err().to_string().contains("bytes"));
+    let special = "<|im_end|>".repeat(MAX_TEXT / 8);
+    assert!(tokenizer.encode_with_special(&special).unwrap_err().to_string().contains("bytes"));
     for run in [" ", "\n", "a", "!", "1", "é"] {
         let text = run.repeat(MAX_TEXT / 4 / run.len()) + "x";
         assert_eq!(tokenizer.decode(&tokenizer.encode_text(&text).unwrap(), Show::All), text);
