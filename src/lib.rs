@@ -4,6 +4,7 @@
 //! Data goes one way: bytes -> request -> tokens and patches -> step inputs -> plan -> token -> text.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod cpu;
 pub mod dtype;
 pub mod engine;

@@ -1,3 +1,7 @@
-//! The `osprey` binary.
+//! The `osprey` binary: everything is in [`osprey::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    osprey::cli::main()
+}

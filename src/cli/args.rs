@@ -1,0 +1,119 @@
+//! Flags that several commands share. Names are those of transformers' generation settings and of common servers.
+
+use clap::{Args, ValueEnum};
+
+/// Which model, where and how.
+#[derive(Args, Debug, Clone)]
+pub struct ModelArgs {
+    /// Model folder, or hub id org/name[@revision] [default: the bundled demo model]
+    #[arg(long, value_name = "DIR|HF_ID")]
+    pub model: Option<String>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Storage type of activations and KV cache; auto is what the checkpoint was trained in
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub dtype: Dtype,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+}
+
+/// How large pictures may be after resizing.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct PixelArgs {
+    /// Least area of a picture after resizing, in pixels [default: the checkpoint's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub min_pixels: Option<u64>,
+    /// Largest area of a picture after resizing, in pixels [default: the checkpoint's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_pixels: Option<u64>,
+}
+
+/// How text is made into tokens.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct TextArgs {
+    /// Let special tokens in the conversation's text count, as transformers does
+    #[arg(long)]
+    pub special_tokens_in_text: bool,
+}
+
+/// How tokens are drawn. What is not given comes from the checkpoint's generation_config.json.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct SamplingArgs {
+    /// Longest answer, in tokens [default: 512]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub max_new_tokens: Option<u64>,
+    /// 0 always takes the most probable token
+    #[arg(long, value_name = "X", value_parser = temperature)]
+    pub temperature: Option<f32>,
+    /// Keep the most probable tokens up to this total probability
+    #[arg(long, value_name = "X", value_parser = probability)]
+    pub top_p: Option<f32>,
+    /// Keep this many tokens; 0 is no limit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i32::MAX as i64))]
+    pub top_k: Option<u32>,
+    /// Keep tokens of at least this fraction of the best one's probability
+    #[arg(long, value_name = "X", value_parser = probability)]
+    pub min_p: Option<f32>,
+    /// Above 1 makes tokens that occurred less probable
+    #[arg(long, value_name = "X", value_parser = penalty)]
+    pub repetition_penalty: Option<f32>,
+    /// Equal seeds draw equal tokens [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Where to compute.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+    Emulator,
+}
+
+impl Device {
+    /// As the flag spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Device::Auto => "auto",
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+            Device::Emulator => "emulator",
+        }
+    }
+}
+
+/// A storage type, or the checkpoint's.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    within(text, 0.0, 1e6, "a number from 0")
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    within(text, 0.0, 1.0, "a number from 0 to 1")
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    within(text, f32::MIN_POSITIVE, 1e6, "a number above 0")
+}
+
+/// A positive number, for frame rates.
+pub fn rate(text: &str) -> Result<f64, String> {
+    within(text, f32::MIN_POSITIVE, 1e6, "a number above 0").map(f64::from)
+}
+
+fn within(text: &str, min: f32, max: f32, wanted: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if (min..=max).contains(&x) => Ok(x),
+        _ => Err(format!("must be {wanted}")),
+    }
+}

@@ -1,0 +1,208 @@
+//! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers.
+
+use super::args::{Device, Dtype, ModelArgs, PixelArgs};
+use crate::checkpoint::{ModelFiles, hub};
+use crate::cpu::{Cpu, Isa};
+use crate::dtype::DType;
+use crate::engine::{Engine, Limits};
+use crate::error::{Error, Result};
+use crate::exec::cpu::CpuExecutor;
+use crate::hostmem::RegionBytes;
+use crate::media::patches::ImageProcessor;
+use crate::model::Precision;
+use crate::model::qwen2_vl::Qwen2Vl;
+use crate::text::template::ChatTemplate;
+use crate::text::tokenizer::Tokenizer;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Prompt tokens per prefill step when generating.
+pub const CHUNK: usize = 512;
+
+/// Where and how a model runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    pub device: Device,
+    pub dtype: DType,
+    pub threads: usize,
+}
+
+/// A model folder, opened, with everything that turns requests into tokens and back.
+pub struct Loaded {
+    /// As the user called it.
+    pub name: String,
+    pub files: ModelFiles,
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    pub images: ImageProcessor,
+    pub videos: ImageProcessor,
+    pub placement: Placement,
+    pub elapsed: Duration,
+}
+
+impl Loaded {
+    /// Opens the model that the flags name.
+    ///
+    /// # Errors
+    /// Naming the flag or the file.
+    pub fn open(args: &ModelArgs, pixels: &PixelArgs) -> Result<Loaded> {
+        let start = Instant::now();
+        let (name, files) = open_files(args)?;
+        let placement = place(args, &files)?;
+        Ok(Loaded {
+            name,
+            tokenizer: Tokenizer::load(&files.dir)?,
+            template: ChatTemplate::load(&files.dir)?,
+            images: processor(&files, files.preprocessor_config.as_deref(), pixels)?,
+            videos: processor(&files, video_config(&files), pixels)?,
+            files,
+            placement,
+            elapsed: start.elapsed(),
+        })
+    }
+
+    /// An engine with room for `limits`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] with the numbers if that is more than the machine has left.
+    pub fn engine(&self, limits: Limits) -> Result<Engine> {
+        let model = Qwen2Vl::load(&self.files.config, &self.files.weights, Precision::new(self.placement.dtype))?;
+        engine(model, limits, &self.placement)
+    }
+}
+
+/// Puts a model where `placement` says.
+///
+/// # Errors
+/// As [`Loaded::engine`].
+pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
+    Engine::new(model, limits, |bytes, weights| {
+        check_memory(&bytes)?;
+        Ok(Box::new(CpuExecutor::new(bytes, weights, Cpu::new(Isa::detect(), placement.threads))))
+    })
+}
+
+/// The folder of `--model`, opened, and its name.
+///
+/// # Errors
+/// Naming the flag or the file.
+pub fn open_files(args: &ModelArgs) -> Result<(String, ModelFiles)> {
+    let (name, dir) = match &args.model {
+        Some(model) => (model.clone(), hub::resolve(model)?),
+        None => ("demo".into(), demo()?),
+    };
+    Ok((name, ModelFiles::open(dir)?))
+}
+
+/// The bundled demo model: beside the executable, or in the source tree that it was built from.
+fn demo() -> Result<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models/demo")));
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let found = beside.into_iter().chain([built]).find(|dir| dir.join("model.safetensors").is_file());
+    found.ok_or_else(|| {
+        let why = "is not given, and the demo model (models/demo beside the executable or in its source tree) is missing: \
+                   pass a model folder or a hub id";
+        Error::request("--model", why)
+    })
+}
+
+/// Device, storage type and threads.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a device that this build lacks.
+pub fn place(args: &ModelArgs, files: &ModelFiles) -> Result<Placement> {
+    let dtype = match args.dtype {
+        Dtype::Auto => files.config.torch_dtype.unwrap_or_else(|| most_bytes(files)),
+        Dtype::F32 => DType::F32,
+        Dtype::Bf16 => DType::Bf16,
+        Dtype::F16 => DType::F16,
+    };
+    let threads = use_threads(args.threads);
+    Ok(Placement { device: device(args.device)?, dtype, threads })
+}
+
+/// The device that a flag means.
+///
+/// # Errors
+/// [`Error::Unsupported`] if this build lacks it.
+pub fn device(device: Device) -> Result<Device> {
+    match device {
+        Device::Auto | Device::Cpu => Ok(Device::Cpu),
+        Device::Cuda | Device::Emulator => {
+            Err(Error::unsupported(format!("--device {}", device.name()), "not yet in this build: use --device cpu"))
+        }
+    }
+}
+
+/// Sets the number of threads for pictures too, and gives it.
+pub fn use_threads(threads: Option<u64>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = threads.map_or_else(cores, |n| n as usize);
+    // Fails only if the pool exists already: then it has this size.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    threads
+}
+
+/// The type that most of the weights have.
+fn most_bytes(files: &ModelFiles) -> DType {
+    let bytes = |d: DType| files.weights.tensors().filter(|t| t.dtype() == d).map(|t| t.bytes().len()).sum::<usize>();
+    [DType::F32, DType::F16, DType::Bf16].into_iter().max_by_key(|d| bytes(*d)).unwrap_or(DType::F32)
+}
+
+/// The file that rules videos; without one of their own, that of images.
+fn video_config(files: &ModelFiles) -> Option<&Path> {
+    files.video_preprocessor_config.as_deref().or(files.preprocessor_config.as_deref())
+}
+
+/// The processor of a file, with the limits of the flags.
+///
+/// # Errors
+/// Naming the flag, or the field of the file that contradicts config.json.
+pub fn processor(files: &ModelFiles, file: Option<&Path>, pixels: &PixelArgs) -> Result<ImageProcessor> {
+    let vision = &files.config.vision;
+    let read = match file {
+        Some(file) => ImageProcessor::from_file(file)?,
+        None => ImageProcessor::default(),
+    };
+    let sides = [
+        ("patch_size", read.patch, vision.patch_size),
+        ("temporal_patch_size", read.temporal_patch, vision.temporal_patch_size),
+        ("merge_size", read.merge, vision.spatial_merge_size),
+    ];
+    if let Some((at, have, want)) = sides.into_iter().find(|(_, have, want)| have != want) {
+        let file = file.map_or_else(|| files.dir.join("preprocessor_config.json"), Path::to_path_buf);
+        return Err(Error::checkpoint(file, at, format!("{have}, but config.json makes it {want}")));
+    }
+    match (pixels.min_pixels, pixels.max_pixels) {
+        (Some(min), Some(max)) if min > max => {
+            Err(Error::request("--min-pixels", format!("{min} is above --max-pixels {max}")))
+        }
+        (min, max) => read.with_pixels(min, max),
+    }
+}
+
+/// Refuses regions that the machine has no room for. Weights stay in the file's mapping and do not count.
+fn check_memory(bytes: &RegionBytes) -> Result<()> {
+    let need = bytes.total() as u64;
+    match available_memory() {
+        Some(have) if need > have => Err(Error::Memory {
+            what: "the KV cache and the buffers".into(),
+            need,
+            have,
+            hint: "lower --max-pixels, --max-new-tokens or --context".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that can be allocated without swapping, where the system says so.
+fn available_memory() -> Option<u64> {
+    field_kib("/proc/meminfo", "MemAvailable:")
+}
+
+/// A field of a file in `/proc` that counts KiB, in bytes.
+pub fn field_kib(file: &str, field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}

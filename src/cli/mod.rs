@@ -1,0 +1,56 @@
+//! The command line: one binary, one subcommand per task. Knows the engine and the files; no tensor is computed here.
+//!
+//! Answers and JSON go to stdout, everything else to stderr. An error is one line, `error: WHAT: WHY`, and exit code 1; wrong usage is 2 (clap),
+//! an interrupted answer 130. The surprise: a reader that closes the pipe (`| head -1`) ends the program quietly with 0, as ripgrep does.
+
+mod answer;
+mod args;
+mod load;
+mod media;
+mod prepare;
+mod run;
+mod sampling;
+mod stats;
+mod terminal;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use terminal::StdoutClosed;
+
+/// Qwen2-VL on your machine: pictures and text in, text out.
+#[derive(Parser)]
+#[command(name = "osprey", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer one prompt about pictures or a video
+    Run(Box<run::RunArgs>),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Success,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+/// Parses the command line, runs the command and gives the process's exit code.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+    };
+    match done {
+        Ok(Exit::Success) => ExitCode::SUCCESS,
+        Ok(Exit::Interrupted) => ExitCode::from(130),
+        Err(e) if e.is::<StdoutClosed>() => ExitCode::SUCCESS,
+        Err(e) => {
+            terminal::note(&format!("error: {e}"));
+            ExitCode::FAILURE
+        }
+    }
+}
