@@ -125,17 +125,17 @@ pub fn exp_in_place(isa: Isa, x: &mut [f32]) {
     map(isa, x, Exp);
 }
 
-/// `x * sigmoid(x)`, in place, to 3 ulp.
+/// `x * sigmoid(x)`, in place, to 4 ulp; 0 below -88.7.
 pub fn silu(isa: Isa, x: &mut [f32]) {
     map(isa, x, Silu);
 }
 
-/// `x * sigmoid(1.702 x)`, in place, to 3 ulp (and what rounding `1.702 x` does to a large exponent).
+/// `x * sigmoid(1.702 x)`, in place, to 9 ulp for |x| < 8, most of it from rounding `1.702 x`; 0 below -52.
 pub fn quick_gelu(isa: Isa, x: &mut [f32]) {
     map(isa, x, QuickGelu);
 }
 
-/// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, in place.
+/// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, in place, to 9 ulp (1 ulp for x > 1); 0 below -13.2.
 pub fn gelu(isa: Isa, x: &mut [f32]) {
     map(isa, x, Gelu);
 }
