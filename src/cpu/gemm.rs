@@ -1,125 +1,127 @@
 //! The outer-product kernel: a tile of rows by columns stays in registers while k goes by.
 //!
-//! Owns the one inner loop of products and of attention. Refuses to know where its panels come from. The surprise: the rows are not
-//! transposed. A block of 12 rows is copied to 1 KiB per row, so that every broadcast is a fixed distance from one pointer and the block
-//! stays in L1, while the panels (32 KiB for 32 columns) stream from L2 at 5 bytes a cycle.
+//! Owns the one inner loop of products and of attention. Refuses to know where its panels come from. The surprise: the rows are neither
+//! transposed nor copied. Each k broadcasts one value of each of 12 rows, in place, from L1, while the panels (32 KiB for 32 columns)
+//! stream from L2 at 5 bytes a cycle. Copying the rows first, to be at one stride, took a tenth of the time.
 
 use super::BLOCK;
-use super::simd::{Kernel, LANES, Lane16, Simd};
+use super::simd::{Isa, Kernel, LANES, Lane16, Simd, prefetch};
 
-/// What becomes of the values that are in the result already.
-#[derive(Clone, Copy)]
-pub enum Old<'a> {
-    /// They are overwritten.
-    Drop,
-    /// They are added: `old * factor + new`, rounded once, with one factor for each row. A factor of 1 is a plain sum.
-    Scale(&'a [f32]),
-}
+/// Rows that [`Outer`] takes at most.
+pub const MAX_ROWS: usize = 12;
 
-/// `c[r][j] = sum over k of a[r][k] * b[j][k]` for up to `S::TILE.0` rows.
-/// `panels` holds panels of 16 columns, each of `depth` vectors; `c` has `ld` vectors a row.
-#[inline(always)]
-pub fn outer<S: Simd>(s: S, a: &[&[f32]], panels: &[Lane16], depth: usize, old: Old, c: &mut [Lane16], ld: usize) {
-    let mut j = 0;
-    for pair in panels.chunks(S::TILE.1 * depth) {
-        let c = &mut c[j..];
-        match pair.split_at(depth) {
-            (b, []) => rows::<S, 1>(s, a, [b], old, c, ld),
-            (b0, b1) => rows::<S, 2>(s, a, [b0, b1], old, c, ld),
-        }
-        j += S::TILE.1;
-    }
-}
-
-#[inline(always)]
-fn rows<S: Simd, const N: usize>(s: S, a: &[&[f32]], b: [&[Lane16]; N], old: Old, c: &mut [Lane16], ld: usize) {
-    match a.len() {
-        1 => tile::<S, 1, N>(s, a, b, old, c, ld),
-        2 => tile::<S, 2, N>(s, a, b, old, c, ld),
-        3 => tile::<S, 3, N>(s, a, b, old, c, ld),
-        4 => tile::<S, 4, N>(s, a, b, old, c, ld),
-        5 => tile::<S, 5, N>(s, a, b, old, c, ld),
-        6 => tile::<S, 6, N>(s, a, b, old, c, ld),
-        m if m > S::TILE.0 => unreachable!("{m} rows are no tile"),
-        7 => tile::<S, 7, N>(s, a, b, old, c, ld),
-        8 => tile::<S, 8, N>(s, a, b, old, c, ld),
-        9 => tile::<S, 9, N>(s, a, b, old, c, ld),
-        10 => tile::<S, 10, N>(s, a, b, old, c, ld),
-        11 => tile::<S, 11, N>(s, a, b, old, c, ld),
-        12 => tile::<S, 12, N>(s, a, b, old, c, ld),
-        m => unreachable!("{m} rows are no tile"),
-    }
-}
-
-#[inline(always)]
-fn tile<S: Simd, const M: usize, const N: usize>(
-    s: S,
-    a: &[&[f32]],
-    b: [&[Lane16]; N],
-    old: Old,
-    c: &mut [Lane16],
-    ld: usize,
-) {
-    let depth = b[0].len().min(BLOCK);
-    let b = b.map(|b| &b[..depth]);
-    let a: [&[f32]; M] = std::array::from_fn(|r| &a[r][..depth]);
-    let mut acc = [[s.splat(0.0); N]; M];
-    for k in 0..depth {
-        let column: [S::V; N] = std::array::from_fn(|j| s.load(&b[j][k].0));
-        for r in 0..M {
-            let x = s.splat(a[r][k]);
-            for j in 0..N {
-                acc[r][j] = s.fma(x, column[j], acc[r][j]);
-            }
-        }
-    }
-    for r in 0..M {
-        let c: &mut [Lane16; N] = c[r * ld..].first_chunk_mut().expect("N vectors");
-        for j in 0..N {
-            let new = match old {
-                Old::Drop => acc[r][j],
-                Old::Scale(factor) => s.fma(s.load(&c[j].0), s.splat(factor[r]), acc[r][j]),
-            };
-            s.store(new, &mut c[j].0);
-        }
-    }
-}
-
-/// Multiplies rows by panels for one block of k and adds the product to `c`.
-pub struct Multiply<'a> {
-    /// Rows of `stride` values; the block begins at `from`.
-    pub a: &'a [f32],
-    pub stride: usize,
-    pub from: usize,
+/// `c[r][j] = c[r][j] * keep[r] + sum over k of a[r][k] * panels[j][k]`, the sum one chain over ascending k, the product and sum with what was
+/// there rounded once (so that a factor of 1 is a plain sum). Without `keep`, what was there is dropped.
+pub struct Outer<'a> {
+    /// Up to `S::TILE.0` rows of at least `depth` values.
+    pub a: &'a [&'a [f32]],
     pub depth: usize,
+    /// Panels of 16 columns, `panel` vectors apart.
     pub panels: &'a [Lane16],
+    pub panel: usize,
+    pub keep: Option<&'a [f32; MAX_ROWS]>,
+    /// Rows of `ld` vectors.
     pub c: &'a mut [Lane16],
+    pub ld: usize,
 }
 
-impl Kernel for Multiply<'_> {
-    type Out = ();
+impl Outer<'_> {
+    /// Not inlined, so that the 24 tile shapes are compiled once.
+    #[inline(never)]
+    pub fn run(self, isa: Isa) {
+        isa.run(self);
+    }
+
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let ones = [1.0; 16];
-        let old = if self.from == 0 { Old::Drop } else { Old::Scale(&ones) };
-        let ld = self.panels.len() / self.depth;
-        let rows = self.a.len() / self.stride;
-        // Blocks of nearly equal height: a last one of 1 or 2 rows would wait for the latency of its few chains.
-        let blocks = rows.div_ceil(S::TILE.0);
-        for i in 0..blocks {
-            let (first, end) = (i * rows / blocks, (i + 1) * rows / blocks);
-            let mut block: [&[f32]; 12] = [&[]; 12];
-            for (to, row) in block.iter_mut().zip(self.a[first * self.stride..end * self.stride].chunks(self.stride)) {
-                *to = &row[self.from..self.from + self.depth];
-            }
-            let block = &block[..end - first];
-            // The next rows come from L3 or memory while this block is multiplied; without that the copy takes 15 % of the time.
-            for row in self.a[end * self.stride..].chunks(self.stride).take(S::TILE.0) {
-                for line in row[self.from..self.from + self.depth].chunks(LANES) {
-                    s.prefetch(line.as_ptr().cast());
+    fn rows<S: Simd, const N: usize>(&mut self, s: S, j: usize) {
+        match self.a.len() {
+            1 => self.tile::<S, 1, N>(s, j),
+            2 => self.tile::<S, 2, N>(s, j),
+            3 => self.tile::<S, 3, N>(s, j),
+            4 => self.tile::<S, 4, N>(s, j),
+            5 => self.tile::<S, 5, N>(s, j),
+            6 => self.tile::<S, 6, N>(s, j),
+            m if m > S::TILE.0 => unreachable!("{m} rows are no tile"),
+            7 => self.tile::<S, 7, N>(s, j),
+            8 => self.tile::<S, 8, N>(s, j),
+            9 => self.tile::<S, 9, N>(s, j),
+            10 => self.tile::<S, 10, N>(s, j),
+            11 => self.tile::<S, 11, N>(s, j),
+            12 => self.tile::<S, 12, N>(s, j),
+            m => unreachable!("{m} rows are no tile"),
+        }
+    }
+
+    /// `M` rows by the `N` panels from the `j`-th on.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(&mut self, s: S, j: usize) {
+        let a: [&[f32]; M] = std::array::from_fn(|r| &self.a[r][..self.depth]);
+        let b: [&[Lane16]; N] = std::array::from_fn(|n| &self.panels[(j + n) * self.panel..][..self.depth]);
+        let mut acc = [[s.splat(0.0); N]; M];
+        for k in 0..self.depth {
+            let column: [S::V; N] = std::array::from_fn(|n| s.load(&b[n][k].0));
+            for r in 0..M {
+                let x = s.splat(a[r][k]);
+                for n in 0..N {
+                    acc[r][n] = s.fma(x, column[n], acc[r][n]);
                 }
             }
-            outer(s, block, self.panels, self.depth, old, &mut self.c[first * ld..], ld);
+        }
+        for r in 0..M {
+            let c: &mut [Lane16; N] = self.c[r * self.ld + j..].first_chunk_mut().expect("N vectors");
+            for n in 0..N {
+                let sum = match self.keep {
+                    None => acc[r][n],
+                    Some(keep) => s.fma(s.load(&c[n].0), s.splat(keep[r]), acc[r][n]),
+                };
+                s.store(sum, &mut c[n].0);
+            }
         }
     }
 }
+
+impl Kernel for Outer<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let panels = (self.panels.len() + self.panel - self.depth) / self.panel;
+        let mut j = 0;
+        if S::TILE.1 == 2 {
+            while j + 2 <= panels {
+                self.rows::<S, 2>(s, j);
+                j += 2;
+            }
+        }
+        while j < panels {
+            self.rows::<S, 1>(s, j);
+            j += 1;
+        }
+    }
+}
+
+/// Multiplies all rows of `a`, `stride` apart, by panels of the block of k that begins at `from`, and adds the product to `c`.
+pub fn multiply(isa: Isa, a: &[f32], stride: usize, from: usize, panels: &[Lane16], depth: usize, c: &mut [Lane16]) {
+    let keep = (from > 0).then_some(&[1.0; MAX_ROWS]);
+    let ld = panels.len() / depth;
+    let rows = a.len() / stride;
+    for range in row_blocks(isa, rows) {
+        let mut block: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+        for (to, row) in block.iter_mut().zip(a[range.start * stride..range.end * stride].chunks(stride)) {
+            *to = &row[from..from + depth];
+        }
+        // The next rows come from L3 or memory while these are multiplied.
+        for row in a[range.end * stride..].chunks(stride).take(range.len()) {
+            row[from..from + depth].chunks(LANES).for_each(|line| prefetch(line.as_ptr().cast()));
+        }
+        let (a, c) = (&block[..range.len()], &mut c[range.start * ld..]);
+        Outer { a, depth, panels, panel: depth, keep, c, ld }.run(isa);
+    }
+}
+
+/// Blocks of nearly equal height: a last one of 1 or 2 rows would wait for the latency of its few chains.
+pub fn row_blocks(isa: Isa, rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let blocks = rows.div_ceil(isa.tile_rows());
+    (0..blocks).map(move |i| i * rows / blocks..(i + 1) * rows / blocks)
+}
+
+const _: () = assert!(BLOCK * 2 * size_of::<Lane16>() <= 32 << 10, "two panels fit L1");

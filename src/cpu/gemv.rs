@@ -89,8 +89,8 @@ fn sixteen_columns<S: Simd, D: Storage, const T: usize>(
         let mut acc = [s.splat(0.0); T];
         for step in from..steps.min(from + STEPS) {
             match step + ahead < steps {
-                true => rows.prefetch(s, step + ahead),
-                false => next.prefetch(s, step + ahead - steps),
+                true => rows.prefetch(step + ahead),
+                false => next.prefetch(step + ahead - steps),
             }
             rows.turn(s, step, &mut Multiply { a: chunks.map(|a| &a[step]), acc: &mut acc });
         }

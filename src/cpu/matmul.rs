@@ -3,7 +3,7 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
-use super::gemm::Multiply;
+use super::gemm::multiply;
 use super::gemv::{Gemv, MAX_ROWS};
 use super::panel::{Pack, STEP, Storage, with_storage};
 use super::simd::{LANES, Lane16};
@@ -55,8 +55,8 @@ pub struct Tile<'a> {
     pub row0: usize,
     pub rows: usize,
     pub cols: usize,
-    data: &'a mut [f32],
-    ld: usize,
+    pub(super) data: &'a mut [f32],
+    pub(super) ld: usize,
 }
 
 impl Tile<'_> {
@@ -104,7 +104,7 @@ pub fn matmul(
         let rows = tile * t / tiles..(tile + 1) * t / tiles;
         let job = Job { cpu, a: &a[rows.start * k..rows.end * k], k, weights: &weights(task) };
         let sums = if rows.len() <= MAX_ROWS && cpu.isa().turns() {
-            let next = if next < groups.len() { weights(next) } else { Vec::new() };
+            let next = next.map(&weights).unwrap_or_default();
             with_storage!(dtype, D => job.few::<D>(&next, scratch))
         } else {
             with_storage!(dtype, D => job.many::<D>(scratch))
@@ -158,7 +158,7 @@ impl Job<'_> {
             let depth = BLOCK.min(k - from);
             let panels = &mut panels[..vectors * depth];
             self.cpu.isa().run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
-            self.cpu.isa().run(Multiply { a, stride: k, from, depth, panels, c });
+            multiply(self.cpu.isa(), a, k, from, panels, depth, c);
         }
         c
     }

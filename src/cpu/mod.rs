@@ -5,19 +5,24 @@
 //! An output of a product is one chain of fused multiply-adds over ascending k inside each block of [`BLOCK`] k, and the sums of the blocks are
 //! added in order. So lanes always hold different outputs, never different k.
 
+mod attention;
 mod gemm;
 mod gemv;
+pub mod math;
 mod matmul;
+pub mod norm;
 mod panel;
 pub mod probe;
+pub mod rows;
 mod simd;
 
+pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
 pub use matmul::{Rows, Tile, Unit, matmul};
 pub use simd::Isa;
 
 use simd::Lane16;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Length of one chain of fused multiply-adds. 256 f32 of 12 rows and of 32 columns fill the L1 cache.
 pub const BLOCK: usize = 256;
@@ -64,19 +69,21 @@ impl Cpu {
         self.for_each_with(tasks, |_, task, _| work(task));
     }
 
-    /// The same as `work(scratch, task, the thread's next task)`. A next task that is not below `tasks` will not come. Scratch is kept from
-    /// task to task, and from call to call: fresh pages cost more than small products.
-    fn for_each_with(&self, tasks: usize, work: impl Fn(&mut Vec<Lane16>, usize, usize) + Sync) {
+    /// The same as `work(scratch, task, the task that the thread does next, if that is known)`. Scratch is kept from task to task, and from
+    /// call to call: fresh pages cost more than small products.
+    fn for_each_with(&self, tasks: usize, work: impl Fn(&mut Vec<Lane16>, usize, Option<usize>) + Sync) {
         let counter = AtomicUsize::new(0);
         let claim = || counter.fetch_add(1, Ordering::Relaxed);
+        // Near the end nobody claims ahead: the last tasks are for whoever is free.
+        let claim_ahead = |task: usize| (task + 3 * self.threads < tasks).then(claim);
         let drain = || {
             let mut task = claim();
             if task < tasks {
                 let mut scratch = self.scratch().pop().unwrap_or_default();
                 while task < tasks {
-                    let next = claim();
+                    let next = claim_ahead(task);
                     work(&mut scratch, task, next);
-                    task = next;
+                    task = next.unwrap_or_else(claim);
                 }
                 self.scratch().push(scratch);
             }

@@ -3,9 +3,9 @@
 //! Owns the only loop that reads weights. Refuses to know what is multiplied with them. The surprise: rows are read in place, at any
 //! alignment; the last, short piece of a row is copied, so that nothing past the end of a row is ever touched.
 
-use super::simd::{Kernel, LANES, Lane16, Simd};
+use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
+use bytemuck::{Pod, Zeroable, bytes_of_mut, cast, cast_ref, cast_slice};
 use std::marker::PhantomData;
-use bytemuck::{Pod, Zeroable, bytes_of_mut, cast_ref, cast_slice};
 
 /// Elements of a row that are turned at a time.
 pub const STEP: usize = 32;
@@ -15,8 +15,13 @@ pub trait Sink<S: Simd> {
     fn put(&mut self, s: S, k: usize, v: S::V);
 }
 
-/// A storage type of weights.
+/// A storage type of weights and caches.
 pub trait Storage {
+    /// Sixteen elements.
+    type Vector: Pod;
+    fn load<S: Simd>(s: S, from: &Self::Vector) -> S::V;
+    fn store<S: Simd>(s: S, v: S::V, to: &mut Self::Vector);
+
     /// [`STEP`] elements of a row.
     type Chunk: Pod;
     fn turn<S: Simd>(s: S, rows: [&Self::Chunk; LANES], sink: &mut impl Sink<S>);
@@ -27,9 +32,18 @@ macro_rules! with_storage {
     ($dtype:expr, $d:ident => $body:expr) => {{
         use $crate::cpu::panel::{Bf16, F16, F32};
         match $dtype {
-            $crate::dtype::DType::Bf16 => { type $d = Bf16; $body }
-            $crate::dtype::DType::F16 => { type $d = F16; $body }
-            $crate::dtype::DType::F32 => { type $d = F32; $body }
+            $crate::dtype::DType::Bf16 => {
+                type $d = Bf16;
+                $body
+            }
+            $crate::dtype::DType::F16 => {
+                type $d = F16;
+                $body
+            }
+            $crate::dtype::DType::F32 => {
+                type $d = F32;
+                $body
+            }
             other => panic!("{other} is no storage of weights"),
         }
     }};
@@ -47,6 +61,16 @@ pub enum F16 {}
 pub enum F32 {}
 
 impl Storage for Bf16 {
+    type Vector = [u8; 32];
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u8; 32]) -> S::V {
+        s.load_bf16(from)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
+        s.store_bf16(v, to);
+    }
+
     type Chunk = [u8; 64];
     #[inline(always)]
     fn turn<S: Simd>(s: S, rows: [&[u8; 64]; LANES], sink: &mut impl Sink<S>) {
@@ -59,6 +83,18 @@ impl Storage for Bf16 {
 }
 
 impl Storage for F32 {
+    type Vector = [u8; 64];
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u8; 64]) -> S::V {
+        s.load_f32(from)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 64]) {
+        let mut lanes = [0.0; LANES];
+        s.store(v, &mut lanes);
+        *to = cast(lanes);
+    }
+
     type Chunk = [[u8; 64]; 2];
     #[inline(always)]
     fn turn<S: Simd>(s: S, rows: [&[[u8; 64]; 2]; LANES], sink: &mut impl Sink<S>) {
@@ -70,6 +106,16 @@ impl Storage for F32 {
 }
 
 impl Storage for F16 {
+    type Vector = [u8; 32];
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u8; 32]) -> S::V {
+        s.load_f16(from)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
+        s.store_f16(v, to);
+    }
+
     type Chunk = [[u8; 32]; 2];
     #[inline(always)]
     fn turn<S: Simd>(s: S, rows: [&[[u8; 32]; 2]; LANES], sink: &mut impl Sink<S>) {
@@ -106,10 +152,10 @@ impl<'a, D: Storage> Rows16<'a, D> {
 
     /// Asks for a whole step in L2.
     #[inline(always)]
-    pub fn prefetch<S: Simd>(&self, s: S, step: usize) {
+    pub fn prefetch(&self, step: usize) {
         for chunks in self.chunks {
             for line in 0..size_of::<D::Chunk>() / size_of::<Lane16>() {
-                s.prefetch(chunks.as_ptr().wrapping_add(step).cast::<Lane16>().wrapping_add(line).cast());
+                prefetch(chunks.as_ptr().wrapping_add(step).cast::<Lane16>().wrapping_add(line).cast());
             }
         }
     }

@@ -24,9 +24,11 @@ pub fn read_bandwidth(cpu: &Cpu, bytes: usize, runs: usize) -> f64 {
 /// f32 operations per second (a fused multiply-add is two) with all threads, operands in registers.
 pub fn fma_rate(cpu: &Cpu, runs: usize) -> f64 {
     const STEPS: usize = 1 << 21;
-    let seconds = best(runs, || cpu.for_each(cpu.threads(), |_| {
-        black_box(cpu.isa().run(Chains(STEPS)));
-    }));
+    let seconds = best(runs, || {
+        cpu.for_each(cpu.threads(), |_| {
+            black_box(cpu.isa().run(Chains(STEPS)));
+        })
+    });
     (cpu.threads() * STEPS * CHAINS * LANES * 2) as f64 / seconds
 }
 

@@ -112,7 +112,6 @@ impl Simd for Avx2 {
             let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
             [_mm256_and_ps(v[0], mask), _mm256_and_ps(v[1], mask)]
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 

@@ -93,7 +93,6 @@ impl Simd for Avx512 {
         fn high_bf16(self, v: __m512) -> __m512 {
             _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32)))
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 

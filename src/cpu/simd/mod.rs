@@ -47,7 +47,8 @@ impl Isa {
         let mut isas = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
@@ -81,10 +82,28 @@ impl Isa {
 
     /// Whether [`Simd::TURNS`].
     pub fn turns(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.0 == Level::Avx512;
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        struct Turns;
+        impl Kernel for Turns {
+            type Out = bool;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::TURNS
+            }
+        }
+        self.run(Turns)
+    }
+
+    /// The rows of [`Simd::TILE`].
+    pub fn tile_rows(self) -> usize {
+        struct Rows;
+        impl Kernel for Rows {
+            type Out = usize;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::TILE.0
+            }
+        }
+        self.run(Rows)
     }
 
     /// Runs `kernel` compiled for this instruction set.
@@ -100,6 +119,19 @@ impl Isa {
             Level::Avx512 => unsafe { avx512::enter(kernel) },
         }
     }
+}
+
+/// Asks for the cache line at `at` in L2. Any address will do.
+#[inline(always)]
+pub fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint, part of every x86-64, and does not fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// The operations of one instruction set on 16 lanes. A value of the type is the proof that the machine has it.
@@ -143,6 +175,4 @@ pub trait Simd: Copy {
     /// The bf16 in the low halves of the dwords, widened; and those in the high halves.
     fn low_bf16(self, v: Self::V) -> Self::V;
     fn high_bf16(self, v: Self::V) -> Self::V;
-    /// Asks for the cache line at `at` in L2; it need not be a valid address.
-    fn prefetch(self, at: *const u8);
 }

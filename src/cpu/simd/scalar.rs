@@ -106,8 +106,6 @@ impl Simd for Scalar {
     fn high_bf16(self, v: V) -> V {
         v.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))
     }
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 }
 
 #[inline(always)]

@@ -1,0 +1,401 @@
+//! Attention with an online softmax, over rows or over blocks of a paged cache, with any number of query heads for a kv head.
+//!
+//! Owns the order of its sums. Tokens come in tiles of [`TILE`] and runs of [`RUN`], both at absolute multiples. Inside a tile a score is one chain over d,
+//! and an output one chain over the tokens; a tile rescales what the tiles of its run before it gave; runs are merged in ascending order.
+//! The surprise: a row takes these steps wherever it is, in a prefill of any chunking, in an image, or alone in a decode step cut by runs over
+//! the threads, so its bits depend on its own query and tokens alone. Masked tokens are zeros at the end of a chain, which change nothing.
+
+use super::gemm::{MAX_ROWS, Outer, row_blocks};
+use super::math::exp;
+use super::panel::{Pack, Storage, with_storage};
+use super::simd::{Kernel, LANES, Lane16, Simd};
+use super::{BLOCK, Cpu, Tile, carve, rows};
+use crate::dtype::DType;
+use bytemuck::{cast_slice, cast_slice_mut};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Tokens of a tile: 128 keys and values of 128 floats are 128 KiB, an eighth of L2.
+const TILE: usize = 128;
+/// Tokens of a run: what one task of a decode step reads.
+const RUN: usize = 1024;
+/// Rows (tokens times heads of a group) of a task: turning a tile's keys costs as much as 7 rows.
+const ROWS: usize = 240;
+const TILE_VECTORS: usize = TILE / LANES;
+
+/// The shape of a call.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Query heads, a multiple of `kv`.
+    pub query: usize,
+    pub kv: usize,
+    /// Values of a head, at most 256.
+    pub dim: usize,
+    /// Floats from one row of queries to the next; head h begins at `h * dim`.
+    pub stride: usize,
+    /// What scores are multiplied with.
+    pub scale: f32,
+}
+
+/// Keys and values in their storage (f32, bf16 or f16, at any alignment).
+#[derive(Debug, Clone, Copy)]
+pub struct Kv<'a> {
+    pub keys: &'a [u8],
+    pub values: &'a [u8],
+    pub dtype: DType,
+}
+
+/// Where the keys (and, at the same offset, the values) of a sequence's tokens lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// Token t is row `first + t`, rows are `stride` elements apart, head g begins at `g * dim`.
+    Rows { first: usize, stride: usize },
+    /// `[block][kv head][token][dim]`, token t in the block `table[t / tokens]`.
+    Blocks { table: &'a [i32], tokens: usize },
+}
+
+/// Which tokens the rows of a sequence see.
+#[derive(Debug, Clone, Copy)]
+pub enum Mask {
+    /// All rows see this many.
+    All(usize),
+    /// The first row sees this many, each next row one more.
+    Causal(usize),
+}
+
+/// Rows of queries that share their keys and values.
+#[derive(Debug, Clone)]
+pub struct Sequence<'a> {
+    pub rows: Range<usize>,
+    pub mask: Mask,
+    pub place: Place<'a>,
+}
+
+impl Sequence<'_> {
+    /// Tokens that a row sees.
+    fn seen(&self, row: usize) -> usize {
+        match self.mask {
+            Mask::All(n) => n,
+            Mask::Causal(first) => first + row - self.rows.start,
+        }
+    }
+}
+
+/// Attention of the rows of `q` that `sequences` name. `epilogue(query head, tile)` takes finished rows of one head on the thread that computed
+/// them; a row's outputs are handed over once for each head. Every row must see a token.
+pub fn attention(
+    cpu: &Cpu,
+    q: &[f32],
+    heads: Heads,
+    kv: Kv,
+    sequences: &[Sequence],
+    epilogue: impl Fn(usize, &mut Tile) + Sync,
+) {
+    assert!(heads.dim <= BLOCK && heads.query % heads.kv == 0, "{heads:?} is no shape of attention");
+    let group = heads.query / heads.kv;
+    let mut items = Vec::new();
+    for sequence in sequences {
+        let rows = sequence.rows.clone();
+        assert!(rows.is_empty() || sequence.seen(rows.start) > 0, "a row sees no token");
+        let count = rows.len().div_ceil((ROWS / group).max(1));
+        for i in 0..count {
+            let rows = rows.start + i * rows.len() / count..rows.start + (i + 1) * rows.len() / count;
+            items.extend((0..heads.kv).map(|head| Item { cpu, q, heads, kv, sequence, head, rows: rows.clone() }));
+        }
+    }
+    // The longest first, so that all threads end at about the same time.
+    items.sort_by_key(|item| std::cmp::Reverse(item.rows.len() * item.tokens()));
+    let runs = items.iter().map(Item::runs).max().unwrap_or(0);
+    if runs > 1 && items.len() < 2 * cpu.threads() {
+        return by_runs(cpu, &items, runs, &epilogue);
+    }
+    cpu.for_each_with(items.len(), |scratch, i, _| {
+        let item = &items[i];
+        let size = item.state_size();
+        let [total, state, work] = carve(scratch, [size, size, item.work_size()]);
+        item.run(0, total, work);
+        for run in 1..item.runs() {
+            item.run(run, state, work);
+            item.merge(total, state);
+        }
+        item.finish(total, &epilogue);
+    });
+}
+
+/// The same with a task for each run of each item, where there are few items, as for a row or two of a decode step.
+fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: &(impl Fn(usize, &mut Tile) + Sync)) {
+    let size = items.iter().map(Item::state_size).max().unwrap_or(0);
+    let mut states = vec![Lane16::ZERO; items.len() * runs * size];
+    let cells: Vec<_> = states.chunks_exact_mut(size).map(std::sync::Mutex::new).collect();
+    cpu.for_each_with(cells.len(), |scratch, i, _| {
+        let (item, run) = (&items[i / runs], i % runs);
+        if run < item.runs() {
+            let [work] = carve(scratch, [item.work_size()]);
+            let mut state = cells[i].lock().expect("a task panicked");
+            item.run(run, &mut state[..item.state_size()], work);
+        }
+    });
+    drop(cells);
+    for (item, states) in items.iter().zip(states.chunks_exact_mut(size * runs)) {
+        let (total, states) = states.split_at_mut(size);
+        let total = &mut total[..item.state_size()];
+        for state in states.chunks_exact(size).take(item.runs() - 1) {
+            item.merge(total, &state[..item.state_size()]);
+        }
+        item.finish(total, epilogue);
+    }
+}
+
+/// Rows of one sequence, with the query heads of one kv head: `rows.len() * group` rows, ordered by token, then head.
+struct Item<'a> {
+    cpu: &'a Cpu,
+    q: &'a [f32],
+    heads: Heads,
+    kv: Kv<'a>,
+    sequence: &'a Sequence<'a>,
+    head: usize,
+    rows: Range<usize>,
+}
+
+/// What a row has after some tokens: the sum of its values weighted with `e^(score - top)`, and of the weights.
+struct State<'a> {
+    out: &'a mut [Lane16],
+    top: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl Item<'_> {
+    fn group(&self) -> usize {
+        self.heads.query / self.heads.kv
+    }
+
+    fn tokens(&self) -> usize {
+        self.sequence.seen(self.rows.end - 1)
+    }
+
+    fn runs(&self) -> usize {
+        self.tokens().div_ceil(RUN)
+    }
+
+    /// Vectors of a head.
+    fn vectors(&self) -> usize {
+        self.heads.dim.div_ceil(LANES)
+    }
+
+    fn row_count(&self) -> usize {
+        self.rows.len() * self.group()
+    }
+
+    fn state_size(&self) -> usize {
+        self.row_count() * self.vectors() + 2 * self.row_count().div_ceil(LANES)
+    }
+
+    fn work_size(&self) -> usize {
+        self.work_sizes().iter().sum()
+    }
+
+    /// Queries, keys as panels, values as panels, scores of a block.
+    fn work_sizes(&self) -> [usize; 4] {
+        let vectors = self.vectors();
+        [self.row_count() * vectors, self.heads.dim * TILE_VECTORS, vectors * TILE, MAX_ROWS * TILE_VECTORS]
+    }
+
+    fn state<'s>(&self, memory: &'s mut [Lane16]) -> State<'s> {
+        let rows = self.row_count();
+        let (out, rest) = memory.split_at_mut(rows * self.vectors());
+        let (top, sum) = cast_slice_mut::<_, f32>(rest).split_at_mut(rows.next_multiple_of(LANES));
+        State { out, top: &mut top[..rows], sum: &mut sum[..rows] }
+    }
+
+    /// The state after the tokens of one run, from nothing.
+    fn run(&self, run: usize, state: &mut [Lane16], work: &mut [Lane16]) {
+        let isa = self.cpu.isa();
+        let vectors = self.vectors();
+        let mut rest = work;
+        let [queries, keys, values, scores] =
+            self.work_sizes().map(|size| rest.split_off_mut(..size).expect("work has its size"));
+        self.scale_queries(queries);
+        let queries: Vec<&[f32]> =
+            queries.chunks_exact(vectors).map(|row| &cast_slice::<_, f32>(row)[..self.heads.dim]).collect();
+        let State { out, top, sum } = self.state(state);
+        top.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        out.fill(Lane16::ZERO);
+        for first in (run * RUN..self.tokens().min((run + 1) * RUN)).step_by(TILE) {
+            let count = TILE.min(self.tokens() - first);
+            with_storage!(self.kv.dtype, D => self.load::<D>(first..first + count, keys, values));
+            for rows in row_blocks(isa, self.row_count()) {
+                let mut seen = [0; MAX_ROWS];
+                for (seen, row) in seen.iter_mut().zip(rows.clone()) {
+                    let all = self.sequence.seen(self.rows.start + row / self.group());
+                    *seen = all.saturating_sub(first).min(count);
+                }
+                let deepest = seen.into_iter().max().expect("rows");
+                if deepest == 0 {
+                    continue;
+                }
+                let seen = &seen[..rows.len()];
+                let keys = &keys[..deepest.div_ceil(LANES) * self.heads.dim];
+                Outer {
+                    a: &queries[rows.clone()],
+                    depth: self.heads.dim,
+                    panels: keys,
+                    panel: self.heads.dim,
+                    keep: None,
+                    c: scores,
+                    ld: TILE_VECTORS,
+                }
+                .run(isa);
+                let mut keep = [1.0; MAX_ROWS];
+                let (top, sum) = (&mut top[rows.clone()], &mut sum[rows.clone()]);
+                isa.run(Softmax { scores, seen, top, sum, keep: &mut keep });
+                let weights: [&[f32]; MAX_ROWS] =
+                    std::array::from_fn(|r| cast_slice(&scores[r * TILE_VECTORS..][..TILE_VECTORS]));
+                Outer {
+                    a: &weights[..rows.len()],
+                    depth: deepest,
+                    panels: values,
+                    panel: TILE,
+                    keep: Some(&keep),
+                    c: &mut out[rows.start * vectors..],
+                    ld: vectors,
+                }
+                .run(isa);
+            }
+        }
+    }
+
+    fn scale_queries(&self, queries: &mut [Lane16]) {
+        let (group, dim) = (self.group(), self.heads.dim);
+        for (i, to) in queries.chunks_exact_mut(self.vectors()).enumerate() {
+            let at = (self.rows.start + i / group) * self.heads.stride + (self.head * group + i % group) * dim;
+            for (to, q) in cast_slice_mut(to).iter_mut().zip(&self.q[at..at + dim]) {
+                *to = q * self.heads.scale;
+            }
+        }
+    }
+
+    /// Keys of a tile as panels of 16 tokens over d, values as panels of 16 of d over the tokens.
+    fn load<D: Storage>(&self, tokens: Range<usize>, keys: &mut [Lane16], values: &mut [Lane16]) {
+        let isa = self.cpu.isa();
+        let (dim, bytes) = (self.heads.dim, self.heads.dim * self.kv.dtype.size());
+        let mut key_rows: [&[u8]; TILE] = [&[]; TILE];
+        for (i, token) in tokens.clone().enumerate() {
+            let at = self.offset(token) * self.kv.dtype.size();
+            key_rows[i] = &self.kv.keys[at..at + bytes];
+            let mut row = [0.0; BLOCK];
+            rows::widen(isa, &self.kv.values[at..at + bytes], self.kv.dtype, &mut row[..dim]);
+            for (j, part) in row[..dim.next_multiple_of(LANES)].as_chunks().0.iter().enumerate() {
+                values[j * TILE + i] = Lane16(*part);
+            }
+        }
+        let rows = &key_rows[..tokens.len()];
+        let panels = &mut keys[..rows.len().div_ceil(LANES) * dim];
+        isa.run(Pack { rows, first_step: 0, depth: dim, panels, storage: PhantomData::<D> });
+    }
+
+    /// Element offset of a token's key and value.
+    fn offset(&self, token: usize) -> usize {
+        match self.sequence.place {
+            Place::Rows { first, stride } => (first + token) * stride + self.head * self.heads.dim,
+            Place::Blocks { table, tokens } => {
+                let block = table[token / tokens] as usize * self.heads.kv + self.head;
+                (block * tokens + token % tokens) * self.heads.dim
+            }
+        }
+    }
+
+    /// Adds the state of the next run to `total`.
+    fn merge(&self, total: &mut [Lane16], next: &[Lane16]) {
+        let mut next = next.to_vec();
+        let (a, b) = (self.state(total), self.state(&mut next));
+        self.cpu.isa().run(Merge { a, b, vectors: self.vectors() });
+    }
+
+    fn finish(&self, total: &mut [Lane16], epilogue: &impl Fn(usize, &mut Tile)) {
+        let (group, vectors) = (self.group(), self.vectors());
+        let State { out, sum, .. } = self.state(total);
+        for (row, sum) in out.chunks_exact_mut(vectors).zip(sum) {
+            let scale = 1.0 / *sum;
+            row.iter_mut().for_each(|v| v.0.iter_mut().for_each(|x| *x *= scale));
+        }
+        let out: &mut [f32] = cast_slice_mut(out);
+        let (rows, cols, ld) = (self.rows.len(), self.heads.dim, vectors * LANES);
+        for h in 0..group {
+            let tile = &mut Tile { row0: self.rows.start, rows, cols, data: &mut out[h * ld..], ld: group * ld };
+            epilogue(self.head * group + h, tile);
+        }
+    }
+}
+
+/// Turns the scores of a block of rows into weights, and says what the earlier outputs are to be multiplied with.
+struct Softmax<'a> {
+    scores: &'a mut [Lane16],
+    seen: &'a [usize],
+    top: &'a mut [f32],
+    sum: &'a mut [f32],
+    keep: &'a mut [f32; MAX_ROWS],
+}
+
+impl Kernel for Softmax<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (r, &seen) in self.seen.iter().enumerate() {
+            let row: &mut [Lane16; TILE_VECTORS] = self.scores[r * TILE_VECTORS..].first_chunk_mut().expect("a row");
+            cast_slice_mut::<_, f32>(row)[seen..].fill(f32::NEG_INFINITY);
+            if seen == 0 {
+                row.fill(Lane16::ZERO);
+                continue;
+            }
+            let mut top = s.splat(self.top[r]);
+            for v in row.iter() {
+                top = s.max(top, s.load(&v.0));
+            }
+            let top = s.top(top);
+            let mut sum = s.splat(0.0);
+            for v in row.iter_mut() {
+                let weight = exp(s, s.sub(s.load(&v.0), s.splat(top)));
+                sum = s.add(sum, weight);
+                s.store(weight, &mut v.0);
+            }
+            let keep = exp_one(s, self.top[r] - top);
+            self.keep[r] = keep;
+            self.sum[r] = self.sum[r].mul_add(keep, s.sum(sum));
+            self.top[r] = top;
+        }
+    }
+}
+
+/// Adds state `b` to state `a`, at the larger top of the two.
+struct Merge<'a> {
+    a: State<'a>,
+    b: State<'a>,
+    vectors: usize,
+}
+
+impl Kernel for Merge<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Merge { a, b, vectors } = self;
+        for r in 0..a.top.len() {
+            let top = if b.top[r] > a.top[r] { b.top[r] } else { a.top[r] };
+            let (keep, scale) = (exp_one(s, a.top[r] - top), exp_one(s, b.top[r] - top));
+            a.top[r] = top;
+            a.sum[r] = a.sum[r].mul_add(keep, b.sum[r] * scale);
+            let range = r * vectors..(r + 1) * vectors;
+            for (to, add) in a.out[range.clone()].iter_mut().zip(&b.out[range]) {
+                let add = s.mul(s.load(&add.0), s.splat(scale));
+                s.store(s.fma(s.load(&to.0), s.splat(keep), add), &mut to.0);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn exp_one<S: Simd>(s: S, x: f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    s.store(exp(s, s.splat(x)), &mut lanes);
+    lanes[0]
+}
