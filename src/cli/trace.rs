@@ -10,11 +10,13 @@ use super::prepare::{Prepared, prepare};
 use super::terminal::{Progress, note};
 use crate::engine::trace::{Detail, Hidden, Trace};
 use crate::engine::{Limits, Sampling};
+use crate::error::Error;
 use crate::text::messages;
 use crate::text::prompt::MediaKind;
 use clap::{Args, ValueEnum};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -76,36 +78,37 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-struct Tensor {
+struct Tensor<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     /// Little-endian.
-    bytes: Vec<u8>,
+    bytes: Cow<'a, [u8]>,
 }
 
 /// Tensors by name.
-struct Collected(BTreeMap<String, Tensor>);
+struct Collected<'a>(BTreeMap<&'a str, Tensor<'a>>);
 
-impl Collected {
-    fn i64s(&mut self, name: &str, shape: &[usize], values: impl Iterator<Item = i64>) {
-        self.add(name, Dtype::I64, shape, values.flat_map(i64::to_le_bytes).collect());
+impl<'a> Collected<'a> {
+    fn i64s(&mut self, name: &'a str, shape: &[usize], values: impl Iterator<Item = i64>) {
+        let bytes = values.flat_map(i64::to_le_bytes).collect();
+        self.0.insert(name, Tensor { dtype: Dtype::I64, shape: shape.to_vec(), bytes });
     }
 
-    fn f32s(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        self.add(name, Dtype::F32, shape, bytemuck::cast_slice(values).to_vec());
-    }
-
-    fn add(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) {
-        self.0.insert(name.into(), Tensor { dtype, shape: shape.to_vec(), bytes });
+    fn f32s(&mut self, name: &'a str, shape: &[usize], values: Cow<'a, [f32]>) {
+        let bytes = match values {
+            Cow::Borrowed(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Cow::Owned(values) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+        };
+        self.0.insert(name, Tensor { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
     }
 }
 
-fn collect(prepared: &Prepared, trace: &Trace, vocab: usize, patch_dim: usize) -> Collected {
+fn collect<'a>(prepared: &'a Prepared, trace: &'a Trace, vocab: usize, patch_dim: usize) -> Collected<'a> {
     let mut out = Collected(BTreeMap::new());
     let tokens = prepared.prompt.ids.len();
     out.i64s("input_ids", &[tokens], prepared.prompt.ids.iter().map(|&id| id.into()));
     out.i64s("position_ids", &[3, tokens], prepared.positions.thw.iter().flatten().map(|&p| p.into()));
-    out.f32s("logits", &[tokens, vocab], &trace.logits);
+    out.f32s("logits", &[tokens, vocab], Cow::Borrowed(&trace.logits));
     out.i64s("generated_ids", &[trace.generated.len()], trace.generated.iter().map(|&id| id.into()));
     let names = [
         (MediaKind::Image, ["pixel_values", "image_grid_thw", "image_embeds"]),
@@ -118,23 +121,23 @@ fn collect(prepared: &Prepared, trace: &Trace, vocab: usize, patch_dim: usize) -
             continue;
         }
         let data: Vec<f32> = of_kind.iter().flat_map(|&i| prepared.media[i].data.iter().copied()).collect();
-        out.f32s(pixels, &[data.len() / patch_dim, patch_dim], &data);
+        out.f32s(pixels, &[data.len() / patch_dim, patch_dim], data.into());
         let sides = of_kind.iter().flat_map(|&i| prepared.media[i].grid_thw).map(|n| n as i64);
         out.i64s(grids, &[of_kind.len(), 3], sides);
         let rows: Vec<&Hidden> = of_kind.iter().map(|&i| &trace.embeds[i]).collect();
         let data: Vec<f32> = rows.iter().flat_map(|h| h.data.iter().copied()).collect();
-        out.f32s(embeds, &[rows.iter().map(|h| h.rows).sum(), rows[0].cols], &data);
+        out.f32s(embeds, &[rows.iter().map(|h| h.rows).sum(), rows[0].cols], data.into());
     }
     for h in &trace.hidden {
-        out.f32s(&h.name, &[h.rows, h.cols], &h.data);
+        out.f32s(&h.name, &[h.rows, h.cols], Cow::Borrowed(&h.data));
     }
     out
 }
 
 fn write(tensors: &Collected, out: &Path) -> anyhow::Result<()> {
     let failed = |e: safetensors::SafeTensorError| anyhow::anyhow!("{}: {e}", out.display());
-    let views =
-        tensors.0.iter().map(|(name, t)| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|view| (name, view)));
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    safetensors::serialize_to_file(views, None, out).map_err(failed)
+    let views = tensors.0.iter().map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)));
+    let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
+    let bytes = safetensors::serialize(views, None).map_err(failed)?;
+    Ok(std::fs::write(out, bytes).map_err(|e| Error::io(out, e))?)
 }
