@@ -13,7 +13,7 @@ const HEIGHT: usize = 683;
 fn picture() -> Rgb {
     let level = |x: usize, y: usize, c: usize| {
         let (fx, fy) = (x as f64 / 37.0, y as f64 / (23.0 + c as f64));
-        let edges = if (x / 64 + y / 48) % 2 == 0 { 40.0 } else { 0.0 };
+        let edges = if (x / 64 + y / 48).is_multiple_of(2) { 40.0 } else { 0.0 };
         (110.0 + 60.0 * fx.sin() + 40.0 * (fy + fx * 0.3).cos() + edges) as u8
     };
     let data = (0..WIDTH * HEIGHT * 3).map(|i| level(i / 3 % WIDTH, i / 3 / WIDTH, i % 3));

@@ -86,8 +86,15 @@ fn bombs_are_refused_by_their_header() {
     bmp[22..26].copy_from_slice(&60_000i32.to_le_bytes());
     limit(&refused("bomb.bmp", &bmp));
     let mut webp = read("webp_exif8.webp");
-    webp[24..30].fill(0xFF); // VP8X canvas
-    refused("bomb.webp", &webp);
+    webp[24..30].copy_from_slice(&[0xFF, 0xEF, 0, 0xFF, 0xEF, 0]); // VP8X canvas, less 1
+    limit(&refused("bomb.webp", &webp));
+    let mut webp = read("webp_exif8.webp");
+    let exif = webp.windows(4).position(|w| w == b"EXIF").expect("EXIF");
+    webp[exif + 4..exif + 8].copy_from_slice(&0xF000_0000u32.to_le_bytes());
+    assert!(refused("bomb.webp", &webp).contains("truncated"), "a chunk of 4 GB");
+    let webp = read("webp_lossy.webp");
+    let tight = DecodeLimits { max_pixels: 131 * 90 - 1, ..DecodeLimits::default() };
+    assert!(decode("frame.webp", &webp, &tight).is_err());
 }
 
 #[test]
@@ -141,6 +148,20 @@ proptest! {
             Ok(rgb) => prop_assert_eq!(rgb.data.len(), rgb.width * rgb.height * 3),
             Err(e) => prop_assert!(!e.to_string().contains('\n')),
         }
+    }
+
+    /// Any EXIF block leaves the picture standing or turns it. Small numbers make offsets that lie inside the block.
+    #[test]
+    fn any_exif_is_survived(
+        block in prop::collection::vec(prop_oneof![Just(0u8), Just(1), 2u8..16, any::<u8>()], 0..80),
+        order in prop::sample::select(vec![*b"II*\0", *b"MM\0*"]),
+    ) {
+        let mut jpeg = read("jpeg_grey.jpg");
+        let segment = [&b"Exif\0\0"[..], &order, &block].concat();
+        let length = (segment.len() as u16 + 2).to_be_bytes();
+        jpeg.splice(2..2, [&[0xFF, 0xE1][..], &length, &segment].concat());
+        let rgb = default_decode("exif", &jpeg).expect("a picture");
+        prop_assert_eq!(rgb.width * rgb.height, 109 * 75);
     }
 
     /// Any shape either resizes to whole patches or is refused for its ratio.

@@ -233,11 +233,11 @@ fn vision(f: &Fields, text: &TextConfig) -> Result<VisionConfig> {
 }
 
 fn head_dim(f: &Fields, field: &str, width: usize, heads: usize, multiple: usize) -> Result<usize> {
-    if width % heads != 0 {
+    if !width.is_multiple_of(heads) {
         return Err(f.error(field, format!("{heads} does not divide the width {width}")));
     }
     let dim = width / heads;
-    if dim % multiple != 0 {
+    if !dim.is_multiple_of(multiple) {
         return Err(f.error(field, format!("{heads} heads of {dim}: rotary embeddings need a multiple of {multiple}")));
     }
     Ok(dim)

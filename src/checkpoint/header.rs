@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// The largest header that is parsed, in bytes. The 72B model's shards stay under 100 kB; parsing takes at most about four times this much memory.
 pub(crate) const MAX_HEADER: u64 = 16 << 20;
+/// The largest number of tensors in a file and in a checkpoint; a quantized 72B has about 5,000.
+pub(crate) const MAX_TENSORS: usize = 1 << 16;
 /// Bytes of the length field in front of the header.
 const LENGTH: usize = 8;
 /// The highest rank of a tensor; a patch embedding has 5.
@@ -131,6 +133,9 @@ impl<'de> Visitor<'de> for Collect<'_> {
         let mut entries = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
             self.current.clone_from(&name);
+            if entries.len() == MAX_TENSORS {
+                return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
             if !seen.insert(name.clone()) {
                 return Err(de::Error::custom("the name occurs twice"));
             }

@@ -158,7 +158,7 @@ pub(crate) fn verify<'a>(
             continue;
         }
         if let Some(first) = found.insert(name.clone(), tensor) {
-            let why = format!("and {} both are {}", shown(first.name()), shown(&name));
+            let why = format!("is the same tensor as {}: both are {}", shown(first.name()), shown(&name));
             return Err(Error::checkpoint(tensor.file(), shown(tensor.name()), why));
         }
     }

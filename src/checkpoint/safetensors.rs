@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::header;
+use super::header::{self, MAX_TENSORS};
 use super::index::{INDEX, Index};
 use super::json::shown;
 use super::storage::{StoredTensor, map_file};
@@ -15,8 +15,6 @@ use crate::error::{Error, Result};
 
 /// The name of an unsharded checkpoint in a model folder.
 pub(crate) const SINGLE: &str = "model.safetensors";
-/// The largest number of tensors in a checkpoint.
-const MAX_TENSORS: usize = 1 << 17;
 
 /// A borrowed view of one tensor.
 #[derive(Debug, Clone, Copy)]

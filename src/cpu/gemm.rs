@@ -7,9 +7,6 @@
 use super::BLOCK;
 use super::simd::{Kernel, LANES, Lane16, Simd};
 
-/// One row of up to [`BLOCK`] multipliers.
-pub type Row = [f32; BLOCK];
-
 /// What becomes of the values that are in the result already.
 #[derive(Clone, Copy)]
 pub enum Old<'a> {
@@ -22,7 +19,7 @@ pub enum Old<'a> {
 /// `c[r][j] = sum over k of a[r][k] * b[j][k]` for up to `S::TILE.0` rows.
 /// `panels` holds panels of 16 columns, each of `depth` vectors; `c` has `ld` vectors a row.
 #[inline(always)]
-pub fn outer<S: Simd>(s: S, a: &[Row], panels: &[Lane16], depth: usize, old: Old, c: &mut [Lane16], ld: usize) {
+pub fn outer<S: Simd>(s: S, a: &[&[f32]], panels: &[Lane16], depth: usize, old: Old, c: &mut [Lane16], ld: usize) {
     let mut j = 0;
     for pair in panels.chunks(S::TILE.1 * depth) {
         let c = &mut c[j..];
@@ -35,7 +32,7 @@ pub fn outer<S: Simd>(s: S, a: &[Row], panels: &[Lane16], depth: usize, old: Old
 }
 
 #[inline(always)]
-fn rows<S: Simd, const N: usize>(s: S, a: &[Row], b: [&[Lane16]; N], old: Old, c: &mut [Lane16], ld: usize) {
+fn rows<S: Simd, const N: usize>(s: S, a: &[&[f32]], b: [&[Lane16]; N], old: Old, c: &mut [Lane16], ld: usize) {
     match a.len() {
         1 => tile::<S, 1, N>(s, a, b, old, c, ld),
         2 => tile::<S, 2, N>(s, a, b, old, c, ld),
@@ -57,7 +54,7 @@ fn rows<S: Simd, const N: usize>(s: S, a: &[Row], b: [&[Lane16]; N], old: Old, c
 #[inline(always)]
 fn tile<S: Simd, const M: usize, const N: usize>(
     s: S,
-    a: &[Row],
+    a: &[&[f32]],
     b: [&[Lane16]; N],
     old: Old,
     c: &mut [Lane16],
@@ -65,7 +62,7 @@ fn tile<S: Simd, const M: usize, const N: usize>(
 ) {
     let depth = b[0].len().min(BLOCK);
     let b = b.map(|b| &b[..depth]);
-    let a: &[Row; M] = a.first_chunk().expect("M rows");
+    let a: [&[f32]; M] = std::array::from_fn(|r| &a[r][..depth]);
     let mut acc = [[s.splat(0.0); N]; M];
     for k in 0..depth {
         let column: [S::V; N] = std::array::from_fn(|j| s.load(&b[j][k].0));
@@ -96,8 +93,6 @@ pub struct Multiply<'a> {
     pub from: usize,
     pub depth: usize,
     pub panels: &'a [Lane16],
-    /// Room for a block of rows.
-    pub block: &'a mut [Row],
     pub c: &'a mut [Lane16],
 }
 
@@ -113,16 +108,18 @@ impl Kernel for Multiply<'_> {
         let blocks = rows.div_ceil(S::TILE.0);
         for i in 0..blocks {
             let (first, end) = (i * rows / blocks, (i + 1) * rows / blocks);
-            let block = &mut self.block[..end - first];
-            for (to, row) in block.iter_mut().zip(self.a[first * self.stride..].chunks(self.stride)) {
-                to[..self.depth].copy_from_slice(&row[self.from..self.from + self.depth]);
+            let mut block: [&[f32]; 12] = [&[]; 12];
+            for (to, row) in block.iter_mut().zip(self.a[first * self.stride..end * self.stride].chunks(self.stride)) {
+                *to = &row[self.from..self.from + self.depth];
+            }
+            let block = &block[..end - first];
+            // The next rows come from L3 or memory while this block is multiplied; without that the copy takes 15 % of the time.
+            for row in self.a[end * self.stride..].chunks(self.stride).take(S::TILE.0) {
+                for line in row[self.from..self.from + self.depth].chunks(LANES) {
+                    s.prefetch(line.as_ptr().cast());
+                }
             }
             outer(s, block, self.panels, self.depth, old, &mut self.c[first * ld..], ld);
         }
     }
-}
-
-/// Vectors that hold `columns` columns.
-pub fn vectors(columns: usize) -> usize {
-    columns.div_ceil(LANES)
 }

@@ -3,13 +3,15 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
-use super::gemm::{Multiply, Row, vectors};
+use super::gemm::Multiply;
 use super::gemv::{Gemv, MAX_ROWS};
-use super::panel::{Pack, with_storage};
+use super::panel::{Pack, STEP, Storage, with_storage};
 use super::simd::{LANES, Lane16};
-use super::{BLOCK, Cpu};
+use super::{BLOCK, Cpu, carve};
 use crate::dtype::DType;
 use bytemuck::cast_slice_mut;
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// A weight in place: `[n, k]` row-major, at any alignment, of f32, bf16 or f16.
 #[derive(Debug, Clone, Copy)]
@@ -20,25 +22,30 @@ pub struct Rows<'a> {
     pub k: usize,
 }
 
+impl<'a> Rows<'a> {
+    fn range(&self, first: usize, rows: usize) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let stride = self.k * self.dtype.size();
+        self.bytes[first * stride..(first + rows) * stride].chunks_exact(stride)
+    }
+}
+
 /// Weight rows whose outputs an epilogue needs together: runs of rows `(part, first row, rows)`, side by side in the tile.
 #[derive(Debug, Clone, Copy)]
-pub struct Unit {
-    pub runs: [(usize, usize, usize); 2],
-}
+pub struct Unit([(usize, usize, usize); 2]);
 
 impl Unit {
     /// Rows of one part.
     pub const fn new(part: usize, first: usize, rows: usize) -> Unit {
-        Unit { runs: [(part, first, rows), (part, 0, 0)] }
+        Unit([(part, first, rows), (part, first, 0)])
     }
 
     /// Rows of two parts, as gate and up.
     pub const fn pair(a: (usize, usize, usize), b: (usize, usize, usize)) -> Unit {
-        Unit { runs: [a, b] }
+        Unit([a, b])
     }
 
     fn columns(&self) -> usize {
-        self.runs[0].2 + self.runs[1].2
+        self.0[0].2 + self.0[1].2
     }
 }
 
@@ -65,7 +72,7 @@ const GROUP: usize = 128;
 const ROWS: usize = 512;
 
 /// Multiplies `a` `[t, k]` with the rows of `parts` that each unit names, and calls `epilogue(unit, tile)` on the thread that computed the tile,
-/// once for each unit and row range. Together the tiles of a unit cover all `t` rows. The epilogue must not call back into `cpu`.
+/// once for each unit and row range. Together the tiles of a unit cover all `t` rows.
 pub fn matmul(
     cpu: &Cpu,
     a: &[f32],
@@ -79,77 +86,80 @@ pub fn matmul(
     for part in parts {
         assert!((part.k, part.dtype) == (k, dtype) && part.bytes.len() == part.n * k * dtype.size(), "parts differ");
     }
-    let groups = group(units, cpu.threads());
-    let row_tiles = t.div_ceil(ROWS);
-    let work = |scratch: &mut Vec<Lane16>, task: usize| {
-        let (tile, (first, end)) = (task / groups.len(), groups[task % groups.len()]);
-        let (row0, row_end) = (tile * t / row_tiles, (tile + 1) * t / row_tiles);
-        let weights = weight_rows(parts, &units[first..end]);
-        let a = &a[row0 * k..row_end * k];
-        let ld = vectors(weights.len());
-        let sums = with_storage!(dtype, D => product(cpu, D {}, a, k, &weights, scratch));
-        let sums: &mut [f32] = cast_slice_mut(sums);
-        let mut at = 0;
-        for (i, unit) in units[first..end].iter().enumerate() {
-            let cols = unit.columns();
-            epilogue(first + i, &mut Tile { row0, rows: row_end - row0, cols, data: &mut sums[at..], ld: ld * LANES });
+    let groups = groups(units);
+    let tiles = t.div_ceil(ROWS);
+    let finish = |group: &Range<usize>, rows: Range<usize>, sums: &mut [Lane16]| {
+        let ld = sums.len() / rows.len() * LANES;
+        let (sums, mut at) = (cast_slice_mut(sums), 0);
+        for unit in group.clone() {
+            let cols = units[unit].columns();
+            let tile = &mut Tile { row0: rows.start, rows: rows.len(), cols, data: &mut sums[at..], ld };
+            epilogue(unit, tile);
             at += cols;
         }
     };
-    cpu.for_each(groups.len() * row_tiles, Vec::new, work);
+    let weights = |task: usize| weight_rows(parts, &units[groups[task % groups.len()].clone()]);
+    cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
+        let (tile, group) = (task / groups.len(), &groups[task % groups.len()]);
+        let rows = tile * t / tiles..(tile + 1) * t / tiles;
+        let job = Job { cpu, a: &a[rows.start * k..rows.end * k], k, weights: &weights(task) };
+        let sums = if rows.len() <= MAX_ROWS && cpu.isa().turns() {
+            let next = if next < groups.len() { weights(next) } else { Vec::new() };
+            with_storage!(dtype, D => job.few::<D>(&next, scratch))
+        } else {
+            with_storage!(dtype, D => job.many::<D>(scratch))
+        };
+        finish(group, rows, sums);
+    });
 }
 
-/// Runs of units with about [`GROUP`] columns, `(first, end)`.
-fn group(units: &[Unit], threads: usize) -> Vec<(usize, usize)> {
-    let _ = threads;
-    let mut groups = Vec::new();
-    let (mut first, mut columns) = (0, 0);
+/// Runs of units with about [`GROUP`] columns.
+fn groups(units: &[Unit]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut columns = 0;
     for (i, unit) in units.iter().enumerate() {
-        if columns > 0 && columns + unit.columns() > GROUP {
-            groups.push((first, i));
-            (first, columns) = (i, 0);
+        match groups.last_mut() {
+            Some(group) if columns + unit.columns() <= GROUP => group.end = i + 1,
+            _ => {
+                groups.push(i..i + 1);
+                columns = 0;
+            }
         }
         columns += unit.columns();
-    }
-    if first < units.len() {
-        groups.push((first, units.len()));
     }
     groups
 }
 
 fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
-    let runs = units.iter().flat_map(|unit| unit.runs);
-    runs.flat_map(|(part, first, rows)| {
-        let stride = parts[part].k * parts[part].dtype.size();
-        parts[part].bytes[first * stride..(first + rows) * stride].chunks_exact(stride)
-    })
-    .collect()
+    units.iter().flat_map(|unit| unit.0).flat_map(|(part, first, rows)| parts[part].range(first, rows)).collect()
 }
 
-/// All sums of one task, `[rows][vectors]`.
-fn product<'s, D: super::panel::Storage + Copy>(
-    cpu: &Cpu,
-    storage: D,
-    a: &[f32],
+/// The product of some rows with the weights of a group. Sums come as `[rows][vectors of columns]`.
+struct Job<'a> {
+    cpu: &'a Cpu,
+    a: &'a [f32],
     k: usize,
-    weights: &[&[u8]],
-    scratch: &'s mut Vec<Lane16>,
-) -> &'s mut [Lane16] {
-    let (rows, ld) = (a.len() / k, vectors(weights.len()));
-    let parts = [rows * ld, BLOCK * ld, 12 * BLOCK / LANES];
-    scratch.resize(scratch.len().max(parts.iter().sum()), Lane16::ZERO);
-    let (c, scratch) = scratch.split_at_mut(parts[0]);
-    if rows <= MAX_ROWS {
-        cpu.isa().run(Gemv { a, k, rows: weights, c, storage });
-        return c;
+    weights: &'a [&'a [u8]],
+}
+
+impl Job<'_> {
+    fn few<'s, D: Storage>(&self, next: &[&[u8]], scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
+        let (a, k, rows) = (self.a, self.k, self.weights);
+        let [c] = carve(scratch, [a.len() / k * rows.len().div_ceil(LANES)]);
+        self.cpu.isa().run(Gemv { a, k, rows, next, c, storage: PhantomData::<D> });
+        c
     }
-    let (panels, scratch) = scratch.split_at_mut(parts[1]);
-    let block: &mut [Row] = cast_slice_mut(&mut scratch[..parts[2]]);
-    for from in (0..k).step_by(BLOCK) {
-        let depth = BLOCK.min(k - from);
-        let panels = &mut panels[..ld * depth];
-        cpu.isa().run(Pack { rows: weights, first_step: from / super::panel::STEP, depth, panels, storage });
-        cpu.isa().run(Multiply { a, stride: k, from, depth, panels, block, c });
+
+    fn many<'s, D: Storage>(&self, scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
+        let (a, k, rows) = (self.a, self.k, self.weights);
+        let vectors = rows.len().div_ceil(LANES);
+        let [c, panels] = carve(scratch, [a.len() / k * vectors, BLOCK * vectors]);
+        for from in (0..k).step_by(BLOCK) {
+            let depth = BLOCK.min(k - from);
+            let panels = &mut panels[..vectors * depth];
+            self.cpu.isa().run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
+            self.cpu.isa().run(Multiply { a, stride: k, from, depth, panels, c });
+        }
+        c
     }
-    c
 }

@@ -15,6 +15,8 @@ mod simd;
 pub use matmul::{Rows, Tile, Unit, matmul};
 pub use simd::Isa;
 
+use simd::Lane16;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Length of one chain of fused multiply-adds. 256 f32 of 12 rows and of 32 columns fill the L1 cache.
@@ -26,6 +28,7 @@ pub struct Cpu {
     isa: Isa,
     threads: usize,
     pool: rayon::ThreadPool,
+    scratch: Mutex<Vec<Vec<Lane16>>>,
 }
 
 impl Cpu {
@@ -37,7 +40,7 @@ impl Cpu {
             .thread_name(|i| format!("cpu{i}"))
             .build()
             .expect("the operating system starts threads");
-        Cpu { isa, threads, pool }
+        Cpu { isa, threads, pool, scratch: Mutex::default() }
     }
 
     /// The instruction set in use.
@@ -56,24 +59,36 @@ impl Cpu {
         self.pool.install(f)
     }
 
-    /// Calls `work(state, task)` once for each task below `tasks`, on all threads. Tasks are handed out in ascending order as threads
-    /// become free; `start` makes the state of each thread that takes part.
-    pub fn for_each<T>(&self, tasks: usize, start: impl Fn() -> T + Sync, work: impl Fn(&mut T, usize) + Sync) {
-        let next = AtomicUsize::new(0);
+    /// Calls `work(task)` once for each task below `tasks`, on all threads. Tasks are handed out in ascending order as threads become free.
+    pub fn for_each(&self, tasks: usize, work: impl Fn(usize) + Sync) {
+        self.for_each_with(tasks, |_, task, _| work(task));
+    }
+
+    /// The same as `work(scratch, task, the thread's next task)`. A next task that is not below `tasks` will not come. Scratch is kept from
+    /// task to task, and from call to call: fresh pages cost more than small products.
+    fn for_each_with(&self, tasks: usize, work: impl Fn(&mut Vec<Lane16>, usize, usize) + Sync) {
+        let counter = AtomicUsize::new(0);
+        let claim = || counter.fetch_add(1, Ordering::Relaxed);
         let drain = || {
-            let mut task = next.fetch_add(1, Ordering::Relaxed);
+            let mut task = claim();
             if task < tasks {
-                let mut state = start();
+                let mut scratch = self.scratch().pop().unwrap_or_default();
                 while task < tasks {
-                    work(&mut state, task);
-                    task = next.fetch_add(1, Ordering::Relaxed);
+                    let next = claim();
+                    work(&mut scratch, task, next);
+                    task = next;
                 }
+                self.scratch().push(scratch);
             }
         };
         match self.threads.min(tasks) {
             0 | 1 => drain(),
             threads => self.pool.install(|| fork(threads, &drain)),
         }
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, Vec<Vec<Lane16>>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,4 +98,14 @@ fn fork(threads: usize, work: &(impl Fn() + Sync)) {
         return work();
     }
     rayon::join(|| fork(threads - threads / 2, work), || fork(threads / 2, work));
+}
+
+/// Disjoint pieces of `scratch` of the given lengths, which it grows to hold. Their contents are whatever was there.
+fn carve<const N: usize>(scratch: &mut Vec<Lane16>, lengths: [usize; N]) -> [&mut [Lane16]; N] {
+    let total = lengths.iter().sum();
+    if scratch.len() < total {
+        scratch.resize(total, Lane16::ZERO);
+    }
+    let mut rest = &mut scratch[..];
+    lengths.map(|length| rest.split_off_mut(..length).expect("the sum fits"))
 }

@@ -4,6 +4,7 @@
 //! alignment; the last, short piece of a row is copied, so that nothing past the end of a row is ever touched.
 
 use super::simd::{Kernel, LANES, Lane16, Simd};
+use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable, bytes_of_mut, cast_ref, cast_slice};
 
 /// Elements of a row that are turned at a time.
@@ -26,18 +27,9 @@ macro_rules! with_storage {
     ($dtype:expr, $d:ident => $body:expr) => {{
         use $crate::cpu::panel::{Bf16, F16, F32};
         match $dtype {
-            $crate::dtype::DType::Bf16 => {
-                type $d = Bf16;
-                $body
-            }
-            $crate::dtype::DType::F16 => {
-                type $d = F16;
-                $body
-            }
-            $crate::dtype::DType::F32 => {
-                type $d = F32;
-                $body
-            }
+            $crate::dtype::DType::Bf16 => { type $d = Bf16; $body }
+            $crate::dtype::DType::F16 => { type $d = F16; $body }
+            $crate::dtype::DType::F32 => { type $d = F32; $body }
             other => panic!("{other} is no storage of weights"),
         }
     }};
@@ -50,12 +42,9 @@ macro_rules! sixteen {
     (@ $j:ident $body:expr; $($n:literal)*) => { $({ const $j: usize = $n; $body; })* };
 }
 
-#[derive(Clone, Copy)]
-pub struct Bf16 {}
-#[derive(Clone, Copy)]
-pub struct F16 {}
-#[derive(Clone, Copy)]
-pub struct F32 {}
+pub enum Bf16 {}
+pub enum F16 {}
+pub enum F32 {}
 
 impl Storage for Bf16 {
     type Chunk = [u8; 64];
@@ -115,6 +104,16 @@ impl<'a, D: Storage> Rows16<'a, D> {
         self.chunks[0].len()
     }
 
+    /// Asks for a whole step in L2.
+    #[inline(always)]
+    pub fn prefetch<S: Simd>(&self, s: S, step: usize) {
+        for chunks in self.chunks {
+            for line in 0..size_of::<D::Chunk>() / size_of::<Lane16>() {
+                s.prefetch(chunks.as_ptr().wrapping_add(step).cast::<Lane16>().wrapping_add(line).cast());
+            }
+        }
+    }
+
     /// Turns a whole step.
     #[inline(always)]
     pub fn turn<S: Simd>(&self, s: S, step: usize, sink: &mut impl Sink<S>) {
@@ -148,7 +147,7 @@ pub struct Pack<'a, D: Storage> {
     pub first_step: usize,
     pub depth: usize,
     pub panels: &'a mut [Lane16],
-    pub storage: D,
+    pub storage: PhantomData<D>,
 }
 
 impl<D: Storage> Kernel for Pack<'_, D> {

@@ -14,13 +14,9 @@ pub fn read_bandwidth(cpu: &Cpu, bytes: usize, runs: usize) -> f64 {
     // Written, so that it is not one page of zeros many times.
     let memory: Vec<Lane16> = (0..pieces * PIECE).map(|i| Lane16([i as f32; LANES])).collect();
     let read = || {
-        cpu.for_each(
-            pieces,
-            || (),
-            |_, i| {
-                black_box(cpu.isa().run(Sum(&memory[i * PIECE..][..PIECE])));
-            },
-        )
+        cpu.for_each(pieces, |i| {
+            black_box(cpu.isa().run(Sum(&memory[i * PIECE..][..PIECE])));
+        })
     };
     (pieces << 20) as f64 / best(runs, read)
 }
@@ -28,15 +24,9 @@ pub fn read_bandwidth(cpu: &Cpu, bytes: usize, runs: usize) -> f64 {
 /// f32 operations per second (a fused multiply-add is two) with all threads, operands in registers.
 pub fn fma_rate(cpu: &Cpu, runs: usize) -> f64 {
     const STEPS: usize = 1 << 21;
-    let seconds = best(runs, || {
-        cpu.for_each(
-            cpu.threads(),
-            || (),
-            |_, _| {
-                black_box(cpu.isa().run(Chains(STEPS)));
-            },
-        )
-    });
+    let seconds = best(runs, || cpu.for_each(cpu.threads(), |_| {
+        black_box(cpu.isa().run(Chains(STEPS)));
+    }));
     (cpu.threads() * STEPS * CHAINS * LANES * 2) as f64 / seconds
 }
 

@@ -81,11 +81,14 @@ impl Executor for CpuExecutor {
     }
 
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()> {
-        let plan = &self.plans[&id.0];
-        for i in ops {
-            let view = self.memory.view(&plan.launches()[i], plan.temps(), &self.weights)?;
-            plan.ops()[i].cpu(&view, &self.cpu);
-        }
-        Ok(())
+        let CpuExecutor { memory, weights, plans, cpu, .. } = self;
+        let plan = &plans[&id.0];
+        cpu.install(|| {
+            for i in ops {
+                let view = memory.view(&plan.launches()[i], plan.temps(), weights)?;
+                plan.ops()[i].cpu(&view, cpu);
+            }
+            Ok(())
+        })
     }
 }

@@ -22,9 +22,10 @@ pub(super) fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<
         return Err(broken(name, "JPEG", format!("{scans} scans, at most {MAX_SCANS} are allowed")));
     }
     let ended = Cell::new(false);
+    let mut metadata = Metadata::default();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let reader = Reader { rest: bytes, ended: &ended };
-        decode_caught(name, reader, limits)
+        decode_caught(name, reader, limits, &mut metadata)
     }));
     let decoded = match outcome {
         Ok(result) => result,
@@ -36,16 +37,39 @@ pub(super) fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<
     if ended.get() {
         return Err(broken(name, "JPEG", "the file is truncated"));
     }
-    decoded
+    // Read out here, where no bug of ours could pass for a broken file.
+    let exif = (!metadata.exif.is_empty()).then_some(&metadata.exif[..]);
+    Ok(Decoded { rgb: decoded?, orientation: orientation::find(exif, metadata.xmp.as_deref()) })
+}
+
+/// The blocks that may hold the orientation.
+#[derive(Default)]
+struct Metadata {
+    exif: Vec<u8>,
+    xmp: Option<Vec<u8>>,
+}
+
+impl Metadata {
+    /// EXIF may be split over several APP1 segments; Pillow joins them.
+    fn read<R>(&mut self, file: &Decompress<R>) {
+        const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+        for marker in file.markers() {
+            if let Some(rest) = marker.data.strip_prefix(b"Exif\0\0") {
+                self.exif.extend_from_slice(rest);
+            } else if let Some(rest) = marker.data.strip_prefix(XMP) {
+                self.xmp = Some(rest.to_vec());
+            }
+        }
+    }
 }
 
 /// The part that may unwind.
-fn decode_caught(name: &str, reader: Reader<'_>, limits: &DecodeLimits) -> Result<Decoded> {
+fn decode_caught(name: &str, reader: Reader<'_>, limits: &DecodeLimits, metadata: &mut Metadata) -> Result<Rgb> {
     let fail = |e: io::Error| broken(name, "JPEG", e);
     let file = Decompress::with_markers(&[Marker::APP(1)]).from_reader(reader).map_err(fail)?;
     let (width, height) = file.size();
     limits.check(name, width, height)?;
-    let orientation = read_orientation(&file);
+    metadata.read(&file);
     let components = file.components().len();
     let space = match components {
         1 => ColorSpace::JCS_GRAYSCALE,
@@ -64,22 +88,7 @@ fn decode_caught(name: &str, reader: Reader<'_>, limits: &DecodeLimits) -> Resul
             if components == 1 { grey_to_rgb(&line, row) } else { cmyk_to_rgb(&line, row) }
         }
     }
-    Ok(Decoded { rgb: Rgb::new(width, height, data), orientation })
-}
-
-/// EXIF may be split over several APP1 segments; Pillow joins them.
-fn read_orientation<R>(file: &Decompress<R>) -> u8 {
-    const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-    let mut exif = Vec::new();
-    let mut xmp = None;
-    for marker in file.markers() {
-        if let Some(rest) = marker.data.strip_prefix(b"Exif\0\0") {
-            exif.extend_from_slice(rest);
-        } else if let Some(rest) = marker.data.strip_prefix(XMP) {
-            xmp = Some(rest);
-        }
-    }
-    orientation::find((!exif.is_empty()).then_some(&exif), xmp)
+    Ok(Rgb::new(width, height, data))
 }
 
 fn grey_to_rgb(line: &[u8], row: &mut [u8]) {

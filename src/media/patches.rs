@@ -9,6 +9,7 @@ use crate::media::image::Rgb;
 use crate::media::resize::{bicubic, smart_resize};
 use rayon::prelude::*;
 use serde::Deserialize;
+use std::ops::Range;
 use std::path::Path;
 
 /// Colours per pixel.
@@ -210,9 +211,9 @@ impl ImageProcessor {
         let table = self.table();
         for (out, group) in data.chunks_exact_mut(step).zip(frames.chunks(self.temporal_patch)) {
             for (t, frame) in group.iter().enumerate() {
-                self.write_frame(&table, &bicubic(frame, w, h), t, out);
+                let end = if t + 1 == group.len() { self.temporal_patch } else { t + 1 };
+                self.write_frame(&table, &bicubic(frame, w, h), t..end, out);
             }
-            self.repeat_last(group.len(), out);
         }
         Ok(Patches { data, grid_thw, resized })
     }
@@ -225,43 +226,56 @@ impl ImageProcessor {
         })
     }
 
-    /// Values in the patches of one frame.
-    fn plane(&self) -> usize {
-        self.patch * self.patch
-    }
-
-    /// Writes the resized `frame` as frame `t` of the patches of one temporal step, `out` `[gh/m, gw/m, m, m, 3, tp, p, p]`.
-    fn write_frame(&self, table: &[[f32; 256]; CHANNELS], frame: &Rgb, t: usize, out: &mut [f32]) {
-        let (p, m, plane) = (self.patch, self.merge, self.plane());
+    /// Writes the resized `frame` as the frames `times` of the patches of one temporal step, `out` `[gh/m, gw/m, m, m, 3, tp, p, p]`.
+    /// Patch after patch, so that the stores, 24 bytes for each pixel of a picture, are sequential.
+    fn write_frame(&self, table: &[[f32; 256]; CHANNELS], frame: &Rgb, times: Range<usize>, out: &mut [f32]) {
+        let (p, m) = (self.patch, self.merge);
         let row_of_blocks = self.factor() * frame.width * CHANNELS * self.temporal_patch;
-        let patch_len = CHANNELS * self.temporal_patch * plane;
+        let patch_len = CHANNELS * self.temporal_patch * p * p;
         out.par_chunks_exact_mut(row_of_blocks).enumerate().for_each(|(block_y, out)| {
             for (i, patch) in out.chunks_exact_mut(patch_len).enumerate() {
                 let (block_x, my, mx) = (i / (m * m), i / m % m, i % m);
-                let (y0, x0) = ((block_y * m + my) * p, (block_x * m + mx) * p);
-                for y in 0..p {
-                    let pixels = &frame.row(y0 + y)[x0 * CHANNELS..][..p * CHANNELS];
-                    for (c, table) in table.iter().enumerate() {
-                        let values = &mut patch[(c * self.temporal_patch + t) * plane + y * p..][..p];
-                        for (value, pixel) in values.iter_mut().zip(pixels.as_chunks::<CHANNELS>().0) {
-                            *value = table[pixel[c] as usize];
-                        }
-                    }
-                }
+                let corner = ((block_y * m + my) * p, (block_x * m + mx) * p);
+                self.write_patch(table, frame, corner, times.clone(), patch);
             }
         });
     }
 
-    /// Copies the last of `filled` frames over the rest of each temporal patch.
-    fn repeat_last(&self, filled: usize, out: &mut [f32]) {
-        if filled == self.temporal_patch {
-            return;
+    /// Writes one patch, whose upper left pixel is at `(y0, x0)`: the first of `times` from the pixels, the others as copies.
+    fn write_patch(
+        &self,
+        table: &[[f32; 256]; CHANNELS],
+        frame: &Rgb,
+        (y0, x0): (usize, usize),
+        times: Range<usize>,
+        patch: &mut [f32],
+    ) {
+        let (p, plane) = (self.patch, self.patch * self.patch);
+        for (c, (table, planes)) in table.iter().zip(patch.chunks_exact_mut(self.temporal_patch * plane)).enumerate() {
+            let first = times.start * plane;
+            for (y, values) in planes[first..first + plane].chunks_exact_mut(p).enumerate() {
+                normalise(table, &frame.row(y0 + y)[x0 * CHANNELS + c..], values);
+            }
+            for t in times.start + 1..times.end {
+                planes.copy_within(first..first + plane, t * plane);
+            }
         }
-        let plane = self.plane();
-        out.par_chunks_exact_mut(self.temporal_patch * plane).with_min_len(1024).for_each(|frames| {
-            let (done, rest) = frames.split_at_mut(filled * plane);
-            let last = &done[(filled - 1) * plane..];
-            rest.chunks_exact_mut(plane).for_each(|frame| frame.copy_from_slice(last));
-        });
+    }
+}
+
+/// `values.len()` pixels of one colour, `bytes` starting at it. The side of today's patches is unrolled.
+#[inline]
+fn normalise(table: &[f32; 256], bytes: &[u8], values: &mut [f32]) {
+    const PATCH: usize = 14;
+    if let (Some(bytes), Ok(values)) =
+        (bytes.first_chunk::<{ PATCH * CHANNELS - 2 }>(), <&mut [f32; PATCH]>::try_from(&mut *values))
+    {
+        for (x, value) in values.iter_mut().enumerate() {
+            *value = table[bytes[x * CHANNELS] as usize];
+        }
+    } else {
+        for (value, &byte) in values.iter_mut().zip(bytes.iter().step_by(CHANNELS)) {
+            *value = table[byte as usize];
+        }
     }
 }

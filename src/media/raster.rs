@@ -2,6 +2,8 @@
 //!
 //! Owns: the first frame of each. Refuses: animation. Surprises: a GIF frame smaller than its screen lies on the transparent colour's
 //! palette entry, if there is one, otherwise on entry 0; the background colour of the header is not used (Pillow).
+//! Known to differ from Pillow: pixels that a run-length BMP leaves out are black here, palette entry 0 there; a GIF without any palette is
+//! refused here, grey there; a damaged file that both decode may come out differently.
 
 use crate::error::Result;
 use crate::media::image::{DecodeLimits, Decoded, Rgb, broken};
@@ -13,15 +15,43 @@ use std::io::Cursor;
 
 /// Decodes a WebP file, upright or not.
 pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
-    // The decoder forgives a few missing bytes; Pillow does not.
-    if bytes.get(4..8).is_none_or(|size| bytes.len() - 8 < u32::from_le_bytes(size.try_into().unwrap()) as usize) {
-        return Err(broken(name, "WebP", "the file is truncated"));
-    }
+    check_webp(name, bytes, limits)?;
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "WebP", e))?;
     let exif = decoder.exif_metadata().unwrap_or_default();
     let xmp = decoder.xmp_metadata().unwrap_or_default();
     let rgb = read_rgb(name, "WebP", decoder, limits)?;
     Ok(Decoded { rgb, orientation: orientation::find(exif.as_deref(), xmp.as_deref()) })
+}
+
+/// Walks the chunks before the decoder sees them: it forgives a short file, which Pillow does not, and takes memory for what a chunk
+/// claims (its own length, the size of its frame) before it compares that with the file and with the canvas.
+fn check_webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<()> {
+    let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
+    let truncated = || broken(name, "WebP", "the file is truncated");
+    let end = 8 + u32_at(4).ok_or_else(truncated)?;
+    if end > bytes.len() {
+        return Err(truncated());
+    }
+    let mut at = 12;
+    while at + 8 <= end {
+        let length = u32_at(at + 4).ok_or_else(truncated)?;
+        let data = bytes[..end].get(at + 8..at + 8 + length).ok_or_else(truncated)?;
+        // Sides of 14 bits each; lossless frames store them less 1, behind a signature byte.
+        let sides = |b: &[u8]| (u16::from_le_bytes([b[0], b[1]]) & 0x3FFF, u16::from_le_bytes([b[2], b[3]]) & 0x3FFF);
+        let size = match &bytes[at..at + 4] {
+            b"VP8 " => data.get(6..10).map(sides),
+            b"VP8L" => data.get(1..5).map(|b| {
+                let bits = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                ((bits & 0x3FFF) as u16 + 1, (bits >> 14 & 0x3FFF) as u16 + 1)
+            }),
+            _ => None,
+        };
+        if let Some((width, height)) = size {
+            limits.check(name, width as usize, height as usize)?;
+        }
+        at += 8 + length + length % 2;
+    }
+    Ok(())
 }
 
 /// Decodes a BMP file.

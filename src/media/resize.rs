@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::media::image::Rgb;
-use crate::media::simd;
+use crate::media::simd::{self, Kernel};
 use rayon::prelude::*;
 
 /// Which pass comes first: what a release of Pillow does.
@@ -116,59 +116,78 @@ fn clip(acc: i32) -> u8 {
     (acc >> BITS).clamp(0, 255) as u8
 }
 
+/// Bytes that go through the arithmetic together: four AVX2 registers of accumulators.
+const LANES: usize = 32;
+
+/// The sum of coefficients times pixels for as many columns as there are lanes.
+#[inline(always)]
+fn convolve<'a>(k: &[i32], pixels: impl Iterator<Item = &'a [u8; LANES]>) -> [u8; LANES] {
+    let mut acc = [HALF; LANES];
+    for (k, pixels) in k.iter().zip(pixels) {
+        for (a, &p) in acc.iter_mut().zip(pixels) {
+            *a = a.wrapping_add(k.wrapping_mul(p as i32));
+        }
+    }
+    let mut out = [0; LANES];
+    for (out, acc) in out.iter_mut().zip(acc) {
+        *out = clip(acc);
+    }
+    out
+}
+
+/// Rows that the horizontal pass takes together, four lanes each. Along a row, the taps of neighbouring outputs begin at different
+/// pixels, which no compiler vectorises; across rows, they are the same.
+const ROWS: usize = LANES / 4;
+
 /// `[height, out_w, 3]`
 fn horizontal(src: &Rgb, out_w: usize) -> Rgb {
     let axis = Axis::new(src.width, out_w);
     let mut data = vec![0; src.height * out_w * 3];
-    let rows = data.par_chunks_exact_mut(out_w * 3).enumerate();
-    rows.for_each_init(
-        || vec![0; src.width * 3 + 1], // one byte more, so that the last pixel can be read as four bytes
-        |line, (y, out)| {
-            line[..src.width * 3].copy_from_slice(src.row(y));
-            simd::widest(|| match axis.taps {
-                4 => horizontal_row::<4>(&axis, line, out),
-                5 => horizontal_row::<5>(&axis, line, out),
-                6 => horizontal_row::<6>(&axis, line, out),
-                7 => horizontal_row::<7>(&axis, line, out),
-                8 => horizontal_row::<8>(&axis, line, out),
-                9 => horizontal_row::<9>(&axis, line, out),
-                _ => horizontal_row_any(&axis, line, out),
-            });
+    let groups = data.par_chunks_mut(ROWS * out_w * 3).zip(src.data.par_chunks(ROWS * src.width * 3));
+    groups.for_each_init(
+        || (vec![[0; LANES]; src.width], vec![[0; LANES]; out_w]),
+        |(lanes, results), (out, rows)| {
+            gather(rows, src.width, lanes);
+            simd::widest(Horizontal { axis: &axis, lanes, results });
+            scatter(results, out_w, out);
         },
     );
     Rgb::new(out_w, src.height, data)
 }
 
-/// One row with a fixed number of taps; `line` has a byte to spare behind its pixels.
-#[inline(always)]
-fn horizontal_row<const TAPS: usize>(axis: &Axis, line: &[u8], out: &mut [u8]) {
-    let coefficients = axis.coefficients.as_chunks::<TAPS>().0;
-    for ((pixel, k), &start) in out.as_chunks_mut::<3>().0.iter_mut().zip(coefficients).zip(&axis.starts) {
-        let window = &line[start * 3..][..TAPS * 3 + 1];
-        let mut acc = [HALF; 4];
-        for (t, k) in k.iter().enumerate() {
-            let four: [u8; 4] = [window[3 * t], window[3 * t + 1], window[3 * t + 2], window[3 * t + 3]];
-            for (a, p) in acc.iter_mut().zip(four) {
-                *a = a.wrapping_add(k.wrapping_mul(p as i32));
-            }
+/// Up to [`ROWS`] rows side by side: `lanes[x]` holds pixel x of each, in four bytes.
+fn gather(rows: &[u8], width: usize, lanes: &mut [[u8; LANES]]) {
+    for (r, row) in rows.chunks_exact(width * 3).enumerate() {
+        for (lanes, &[red, green, blue]) in lanes.iter_mut().zip(row.as_chunks::<3>().0) {
+            lanes.as_chunks_mut::<4>().0[r] = [red, green, blue, 0];
         }
-        *pixel = [clip(acc[0]), clip(acc[1]), clip(acc[2])];
     }
 }
 
-/// One row with any number of taps.
-#[inline(always)]
-fn horizontal_row_any(axis: &Axis, line: &[u8], out: &mut [u8]) {
-    let coefficients = axis.coefficients.chunks_exact(axis.taps);
-    for ((pixel, k), &start) in out.as_chunks_mut::<3>().0.iter_mut().zip(coefficients).zip(&axis.starts) {
-        let mut acc = [HALF; 3];
-        let pixels = line[start * 3..].as_chunks::<3>().0;
-        for (k, p) in k.iter().zip(pixels) {
-            for (a, &p) in acc.iter_mut().zip(p) {
-                *a = a.wrapping_add(k.wrapping_mul(p as i32));
-            }
+/// The way back.
+fn scatter(results: &[[u8; LANES]], width: usize, rows: &mut [u8]) {
+    for (r, row) in rows.chunks_exact_mut(width * 3).enumerate() {
+        for (lanes, pixel) in results.iter().zip(row.as_chunks_mut::<3>().0) {
+            let [red, green, blue, _] = lanes.as_chunks::<4>().0[r];
+            *pixel = [red, green, blue];
         }
-        *pixel = acc.map(clip);
+    }
+}
+
+/// The horizontal pass over one group of rows.
+struct Horizontal<'a> {
+    axis: &'a Axis,
+    lanes: &'a [[u8; LANES]],
+    results: &'a mut [[u8; LANES]],
+}
+
+impl Kernel for Horizontal<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let outputs = self.axis.coefficients.chunks_exact(self.axis.taps).zip(&self.axis.starts);
+        for (result, (k, &start)) in self.results.iter_mut().zip(outputs) {
+            *result = convolve(k, self.lanes[start..].iter());
+        }
     }
 }
 
@@ -180,30 +199,35 @@ fn vertical(src: &Rgb, out_h: usize) -> Rgb {
     data.par_chunks_exact_mut(stride).enumerate().for_each(|(y, out)| {
         let rows = &src.data[axis.starts[y] * stride..];
         let k = &axis.coefficients[y * axis.taps..][..axis.taps];
-        simd::widest(|| vertical_row(k, rows, stride, out));
+        simd::widest(VerticalRow { k, rows, out });
     });
     Rgb::new(src.width, out_h, data)
 }
 
-/// One output row from the input rows that begin at `rows`. Columns are independent, so they go in blocks that stay in registers.
-#[inline(always)]
-fn vertical_row(k: &[i32], rows: &[u8], stride: usize, out: &mut [u8]) {
-    const BLOCK: usize = 32;
-    let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
-    let done = blocks.len() * BLOCK;
-    for (b, block) in blocks.iter_mut().enumerate() {
-        let mut acc = [HALF; BLOCK];
-        for (t, k) in k.iter().enumerate() {
-            let pixels: &[u8; BLOCK] = rows[t * stride + b * BLOCK..].first_chunk().expect("a block inside a row");
-            for (a, &p) in acc.iter_mut().zip(pixels) {
-                *a = a.wrapping_add(k.wrapping_mul(p as i32));
-            }
+/// One output row from as many input rows of its length, which begin at `rows`.
+struct VerticalRow<'a> {
+    k: &'a [i32],
+    rows: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl Kernel for VerticalRow<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let (k, stride) = (self.k, self.out.len());
+        let (blocks, tail) = self.out.as_chunks_mut::<LANES>();
+        let done = blocks.len() * LANES;
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let columns = self.rows.chunks_exact(stride).map(|row| &row.as_chunks::<LANES>().0[b]);
+            *block = convolve(k, columns);
         }
-        *block = acc.map(clip);
-    }
-    for (i, out) in tail.iter_mut().enumerate() {
-        let terms = k.iter().enumerate().map(|(t, k)| k.wrapping_mul(rows[t * stride + done + i] as i32));
-        *out = clip(terms.fold(HALF, i32::wrapping_add));
+        for (i, out) in tail.iter_mut().enumerate() {
+            let mut acc = HALF;
+            for (k, row) in k.iter().zip(self.rows.chunks_exact(stride)) {
+                acc = acc.wrapping_add(k.wrapping_mul(row[done + i] as i32));
+            }
+            *out = clip(acc);
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 //! A template's output must be scanned for special tokens (`<|im_end|>`), but the same characters typed by a user must stay text.
 //! So before rendering, one *pivot* character of every special token (`|` for Qwen) is replaced in user text by a stand-in, a
 //! private-use character that occurs nowhere in the conversation; after the output is split at special tokens, the stand-ins
-//! become the pivot again. No special token can then contain a user's character, not even one put together by a template that
-//! trims, splits or joins. Lengths, whitespace, tags like `</think>` and everything else that templates look at stay as they are.
+//! become the pivot again. So whatever a template trims, splits or joins, every pivot of a special token in its output is its own.
+//! (Where it writes them around a value, as in `<|{{ part.type }}_pad|>`, it means a token.) Lengths, whitespace, tags like
+//! `</think>` and everything else that templates look at stay as they are.
 //!
 //! The surprise: user text is not tokenised by itself. Between two special tokens, template text and user text are one run and go
 //! through BPE as one string, so that ids equal those of transformers (`"user\n" + "hi"`).

@@ -50,13 +50,15 @@ impl Prompt {
         let mut prompt = Prompt { ids: Vec::with_capacity(ids.len()), spans: Vec::new() };
         let (mut images, mut videos) = (images.iter().enumerate(), videos.iter().enumerate());
         for &id in ids {
-            let (kind, next) = match id {
-                id if id == special.image_pad => (MediaKind::Image, images.next()),
-                id if id == special.video_pad => (MediaKind::Video, videos.next()),
-                _ => (MediaKind::Image, None),
+            let medium = if id == special.image_pad {
+                images.next().map(|image| (MediaKind::Image, image))
+            } else if id == special.video_pad {
+                videos.next().map(|video| (MediaKind::Video, video))
+            } else {
+                None
             };
-            match next {
-                Some((index, grid)) => prompt.push_media(id, kind, index, *grid, merge)?,
+            match medium {
+                Some((kind, (index, grid))) => prompt.push_media(id, kind, index, *grid, merge)?,
                 None => prompt.ids.push(id),
             }
         }

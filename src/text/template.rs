@@ -2,8 +2,8 @@
 //! Jinja2); knows nothing of ids.
 //!
 //! The surprise: what a template sees as user text is not quite the user's text, see [`guard`](super::guard). Work is bounded by
-//! fuel and output by size; a template that doubles a variable over and over can still use memory, so templates deserve the trust
-//! that weights get.
+//! fuel, output by size, and nesting by a stack that is large enough for whatever fits into the two; a template that doubles a
+//! variable over and over can still use memory, so templates deserve the trust that weights get.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,16 +22,19 @@ use super::tokenizer_files::token_content;
 use super::{clock, one_line, read_text};
 use crate::error::{Error, Result};
 
-/// Template files have a few kB, the configurations that hold them up to some MB of added tokens.
+/// The configurations that hold templates have up to some MB of added tokens.
 const MAX_FILE: u64 = 16 << 20;
-/// Instructions for a rendering, plus some for each part of each message. Templates use about 40 per part, tool templates 200.
+/// Templates have 1 to 20 kB.
+const MAX_SOURCE: usize = 64 << 10;
+/// minijinja recurses without a limit on `- - - 1`, long `elif` chains and nested values: up to 2 kB of stack per 10 bytes of
+/// source, 200 bytes per 6 instructions. A thread's 2 MB overflowed at 2000 `elif`. Only pages that are used cost memory.
+const STACK: usize = 256 << 20;
+/// Instructions for a rendering, plus some for each string of the conversation. Templates use about 40 per part, tool templates 200.
 const FUEL: u64 = 1_000_000;
-const FUEL_PER_PART: u64 = 10_000;
+const FUEL_PER_TEXT: u64 = 2_000;
 /// Output bytes for a rendering, plus some for each byte of the conversation.
 const MAX_OUTPUT: usize = 1 << 20;
 const MAX_OUTPUT_PER_BYTE: usize = 4;
-/// Nesting of macros and loops; 500 (the default) overflows the stack of a small thread.
-const RECURSION: usize = 100;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
@@ -82,8 +85,15 @@ impl ChatTemplate {
         let config = dir.join("tokenizer_config.json");
         let config_json = if config.exists() { read_json(&config)? } else { Json::Null };
         let (file, source) = find(dir, &config, &config_json)?;
+        if source.len() > MAX_SOURCE {
+            return Err(Error::checkpoint(
+                &file,
+                NAME,
+                format!("has {} bytes, at most {MAX_SOURCE} are taken", source.len()),
+            ));
+        }
         let mut env = environment();
-        env.add_template_owned(NAME, source).map_err(|e| broken(&file, &e))?;
+        on_large_stack(&file, || env.add_template_owned(NAME, source).map_err(|e| broken(&file, &e)))?;
         Ok(ChatTemplate { env, file, tokens: named_tokens(&config_json) })
     }
 
@@ -98,14 +108,21 @@ impl ChatTemplate {
         };
         let grounding = tokenizer.grounding();
         let context = self.context(messages, options, &Hider { stand_ins: &stand_ins, grounding: &grounding });
-        let mut out = Bounded { bytes: Vec::new(), limit: MAX_OUTPUT + MAX_OUTPUT_PER_BYTE * size };
+        let limits =
+            Limits { fuel: FUEL + FUEL_PER_TEXT * texts.len() as u64, output: MAX_OUTPUT + MAX_OUTPUT_PER_BYTE * size };
+        let bytes = on_large_stack(&self.file, || self.run(context, limits))?;
+        let marked =
+            String::from_utf8(bytes).map_err(|_| Error::checkpoint(&self.file, NAME, "writes broken UTF-8"))?;
+        Ok(Rendered { marked, stand_ins })
+    }
+
+    fn run(&self, context: Value, limits: Limits) -> Result<Vec<u8>> {
         let mut env = self.env.clone();
-        env.set_fuel(Some(FUEL + FUEL_PER_PART * texts.len() as u64));
+        env.set_fuel(Some(limits.fuel));
+        let mut out = Bounded { bytes: Vec::new(), limit: limits.output };
         let template = env.get_template(NAME).map_err(|e| broken(&self.file, &e))?;
         template.render_captured_to(context, &mut out).map_err(|e| self.failed(&e))?;
-        let marked =
-            String::from_utf8(out.bytes).map_err(|_| Error::checkpoint(&self.file, NAME, "writes broken UTF-8"))?;
-        Ok(Rendered { marked, stand_ins })
+        Ok(out.bytes)
     }
 
     fn context(&self, messages: &[Message], options: &RenderOptions, hider: &Hider) -> Value {
@@ -132,6 +149,21 @@ impl ChatTemplate {
             None => broken(&self.file, error),
         }
     }
+}
+
+/// What one rendering may use.
+struct Limits {
+    fuel: u64,
+    output: usize,
+}
+
+/// Runs `work` in a thread with [`STACK`] bytes; a panic in it is an error of the template in `file`.
+fn on_large_stack<T: Send>(file: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(NAME.into()).stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::checkpoint(file, NAME, format!("no thread to run it: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(Error::checkpoint(file, NAME, "makes the template engine panic")))
+    })
 }
 
 /// What `raise_exception` was called with: the template's own judgement of the messages.
@@ -248,7 +280,6 @@ fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
     env.set_auto_escape_callback(|_| AutoEscape::None);
-    env.set_recursion_limit(RECURSION);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |why: String| -> Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(why)))

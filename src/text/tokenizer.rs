@@ -20,8 +20,8 @@ use super::tokenizer_files::{self, Files, SPLIT};
 use super::{one_line, stream};
 use crate::error::{Error, Result};
 
-/// The longest text that is tokenised, in bytes: 1 Mi tokens at least, far above any context. The regex engine gives up, by a
-/// panic, on runs of 10 million spaces.
+/// The longest text that is tokenised, in bytes: about a million tokens, above any context. The regex engine gives up, by a
+/// panic, between runs of 9 and 11 million spaces.
 pub const MAX_TEXT: usize = 4 << 20;
 
 /// Tokens around objects and boxes in grounding answers. They control nothing, so a model's own words may contain them.
@@ -89,9 +89,7 @@ impl Tokenizer {
 
     /// Ids of `text` as ordinary text: special tokens in it are just characters.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        if text.len() > MAX_TEXT {
-            return Err(Error::request("text", format!("has {} bytes, at most {MAX_TEXT} are taken", text.len())));
-        }
+        check_size(text)?;
         let encoding =
             self.plain.encode_fast(text, false).map_err(|e| Error::request("text", one_line(&e.to_string())))?;
         Ok(encoding.get_ids().to_vec())
@@ -108,6 +106,7 @@ impl Tokenizer {
     }
 
     fn encode_pieces(&self, text: &str, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+        check_size(text)?;
         let pieces = self.added.extract_and_normalize(self.nfc.as_ref(), text);
         let mut ids = Vec::new();
         for (piece, _, tokens) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
@@ -164,6 +163,13 @@ impl Tokenizer {
     pub(super) fn grounding(&self) -> Vec<String> {
         self.grounding.iter().map(|(_, name)| name.clone()).collect()
     }
+}
+
+fn check_size(text: &str) -> Result<()> {
+    if text.len() > MAX_TEXT {
+        return Err(Error::request("text", format!("has {} bytes, at most {MAX_TEXT} are taken", text.len())));
+    }
+    Ok(())
 }
 
 fn assemble(files: Files) -> tokenizers::Result<tokenizers::Tokenizer> {

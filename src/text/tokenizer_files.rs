@@ -94,8 +94,13 @@ struct Model {
     merges: Vec<Merge>,
     #[serde(default)]
     ignore_merges: bool,
-    #[serde(flatten)]
-    other: BTreeMap<String, Value>,
+    // Named, not flattened into a map: flattening buffers the vocabulary and the merges first.
+    dropout: Option<Value>,
+    unk_token: Option<Value>,
+    continuing_subword_prefix: Option<Value>,
+    end_of_word_suffix: Option<Value>,
+    fuse_unk: Option<Value>,
+    byte_fallback: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -229,10 +234,18 @@ fn check_pipeline(path: &Path, whole: &Whole) -> Result<()> {
     }
     only("decoder.type", whole.decoder.as_ref().and_then(|d| d.get("type")), json!("ByteLevel"))?;
     only("model.type", Some(&json!(whole.model.kind.as_deref().unwrap_or("BPE"))), json!("BPE"))?;
-    for (key, value) in &whole.model.other {
-        let neutral = matches!(value, Value::Null | Value::Bool(false)) || value == "";
-        if !neutral {
-            only(&format!("model.{key}"), Some(value), Value::Null)?;
+    let model = &whole.model;
+    for (at, value) in [
+        ("model.dropout", &model.dropout),
+        ("model.unk_token", &model.unk_token),
+        ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("model.end_of_word_suffix", &model.end_of_word_suffix),
+        ("model.fuse_unk", &model.fuse_unk),
+        ("model.byte_fallback", &model.byte_fallback),
+    ] {
+        let neutral = |value: &Value| *value == Value::Bool(false) || value == "";
+        if let Some(value) = value.as_ref().filter(|value| !neutral(value)) {
+            only(at, Some(value), Value::Null)?;
         }
     }
     let pre = whole.pre_tokenizer.as_ref();

@@ -30,6 +30,7 @@ impl Simd for Avx2 {
     type V = V;
     // 12 accumulator registers, 2 of columns and 1 broadcast of 16.
     const TILE: (usize, usize) = (6, 1);
+    const TURNS: bool = false;
 
     methods! {
         fn splat(self, x: f32) -> V { [_mm256_set1_ps(x); 2] }
@@ -42,31 +43,23 @@ impl Simd for Avx2 {
             [_mm256_loadu_ps(from.as_ptr().cast()), _mm256_loadu_ps(from.as_ptr().add(32).cast())]
         }
         fn load_bf16(self, from: &[u8; 32]) -> V {
-            [0, 16].map(|at| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(at).cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().add(16).cast()));
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
         }
         fn load_f16(self, from: &[u8; 32]) -> V {
-            [0, 16].map(|at| _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(at).cast())))
+            let low = _mm_loadu_si128(from.as_ptr().cast());
+            let high = _mm_loadu_si128(from.as_ptr().add(16).cast());
+            [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
         }
         fn store_bf16(self, v: V, to: &mut [u8; 32]) {
-            let high = v.map(|v| {
-                let bits = _mm256_castps_si256(v);
-                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
-            });
             // The pack works inside 128-bit lanes: put its quarters in order.
-            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(high[0], high[1]));
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(round_bf16(v[0]), round_bf16(v[1])));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), packed)
         }
         fn store_f16(self, v: V, to: &mut [u8; 32]) {
-            let halves = v.map(|v| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v));
-            _mm_storeu_si128(to.as_mut_ptr().cast(), halves[0]);
-            _mm_storeu_si128(to.as_mut_ptr().add(16).cast(), halves[1])
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(to.as_mut_ptr().add(16).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]))
         }
 
         fn add(self, a: V, b: V) -> V { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
@@ -76,13 +69,15 @@ impl Simd for Avx2 {
         fn fma(self, a: V, b: V, c: V) -> V { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
         fn max(self, a: V, b: V) -> V { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
         fn if_less(self, a: V, b: V, x: V, y: V) -> V {
-            [0, 1].map(|i| _mm256_blendv_ps(y[i], x[i], _mm256_cmp_ps::<_CMP_LT_OQ>(a[i], b[i])))
+            let low = _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]));
+            [low, _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]))]
         }
         fn scale_bits(self, p: V, n: V) -> V {
-            [0, 1].map(|i| {
-                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[i]));
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p[i]), n))
-            })
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[0]));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[1]));
+            let low = _mm256_add_epi32(_mm256_castps_si256(p[0]), low);
+            let high = _mm256_add_epi32(_mm256_castps_si256(p[1]), high);
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
         fn sum(self, v: V) -> f32 {
             let v = _mm256_add_ps(v[0], v[1]);
@@ -99,27 +94,80 @@ impl Simd for Avx2 {
 
         fn transpose(self, rows: [&[u8; 64]; LANES]) -> [V; LANES] {
             let mut out = [[_mm256_setzero_ps(); 2]; LANES];
-            for half in 0..2 {
-                for c in 0..4 {
-                    let piece = |row: usize| _mm_loadu_ps(rows[8 * half + row].as_ptr().add(16 * c).cast());
-                    let two = |i: usize| _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(piece(i)), piece(i + 4));
-                    let (v0, v1, v2, v3) = (two(0), two(1), two(2), two(3));
-                    let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v0, v1));
-                    let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v2, v3));
-                    let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v0, v1));
-                    let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v2, v3));
-                    out[4 * c][half] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
-                    out[4 * c + 1][half] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
-                    out[4 * c + 2][half] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
-                    out[4 * c + 3][half] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+            for c in 0..4 {
+                let low = fours(rows, 0, c);
+                let high = fours(rows, 8, c);
+                for j in 0..4 {
+                    out[4 * c + j] = [low[j], high[j]];
                 }
             }
             out
         }
-        fn low_bf16(self, v: V) -> V { v.map(|v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)))) }
-        fn high_bf16(self, v: V) -> V {
-            v.map(|v| _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32))))
+        fn low_bf16(self, v: V) -> V {
+            let low = _mm256_slli_epi32::<16>(_mm256_castps_si256(v[0]));
+            let high = _mm256_slli_epi32::<16>(_mm256_castps_si256(v[1]));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        fn high_bf16(self, v: V) -> V {
+            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_and_ps(v[0], mask), _mm256_and_ps(v[1], mask)]
+        }
+        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+/// Transposes the `c`-th 16 bytes of eight rows: vector `j` holds their dword `j`.
+///
+/// # Safety
+/// The machine must have AVX2. (A closure would not do: it may stay a call, without the caller's instruction set.)
+#[inline(always)]
+unsafe fn fours(rows: [&[u8; 64]; LANES], first: usize, c: usize) -> [__m256; 4] {
+    // SAFETY: the caller vouches for the instructions; `c` is below 4, so that the 16 bytes are inside a row.
+    unsafe {
+        let v0 = two(rows[first], rows[first + 4], c);
+        let v1 = two(rows[first + 1], rows[first + 5], c);
+        let v2 = two(rows[first + 2], rows[first + 6], c);
+        let v3 = two(rows[first + 3], rows[first + 7], c);
+        let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(v0, v1));
+        let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(v2, v3));
+        let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(v0, v1));
+        let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(v2, v3));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)),
+        ]
+    }
+}
+
+/// The `c`-th 16 bytes of two rows side by side.
+///
+/// # Safety
+/// As for [`fours`].
+#[inline(always)]
+unsafe fn two(low: &[u8; 64], high: &[u8; 64], c: usize) -> __m256 {
+    // SAFETY: as in `fours`.
+    unsafe {
+        let low = _mm_loadu_ps(low.as_ptr().add(16 * c).cast());
+        let high = _mm_loadu_ps(high.as_ptr().add(16 * c).cast());
+        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+    }
+}
+
+/// Rounds to bf16, in the low halves of the dwords; NaN stays NaN.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn round_bf16(v: __m256) -> __m256i {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
     }
 }

@@ -28,6 +28,7 @@ impl Simd for Avx512 {
     type V = __m512;
     // 24 accumulators, 2 columns and 1 broadcast of 32 registers.
     const TILE: (usize, usize) = (12, 2);
+    const TURNS: bool = true;
 
     methods! {
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -74,26 +75,17 @@ impl Simd for Avx512 {
         fn top(self, v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
 
         fn transpose(self, rows: [&[u8; 64]; LANES]) -> [__m512; LANES] {
-            // 16-byte pieces of four rows meet in one register by masked loads, so that only the 4x4 transposes inside lanes are
-            // left to the shuffle ports: 32 shuffles where a transpose of registers takes 64.
+            let [a, b, c, d] = [fours(rows, 0), fours(rows, 4), fours(rows, 8), fours(rows, 12)];
             let mut out = [_mm512_setzero_ps(); LANES];
-            for c in 0..4 {
-                let piece = |row: usize| _mm_loadu_ps(rows[row].as_ptr().add(16 * c).cast());
-                let four = |i: usize| {
-                    let v = _mm512_castps128_ps512(piece(i));
-                    let v = _mm512_mask_broadcast_f32x4(v, 0x00f0, piece(i + 4));
-                    let v = _mm512_mask_broadcast_f32x4(v, 0x0f00, piece(i + 8));
-                    _mm512_mask_broadcast_f32x4(v, 0xf000, piece(i + 12))
-                };
-                let (v0, v1, v2, v3) = (four(0), four(1), four(2), four(3));
-                let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v0, v1));
-                let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v2, v3));
-                let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v0, v1));
-                let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v2, v3));
-                out[4 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
-                out[4 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
-                out[4 * c + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
-                out[4 * c + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+            for j in 0..4 {
+                let ab_even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a[j], b[j]);
+                let ab_odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a[j], b[j]);
+                let cd_even = _mm512_shuffle_f32x4::<0b10_00_10_00>(c[j], d[j]);
+                let cd_odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(c[j], d[j]);
+                out[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, cd_even);
+                out[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, cd_odd);
+                out[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_even, cd_even);
+                out[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, cd_odd);
             }
             out
         }
@@ -101,6 +93,31 @@ impl Simd for Avx512 {
         fn high_bf16(self, v: __m512) -> __m512 {
             _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32)))
         }
-        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        fn prefetch(self, at: *const u8) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+/// Transposes the 4x4 blocks of four rows: in 128-bit lane `c` of vector `j`, dword `4c + j` of the rows.
+///
+/// # Safety
+/// The machine must have AVX-512F. (A closure would not do: it may stay a call, without the caller's instruction set.)
+#[inline(always)]
+unsafe fn fours(rows: [&[u8; 64]; LANES], first: usize) -> [__m512; 4] {
+    // SAFETY: the caller vouches for the instructions; a row is the 64 bytes that are loaded.
+    unsafe {
+        let v0 = _mm512_loadu_ps(rows[first].as_ptr().cast());
+        let v1 = _mm512_loadu_ps(rows[first + 1].as_ptr().cast());
+        let v2 = _mm512_loadu_ps(rows[first + 2].as_ptr().cast());
+        let v3 = _mm512_loadu_ps(rows[first + 3].as_ptr().cast());
+        let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v0, v1));
+        let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v2, v3));
+        let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v0, v1));
+        let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v2, v3));
+        [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)),
+        ]
     }
 }

@@ -47,8 +47,7 @@ impl Isa {
         let mut isas = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
@@ -80,6 +79,14 @@ impl Isa {
         }
     }
 
+    /// Whether [`Simd::TURNS`].
+    pub fn turns(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Level::Avx512;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     #[inline(always)]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
@@ -100,6 +107,8 @@ pub trait Simd: Copy {
     type V: Copy;
     /// Rows and vectors of the largest outer-product tile whose accumulators stay in registers.
     const TILE: (usize, usize);
+    /// Whether 16 turned vectors and some accumulators fit the registers.
+    const TURNS: bool;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;
@@ -134,6 +143,6 @@ pub trait Simd: Copy {
     /// The bf16 in the low halves of the dwords, widened; and those in the high halves.
     fn low_bf16(self, v: Self::V) -> Self::V;
     fn high_bf16(self, v: Self::V) -> Self::V;
-    /// Asks for the cache line at `at`, which need not be a valid address.
+    /// Asks for the cache line at `at` in L2; it need not be a valid address.
     fn prefetch(self, at: *const u8);
 }

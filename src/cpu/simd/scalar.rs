@@ -12,6 +12,7 @@ type V = [f32; LANES];
 impl Simd for Scalar {
     type V = V;
     const TILE: (usize, usize) = (6, 1);
+    const TURNS: bool = false;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
