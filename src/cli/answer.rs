@@ -25,6 +25,13 @@ pub enum Echo {
     Nowhere,
 }
 
+impl Echo {
+    /// Text goes to stdout unless JSON does.
+    pub fn unless(json: bool) -> Echo {
+        if json { Echo::Nowhere } else { Echo::Stdout }
+    }
+}
+
 /// Generates the answer to `request`.
 ///
 /// # Errors

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Prompt tokens per prefill step when generating.
 pub const CHUNK: usize = 512;
+/// Tokens of a conversation unless `--context` says otherwise.
+const CONTEXT: usize = 8192;
 
 /// Where and how a model runs.
 #[derive(Debug, Clone, Copy)]
@@ -179,6 +181,31 @@ pub fn processor(files: &ModelFiles, file: Option<&Path>, pixels: &PixelArgs) ->
         }
         (min, max) => read.with_pixels(min, max),
     }
+}
+
+/// Tokens of a conversation: `--context` if given, else 8192 or what the model can.
+///
+/// # Errors
+/// [`Error::Request`] above the model's limit.
+pub fn context(flag: Option<u64>, files: &ModelFiles) -> Result<usize> {
+    let most = files.config.text.max_position_embeddings;
+    let context = flag.map_or(CONTEXT.min(most), |n| n as usize);
+    if context > most {
+        let why = format!("{context} is above {most}, max_position_embeddings of config.json");
+        return Err(Error::request("--context", why));
+    }
+    Ok(context)
+}
+
+/// Patches of the largest picture that a processor makes, a little more than `max_pixels` where a thin or a tiny one is enlarged.
+pub fn largest_patches(p: &ImageProcessor) -> usize {
+    // Sides differ at most 200-fold and are multiples of the factor.
+    let (factor, ratio) = (p.factor() as f64, 200f64.sqrt());
+    let thin = factor * (p.max_pixels as f64).sqrt() * ratio;
+    let enlarged =
+        p.min_pixels as f64 + factor * (p.min_pixels as f64).sqrt() * (ratio + 1.0 / ratio) + factor * factor;
+    let pixels = (p.max_pixels as f64).max(thin).max(enlarged);
+    (pixels / (p.patch * p.patch) as f64).ceil() as usize
 }
 
 /// Refuses regions that the machine has no room for. Weights stay in the file's mapping and do not count.

@@ -5,13 +5,18 @@
 
 mod answer;
 mod args;
+mod bench;
+mod chat;
+mod inspect;
 mod load;
 mod media;
 mod prepare;
+mod report;
 mod run;
 mod sampling;
 mod stats;
 mod terminal;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -29,6 +34,15 @@ struct Cli {
 enum Command {
     /// Answer one prompt about pictures or a video
     Run(Box<run::RunArgs>),
+    /// Talk, line by line; /image PATH shows a picture
+    Chat(Box<chat::ChatArgs>),
+    /// Write the tensors of a prompt, to compare with a reference implementation
+    Trace(Box<trace::TraceArgs>),
+    /// Show what a model folder holds and the memory it takes
+    Inspect(Box<inspect::InspectArgs>),
+    /// Measure the speed of a model's shape with random weights
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// How a command ended.
@@ -43,6 +57,10 @@ enum Exit {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(command) => bench::run(&command),
     };
     match done {
         Ok(Exit::Success) => ExitCode::SUCCESS,

@@ -4,18 +4,17 @@ use super::Exit;
 use super::answer::{Answer, Echo, answer};
 use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs, rate};
 use super::load::{CHUNK, Loaded};
-use super::media::{Info, Library};
+use super::media::Library;
 use super::prepare::{Prepared, prepare};
+use super::report::{ReportArgs, report};
 use super::sampling::{Choice, MAX_NEW_TOKENS};
-use super::stats::{self, Setup, Times};
-use super::terminal::{Interrupt, note, put};
+use super::terminal::{Interrupt, note};
 use crate::engine::Limits;
 use crate::error::{Error, Result};
-use crate::media::boxes::{self, LabelledBox};
+use crate::media::boxes;
 use crate::media::image::{DecodeLimits, load};
 use crate::text::messages::{Media, Message, Part, Video, VideoSource};
 use clap::Args;
-use serde::Serialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -50,12 +49,8 @@ pub struct RunArgs {
     text: TextArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Print one JSON object instead of the text
-    #[arg(long)]
-    json: bool,
-    /// Say on stderr what ran and how long it took
-    #[arg(long)]
-    stats: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 #[derive(Args, Debug)]
@@ -98,30 +93,6 @@ fn read_prompt(file: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| Error::request(at, "is no UTF-8 text"))
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Output<'a> {
-    #[serde(flatten)]
-    setup: Setup,
-    text: &'a str,
-    ids: &'a [u32],
-    finish_reason: &'static str,
-    prompt_tokens: usize,
-    generated_tokens: usize,
-    sampling: &'a Choice,
-    timing: &'a Times,
-    media: &'a [Info],
-    boxes: Vec<BoxOut>,
-}
-
-/// A box of the answer; pixels are those of the first picture as it was given, and absent without one.
-#[derive(Serialize)]
-struct BoxOut {
-    label: String,
-    box_1000: [u32; 4],
-    box_pixels: Option<[usize; 4]>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -149,8 +120,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     };
     let mut engine = model.engine(limits)?;
     let request = prepared.request(&model, choice.sampling, new);
-    let echo = if args.json { Echo::Nowhere } else { Echo::Stdout };
-    let answer = answer(&model, &mut engine, &request, &interrupt, echo)?;
+    let answer = answer(&model, &mut engine, &request, &interrupt, Echo::unless(args.report.json))?;
     finish(args, &model, &prepared, &choice, &answer)
 }
 
@@ -175,43 +145,11 @@ fn finish(
     choice: &Choice,
     answer: &Answer,
 ) -> anyhow::Result<Exit> {
-    let found = boxes::parse(&answer.marked);
-    let (setup, times) = (Setup::new(model), Times::new(model, prepared, &answer.generated.timing));
-    if args.stats {
-        stats::print(&setup, choice, &times);
-    }
+    report(model, prepared, choice, answer, &args.report)?;
     if let Some(out) = &args.boxes {
-        draw(&args.input[0], &found, out)?;
-    }
-    if args.json {
-        let size = prepared.infos.iter().find(|i| i.kind == "image").map(|i| i.size);
-        let output = Output {
-            setup,
-            text: &answer.text,
-            ids: &answer.generated.ids,
-            finish_reason: answer.generated.finish.name(),
-            prompt_tokens: prepared.prompt.ids.len(),
-            generated_tokens: answer.generated.ids.len(),
-            sampling: choice,
-            timing: &times,
-            media: &prepared.infos,
-            boxes: found.into_iter().map(|b| box_out(b, size)).collect(),
-        };
-        put(&format!("{}\n", serde_json::to_string(&output)?))?;
+        let mut image = load(&args.input[0], &DecodeLimits::default())?;
+        boxes::draw(&mut image, &boxes::parse(&answer.marked));
+        boxes::save_png(&image, out)?;
     }
     Ok(if answer.interrupted { Exit::Interrupted } else { Exit::Success })
-}
-
-fn box_out(b: LabelledBox, size: Option<[usize; 2]>) -> BoxOut {
-    let box_pixels = size.map(|[width, height]| {
-        let p = b.in_pixels(width, height);
-        [p.left, p.top, p.right, p.bottom]
-    });
-    BoxOut { label: b.label, box_1000: b.corners, box_pixels }
-}
-
-fn draw(source: &Path, found: &[LabelledBox], out: &Path) -> Result<()> {
-    let mut image = load(source, &DecodeLimits::default())?;
-    boxes::draw(&mut image, found);
-    boxes::save_png(&image, out)
 }

@@ -43,6 +43,15 @@ pub fn is_interactive() -> bool {
     std::io::stdin().is_terminal()
 }
 
+/// Asks a person for a line.
+pub fn prompt_sign() {
+    if is_interactive() {
+        let mut err = std::io::stderr();
+        // As in `note`.
+        let _ = err.write_all(b"> ").and_then(|()| err.flush());
+    }
+}
+
 /// Ctrl-C: ends the generation in progress; where there is none, or the second time, the program.
 #[derive(Clone)]
 pub struct Interrupt {

@@ -2,6 +2,7 @@
 //!
 //! A prompt is prefilled in chunks; any chunk size gives the same bits. A prompt that begins like the last conversation reuses its cache.
 
+mod cost;
 mod request;
 mod sequence;
 pub mod trace;

@@ -1,0 +1,112 @@
+//! The timed requests: pictures, one prompt, its answer. Every run asks something new, or the cache would answer.
+
+use super::picture::generate;
+use super::table::Row;
+use super::weights::mix;
+use crate::cli::terminal::Progress;
+use crate::engine::{Cancel, Engine, Request, Sampling, Timing};
+use crate::error::Result;
+use crate::media::patches::{ImageProcessor, Patches};
+use crate::text::positions::positions;
+use crate::text::prompt::{MediaKind, MediaSpan, Prompt};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What to time.
+pub struct Work {
+    /// Width and height of pictures.
+    pub sizes: Vec<(usize, usize)>,
+    pub prompt_tokens: usize,
+    pub new_tokens: usize,
+    /// The best of these counts.
+    pub runs: u64,
+}
+
+/// The patches (t, h, w) that a picture of width and height becomes.
+///
+/// # Errors
+/// If it is too thin.
+pub fn grid((width, height): (usize, usize)) -> Result<[usize; 3]> {
+    let p = ImageProcessor::default();
+    let (h, w) = p.resized(height, width)?;
+    Ok([1, h / p.patch, w / p.patch])
+}
+
+/// Times everything.
+///
+/// # Errors
+/// What the engine reports.
+pub fn measure(engine: &mut Engine, work: &Work) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for &size in &work.sizes {
+        rows.push(image(engine, size, work.runs)?);
+    }
+    rows.extend(answer(engine, work)?);
+    Ok(rows)
+}
+
+fn image(engine: &mut Engine, (width, height): (usize, usize), runs: u64) -> Result<Row> {
+    let _progress = Progress::start(format!("encoding {width}x{height}"));
+    let patches = Arc::new(ImageProcessor::default().process_image(&generate((width, height)))?);
+    let (tokens, mut best) = (patches.tokens(merge(engine)), Duration::MAX);
+    for run in 0..runs {
+        let request = about_picture(engine, &patches, run)?;
+        best = best.min(timing(engine, &request)?.vision);
+    }
+    let cost = engine.vision_cost(patches.grid_thw)?;
+    Ok(Row::timed(format!("encode {width}x{height}"), best, tokens).with_cost(best, cost))
+}
+
+/// Prefill and decode.
+fn answer(engine: &mut Engine, work: &Work) -> Result<[Row; 2]> {
+    let (tokens, new) = (work.prompt_tokens, work.new_tokens);
+    let _progress = Progress::start(format!("reading {tokens} tokens, writing {new}"));
+    let (mut prefill, mut decode) = (Duration::MAX, Duration::MAX);
+    // After those of the pictures.
+    for run in work.runs..2 * work.runs {
+        let ids = (0..tokens).map(|i| token(engine, run, i)).collect();
+        // The first token comes from prefill.
+        let t = timing(engine, &request(Prompt { ids, spans: Vec::new() }, Vec::new(), new + 1, merge(engine))?)?;
+        prefill = prefill.min(t.prefill);
+        decode = decode.min(t.decode);
+    }
+    let steps = (tokens..tokens + new).map(|at| engine.step_cost(at..at + 1)).collect::<Result<Vec<_>>>()?;
+    let written = steps.into_iter().fold(Default::default(), |a, b| a + b);
+    let read = engine.step_cost(0..tokens)?;
+    Ok([
+        Row::timed(format!("prefill {tokens}"), prefill, tokens).with_cost(prefill, read),
+        Row::timed(format!("decode {new}"), decode, new).with_cost(decode, written),
+    ])
+}
+
+fn timing(engine: &mut Engine, request: &Request) -> Result<Timing> {
+    Ok(engine.generate(request, &Cancel::default(), |_| ControlFlow::Continue(()))?.timing)
+}
+
+/// A picture between two tokens, of which the first is new in each run.
+fn about_picture(engine: &Engine, patches: &Arc<Patches>, run: u64) -> Result<Request> {
+    let merge = merge(engine);
+    let len = patches.tokens(merge);
+    let pad = engine.model().config.image_token_id;
+    let ids = [token(engine, run, 0)].into_iter().chain(std::iter::repeat_n(pad, len)).chain([0]).collect();
+    let grid_thw = patches.grid_thw.map(|n| n as u32);
+    let span = MediaSpan { start: 1, len, kind: MediaKind::Image, grid_thw, index: 0 };
+    request(Prompt { ids, spans: vec![span] }, vec![patches.clone()], 1, merge)
+}
+
+fn request(prompt: Prompt, media: Vec<Arc<Patches>>, max_new_tokens: usize, merge: usize) -> Result<Request> {
+    let positions = positions(prompt.ids.len(), &prompt.spans, merge as u32)?;
+    Ok(Request { prompt, positions, media, sampling: Sampling::GREEDY, max_new_tokens, stop: Vec::new() })
+}
+
+/// Any text token; token 0 of two runs never is the same one.
+fn token(engine: &Engine, run: u64, i: usize) -> u32 {
+    let vocab = engine.model().config.text.vocab_size.min(1000) as u64;
+    let id = if i == 0 { run } else { mix(run << 32 | i as u64) };
+    (id % vocab) as u32
+}
+
+fn merge(engine: &Engine) -> usize {
+    engine.model().config.vision.spatial_merge_size
+}

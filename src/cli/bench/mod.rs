@@ -1,0 +1,150 @@
+//! `osprey bench`: how fast this machine runs a model's shape, next to what the machine can do at most.
+//!
+//! Owns its random weights: no checkpoint is needed. Work and bytes are the ops' own cost formulas (the plan's cost), which count the least that
+//! must be done; rates are held against probes taken before and after, since on a shared machine they change meanwhile.
+
+mod measure;
+mod picture;
+mod shapes;
+mod table;
+mod weights;
+
+use super::Exit;
+use super::load::{self, Placement, use_threads};
+use super::stats::peak_memory;
+use super::terminal::{Progress, put};
+use crate::checkpoint::Weights;
+use crate::cpu::{Cpu, Isa, probe};
+use crate::dtype::DType;
+use crate::engine::{Engine, Limits};
+use crate::media::patches::ImageProcessor;
+use crate::model::Precision;
+use crate::model::qwen2_vl::Qwen2Vl;
+use clap::{Args, Subcommand, ValueEnum};
+use measure::{Work, measure};
+use serde::Serialize;
+use table::{Probe, Row};
+
+/// Bytes that the bandwidth probe reads: beyond any cache.
+const PROBE_BYTES: usize = 256 << 20;
+
+/// What to bench.
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    /// Pictures, prefill and decode of a whole model with random weights
+    Generate(GenerateArgs),
+}
+
+/// Flags of `bench generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// The model whose shape to take
+    #[arg(long, value_enum)]
+    shape: shapes::Shape,
+    /// Storage type of weights and activations
+    #[arg(long, value_enum, default_value_t = BenchDtype::Bf16)]
+    dtype: BenchDtype,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    threads: Option<u64>,
+    /// Pictures to encode
+    #[arg(long, value_name = "WxH", num_args = 1.., value_parser = size, default_values = ["448x448", "1024x683"])]
+    image_size: Vec<(usize, usize)>,
+    /// Length of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=32768))]
+    prompt_tokens: u64,
+    /// Tokens to decode after the first
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=32768))]
+    new_tokens: u64,
+    /// Times to do everything; the best counts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    runs: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum BenchDtype {
+    F32,
+    Bf16,
+}
+
+/// A picture's size as people write it.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let side = |s: &str| s.parse::<usize>().ok().filter(|n| (1..=8192).contains(n));
+    let parsed = text.split_once('x').and_then(|(w, h)| Some((side(w)?, side(h)?)));
+    parsed.ok_or_else(|| "must be WIDTHxHEIGHT, each 1 to 8192".into())
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output {
+    shape: &'static str,
+    dtype: &'static str,
+    threads: usize,
+    isa: &'static str,
+    weight_bytes: u64,
+    work_from: &'static str,
+    probe_before: Probe,
+    probe_after: Probe,
+    rows: Vec<Row>,
+    peak_memory_bytes: Option<u64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model does not fit, or a size makes no picture.
+pub fn run(command: &BenchCommand) -> anyhow::Result<Exit> {
+    let BenchCommand::Generate(args) = command;
+    let dtype = if args.dtype == BenchDtype::F32 { DType::F32 } else { DType::Bf16 };
+    let threads = use_threads(args.threads);
+    let cpu = Cpu::new(Isa::detect(), threads);
+    let probe_before = take_probe(&cpu);
+    let (mut engine, weight_bytes) = build(args, dtype, threads)?;
+    let work = Work {
+        sizes: args.image_size.clone(),
+        prompt_tokens: args.prompt_tokens as usize,
+        new_tokens: args.new_tokens as usize,
+        runs: args.runs,
+    };
+    let mut rows = measure(&mut engine, &work)?;
+    let probe_after = take_probe(&cpu);
+    rows.iter_mut().for_each(|row| row.compare(&probe_before.best(&probe_after)));
+    rows.extend(picture::preprocessing(&ImageProcessor::default(), args.runs)?);
+    let output = Output {
+        shape: args.shape.name(),
+        dtype: dtype.name(),
+        threads,
+        isa: cpu.isa().name(),
+        weight_bytes,
+        work_from: "the ops' cost formulas, summed over the plan",
+        probe_before,
+        probe_after,
+        rows,
+        peak_memory_bytes: peak_memory(),
+    };
+    put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { table::text(&output) })?;
+    Ok(Exit::Success)
+}
+
+/// What the machine can do now.
+fn take_probe(cpu: &Cpu) -> Probe {
+    let _progress = Progress::start("probing the machine".into());
+    Probe { gflops: probe::fma_rate(cpu, 10) / 1e9, gbytes_per_s: probe::read_bandwidth(cpu, PROBE_BYTES, 5) / 1e9 }
+}
+
+/// An engine with random weights and room for the work, and the weights' bytes.
+fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(Engine, u64)> {
+    let _progress = Progress::start("making random weights".into());
+    let config = args.shape.config()?;
+    let tensors = Weights::from_tensors(&config, &weights::random(&config, dtype)?)?;
+    let model = Qwen2Vl::load(&config, &tensors, Precision::new(dtype))?;
+    let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
+    let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
+    let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
+    let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
+    let placement = Placement { device: super::args::Device::Cpu, dtype, threads };
+    Ok((load::engine(model, limits, &placement)?, tensors.bytes()))
+}

@@ -1,0 +1,185 @@
+//! `osprey chat`: a conversation, line by line, from a person or a pipe.
+//!
+//! What was said stays in the engine's cache: a turn computes only what is new. The surprise: an error ends a piped conversation, since the
+//! lines that follow would be about something else; a person is told and may go on.
+
+use super::Exit;
+use super::answer::{Echo, answer};
+use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs};
+use super::load::{CHUNK, Loaded, context, largest_patches};
+use super::media::Library;
+use super::prepare::prepare;
+use super::report::{ReportArgs, report};
+use super::sampling::{Choice, MAX_NEW_TOKENS};
+use super::terminal::{Interrupt, is_interactive, note, prompt_sign, put};
+use crate::engine::{Engine, Limits};
+use crate::error::{Error, Result};
+use crate::text::messages::{Content, Media, Message, Part};
+use clap::Args;
+use std::io::{BufRead, Read};
+use std::path::PathBuf;
+
+/// A longer line is no message.
+const MAX_LINE: u64 = 4 << 20;
+const HELP: &str = "/image PATH attaches a picture to the next message, /reset forgets everything, /quit ends";
+
+/// Flags of `chat`.
+#[derive(Args, Debug)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the system turn says [default: the chat template's]
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Tokens that the conversation may grow to [default: 8192, or what the model can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    context: Option<u64>,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+struct Chat<'a> {
+    args: &'a ChatArgs,
+    model: Loaded,
+    engine: Engine,
+    choice: Choice,
+    interrupt: Interrupt,
+    library: Library,
+    messages: Vec<Message>,
+    /// Pictures for the next message.
+    attached: Vec<Media>,
+}
+
+/// What a line was.
+enum Line<'a> {
+    Image(&'a str),
+    Reset,
+    Quit,
+    Unknown(&'a str),
+    Message(&'a str),
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Line<'a> {
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match word {
+            "/image" => Line::Image(rest.trim()),
+            "/reset" => Line::Reset,
+            "/quit" => Line::Quit,
+            _ if word.starts_with('/') => Line::Unknown(word),
+            _ => Line::Message(line),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Naming the flag or the file; with a person at the keyboard only what makes going on impossible.
+pub fn run(args: &ChatArgs) -> anyhow::Result<Exit> {
+    let interrupt = Interrupt::listen()?;
+    let model = Loaded::open(&args.model, &args.pixels)?;
+    let choice = Choice::new(&model.files.generation, &args.sampling);
+    choice.without_effect().iter().for_each(|line| note(line));
+    let engine = model.engine(limits(args, &model)?)?;
+    let (library, attached) = (Library::default(), Vec::new());
+    let mut chat = Chat { args, model, engine, choice, interrupt, library, messages: Vec::new(), attached };
+    chat.reset();
+    if is_interactive() {
+        note(HELP);
+    }
+    chat.talk()
+}
+
+fn limits(args: &ChatArgs, model: &Loaded) -> Result<Limits> {
+    let context = context(args.context, &model.files)?;
+    // A picture that does not fit into the context needs no room in the tower either.
+    let patches = largest_patches(&model.images).min(context * model.images.merge.pow(2));
+    Ok(Limits { context, chunk: CHUNK.min(context), patches, samples: 1 })
+}
+
+impl Chat<'_> {
+    fn talk(&mut self) -> anyhow::Result<Exit> {
+        while let Some(line) = read_line()? {
+            let done = match Line::parse(line.trim()) {
+                Line::Quit => break,
+                Line::Reset => {
+                    self.reset();
+                    Ok(Exit::Success)
+                }
+                Line::Image(path) => self.attach(path),
+                Line::Unknown(word) => Err(Error::request(word, format!("no such command: {HELP}")).into()),
+                Line::Message("") => Ok(Exit::Success),
+                Line::Message(text) => self.turn(text),
+            };
+            match done {
+                Ok(Exit::Success) => {}
+                Ok(Exit::Interrupted) if is_interactive() => put("\n")?,
+                Err(e) if is_interactive() && e.is::<Error>() => note(&format!("error: {e}")),
+                other => return other,
+            }
+        }
+        Ok(Exit::Success)
+    }
+
+    fn reset(&mut self) {
+        self.attached.clear();
+        self.messages = self.args.system.iter().map(|text| Message::text("system", text.as_str())).collect();
+    }
+
+    /// Reads the picture now, so that a wrong path is known now.
+    fn attach(&mut self, path: &str) -> anyhow::Result<Exit> {
+        if path.is_empty() {
+            return Err(Error::request("/image", "name a picture: /image PATH").into());
+        }
+        let picture = Media::Path(PathBuf::from(path));
+        self.library.image(&self.model, &picture)?;
+        self.attached.push(picture);
+        Ok(Exit::Success)
+    }
+
+    /// One message and its answer. If that fails, neither was said.
+    fn turn(&mut self, text: &str) -> anyhow::Result<Exit> {
+        let pictures = std::mem::take(&mut self.attached).into_iter().map(Part::Image);
+        let parts = pictures.chain([Part::Text(text.to_string())]).collect();
+        self.messages.push(Message::parts("user", parts));
+        let done = self.reply();
+        if done.is_err() {
+            self.messages.pop();
+        }
+        done
+    }
+
+    fn reply(&mut self) -> anyhow::Result<Exit> {
+        let special = self.args.text.special_tokens_in_text;
+        let prepared = prepare(&self.model, &mut self.library, &self.messages, special)?;
+        let context = self.engine.limits().context;
+        let hint = "the context, see --context and /reset";
+        let new = prepared.room(self.args.sampling.max_new_tokens, MAX_NEW_TOKENS, context, hint)?;
+        let request = prepared.request(&self.model, self.choice.sampling, new);
+        let echo = Echo::unless(self.args.report.json);
+        let answer = answer(&self.model, &mut self.engine, &request, &self.interrupt, echo)?;
+        report(&self.model, &prepared, &self.choice, &answer, &self.args.report)?;
+        // With the boxes' tokens, so that the next turn finds the same ids in the cache.
+        self.messages.push(Message { role: "assistant".into(), content: Content::Text(answer.marked) });
+        Ok(if answer.interrupted { Exit::Interrupted } else { Exit::Success })
+    }
+}
+
+/// The next line of stdin, or none at its end.
+fn read_line() -> Result<Option<String>> {
+    prompt_sign();
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(MAX_LINE + 1).read_until(b'\n', &mut bytes);
+    match read.map_err(|e| Error::io("stdin", e))? {
+        0 => Ok(None),
+        n if n as u64 > MAX_LINE => Err(Error::request("stdin", format!("a line is longer than {MAX_LINE} bytes"))),
+        _ => String::from_utf8(bytes).map(Some).map_err(|_| Error::request("stdin", "is no UTF-8 text")),
+    }
+}

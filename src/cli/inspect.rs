@@ -1,0 +1,110 @@
+//! `osprey inspect`: what a model folder holds, and the memory that a run will take. Weights are not read, only their headers.
+
+use super::Exit;
+use super::args::{ModelArgs, PixelArgs};
+use super::load::{CHUNK, context, largest_patches, open_files, place, processor};
+use super::terminal::put;
+use crate::checkpoint::Summary;
+use crate::engine::{Limits, memory};
+use crate::error::Result;
+use crate::model::Precision;
+use crate::model::qwen2_vl::Qwen2Vl;
+use crate::tensor::Region;
+use clap::Args;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Flags of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of the conversation [default: 8192, or what the model can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    context: Option<u64>,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output {
+    model: String,
+    folder: String,
+    #[serde(flatten)]
+    summary: Summary,
+    memory: Memory,
+}
+
+/// Bytes that a run takes.
+#[derive(Serialize)]
+struct Memory {
+    dtype: &'static str,
+    context: usize,
+    chunk: usize,
+    /// Patches of the largest picture.
+    patches: usize,
+    /// In the files' mapping, shared with other processes that use them.
+    weights: u64,
+    /// By region.
+    regions: BTreeMap<&'static str, u64>,
+    kv_bytes_per_token: u64,
+    total: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Naming the flag or the file.
+pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
+    let (model, files) = open_files(&args.model)?;
+    let placement = place(&args.model, &files)?;
+    let images = processor(&files, files.preprocessor_config.as_deref(), &args.pixels)?;
+    let context = context(args.context, &files)?;
+    let limits = Limits { context, chunk: CHUNK.min(context), patches: largest_patches(&images), samples: 1 };
+    let summary = Summary::new(&files);
+    let loaded = Qwen2Vl::load(&files.config, &files.weights, Precision::new(placement.dtype))?;
+    let memory = measure(&loaded, &limits, summary.total.bytes)?;
+    let output = Output { model, folder: files.dir.display().to_string(), summary, memory };
+    put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { output.to_string() })?;
+    Ok(Exit::Success)
+}
+
+fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64) -> Result<Memory> {
+    let bytes = memory(model, limits)?;
+    Ok(Memory {
+        dtype: model.precision.activations.name(),
+        context: limits.context,
+        chunk: limits.chunk,
+        patches: limits.patches,
+        weights,
+        regions: Region::ALL.into_iter().map(|r| (r.name(), bytes.get(r) as u64)).collect(),
+        kv_bytes_per_token: model.kv_layout(1, 1).bytes_per_token() as u64,
+        total: weights + bytes.total() as u64,
+    })
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<12}{}\n{:<12}{}\n{}\n{}", "model", self.model, "folder", self.folder, self.summary, self.memory)
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Memory { dtype, context, chunk, patches, .. } = self;
+        let what = format!("{dtype}, {context} tokens, chunks of {chunk}, pictures of {patches} patches");
+        writeln!(f, "memory of a run ({what}):")?;
+        let mib = |bytes: u64| bytes as f64 / 1048576.0;
+        writeln!(f, "{:<8}{:>12.2} MiB, mapped from the files", "weights", mib(self.weights))?;
+        for (name, bytes) in &self.regions {
+            writeln!(f, "{name:<8}{:>12.2} MiB", mib(*bytes))?;
+        }
+        writeln!(f, "{:<8}{:>12.2} MiB", "total", mib(self.total))?;
+        writeln!(f, "{:<8}{:>12} bytes a token", "kv", self.kv_bytes_per_token)
+    }
+}

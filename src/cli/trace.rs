@@ -1,0 +1,143 @@
+//! `osprey trace`: every tensor of one prompt that is compared with a reference implementation, as a safetensors file.
+//!
+//! The surprise: the answer is always greedy, whatever the checkpoint's generation_config.json asks for.
+
+use super::Exit;
+use super::args::{ModelArgs, PixelArgs, TextArgs};
+use super::load::Loaded;
+use super::media::Library;
+use super::prepare::{Prepared, prepare};
+use super::terminal::{Progress, note};
+use crate::engine::trace::{Detail, Hidden, Trace};
+use crate::engine::{Limits, Sampling};
+use crate::error::Error;
+use crate::text::messages;
+use crate::text::prompt::MediaKind;
+use clap::{Args, ValueEnum};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Tokens per step; all their logits are read back.
+const CHUNK: usize = 128;
+/// Greedy tokens unless `--max-new-tokens` says otherwise.
+const MAX_NEW_TOKENS: usize = 32;
+
+/// Flags of `trace`.
+#[derive(Args, Debug)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A JSON list of messages, as apply_chat_template takes them; media paths are relative to the file
+    #[arg(long, value_name = "FILE.json")]
+    conversation: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// Greedy tokens to append [default: 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=1 << 24))]
+    max_new_tokens: Option<u64>,
+    /// all adds the hidden states after every block
+    #[arg(long, value_enum, default_value_t = Tensors::Basic)]
+    tensors: Tensors,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Tensors {
+    Basic,
+    All,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Naming the flag or the file.
+pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
+    let model = Loaded::open(&args.model, &args.pixels)?;
+    let messages = messages::load(&args.conversation)?;
+    let prepared = prepare(&model, &mut Library::default(), &messages, args.text.special_tokens_in_text)?;
+    let context = model.files.config.text.max_position_embeddings;
+    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, "max_position_embeddings of config.json")?;
+    let tokens = prepared.prompt.ids.len();
+    let chunk = CHUNK.min(tokens);
+    let limits = Limits { context: tokens + new, chunk, patches: prepared.largest(), samples: chunk };
+    let mut engine = model.engine(limits)?;
+    let detail = if args.tensors == Tensors::All { Detail::All } else { Detail::Basic };
+    let mut progress = Progress::start(format!("tracing {tokens} tokens"));
+    let trace = engine.trace(&prepared.request(&model, Sampling::GREEDY, new), detail)?;
+    progress.end();
+    let tensors = collect(&prepared, &trace, model.files.config.text.vocab_size, model.files.config.vision.patch_dim());
+    write(&tensors, &args.out)?;
+    note(&format!("wrote {} tensors to {}", tensors.0.len(), args.out.display()));
+    Ok(Exit::Success)
+}
+
+struct Tensor<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Little-endian.
+    bytes: Cow<'a, [u8]>,
+}
+
+/// Tensors by name.
+struct Collected<'a>(BTreeMap<&'a str, Tensor<'a>>);
+
+impl<'a> Collected<'a> {
+    fn i64s(&mut self, name: &'a str, shape: &[usize], values: impl Iterator<Item = i64>) {
+        let bytes = values.flat_map(i64::to_le_bytes).collect();
+        self.0.insert(name, Tensor { dtype: Dtype::I64, shape: shape.to_vec(), bytes });
+    }
+
+    fn f32s(&mut self, name: &'a str, shape: &[usize], values: Cow<'a, [f32]>) {
+        let bytes = match values {
+            Cow::Borrowed(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            Cow::Owned(values) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
+        };
+        self.0.insert(name, Tensor { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+    }
+}
+
+fn collect<'a>(prepared: &'a Prepared, trace: &'a Trace, vocab: usize, patch_dim: usize) -> Collected<'a> {
+    let mut out = Collected(BTreeMap::new());
+    let tokens = prepared.prompt.ids.len();
+    out.i64s("input_ids", &[tokens], prepared.prompt.ids.iter().map(|&id| id.into()));
+    out.i64s("position_ids", &[3, tokens], prepared.positions.thw.iter().flatten().map(|&p| p.into()));
+    out.f32s("logits", &[tokens, vocab], Cow::Borrowed(&trace.logits));
+    out.i64s("generated_ids", &[trace.generated.len()], trace.generated.iter().map(|&id| id.into()));
+    let names = [
+        (MediaKind::Image, ["pixel_values", "image_grid_thw", "image_embeds"]),
+        (MediaKind::Video, ["pixel_values_videos", "video_grid_thw", "video_embeds"]),
+    ];
+    for (kind, [pixels, grids, embeds]) in names {
+        let of_kind: Vec<usize> =
+            (0..prepared.media.len()).filter(|&i| prepared.prompt.spans[i].kind == kind).collect();
+        if of_kind.is_empty() {
+            continue;
+        }
+        let data: Vec<f32> = of_kind.iter().flat_map(|&i| prepared.media[i].data.iter().copied()).collect();
+        out.f32s(pixels, &[data.len() / patch_dim, patch_dim], data.into());
+        let sides = of_kind.iter().flat_map(|&i| prepared.media[i].grid_thw).map(|n| n as i64);
+        out.i64s(grids, &[of_kind.len(), 3], sides);
+        let rows: Vec<&Hidden> = of_kind.iter().map(|&i| &trace.embeds[i]).collect();
+        let data: Vec<f32> = rows.iter().flat_map(|h| h.data.iter().copied()).collect();
+        out.f32s(embeds, &[rows.iter().map(|h| h.rows).sum(), rows[0].cols], data.into());
+    }
+    for h in &trace.hidden {
+        out.f32s(&h.name, &[h.rows, h.cols], Cow::Borrowed(&h.data));
+    }
+    out
+}
+
+fn write(tensors: &Collected, out: &Path) -> anyhow::Result<()> {
+    let failed = |e: safetensors::SafeTensorError| anyhow::anyhow!("{}: {e}", out.display());
+    let views = tensors.0.iter().map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)));
+    let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
+    let bytes = safetensors::serialize(views, None).map_err(failed)?;
+    Ok(std::fs::write(out, bytes).map_err(|e| Error::io(out, e))?)
+}
