@@ -1,36 +1,45 @@
 //! What the fast bodies share: operands as f32 rows, weights as slices in place, and tiles stored from several threads.
 
-use super::norm::Norm;
+use super::norm::{Norm, NormKind};
 use super::with_float;
-use crate::cpu::{Cpu, Rows, Tile, Unit};
-use crate::dtype::Float;
+use crate::cpu::{Cpu, Rows, Tile, Unit, norm, rows};
+use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
 use crate::tensor::Tensor;
 use crate::weights::Weight;
 use std::borrow::Cow;
+use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
 const COLUMNS: usize = 64;
+/// Rows that a thread widens or normalises at a time.
+const ROWS: usize = 32;
 
 /// A read operand as contiguous f32 rows; borrowed if it is stored so.
-pub fn load<'a>(m: &OpMem<'a>, t: &Tensor) -> Cow<'a, [f32]> {
-    if t.dtype == crate::dtype::DType::F32 && t.is_contiguous() {
+pub fn load<'a>(m: &OpMem<'a>, cpu: &Cpu, t: &Tensor) -> Cow<'a, [f32]> {
+    if t.dtype == DType::F32 && t.is_contiguous() {
         return Cow::Borrowed(m.read::<f32>(t));
     }
-    let mut out = Vec::with_capacity(t.elements());
-    with_float!(t.dtype, T => {
-        for row in m.read::<T>(t).chunks(t.row_stride) {
-            out.extend(row[..t.cols()].iter().map(|x| x.to_f32()));
-        }
+    let stored = with_float!(t.dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
+    Cow::Owned(load_columns(cpu, stored, t, t.cols()))
+}
+
+/// The first `cols` columns of every row of `t`, whose elements are `stored`, as contiguous f32 rows.
+pub fn load_columns(cpu: &Cpu, stored: &[u8], t: &Tensor, cols: usize) -> Vec<f32> {
+    let mut out = vec![0.0; t.rows() * cols];
+    fill_rows(cpu, &mut out, cols, |row, to| {
+        let bytes = &stored[row * t.row_stride * t.dtype.size()..][..cols * t.dtype.size()];
+        rows::widen(cpu.isa(), bytes, t.dtype, to);
     });
-    Cow::Owned(out)
+    out
 }
 
 /// A read operand as f32 rows after an optional norm.
 pub fn load_normed<'a>(m: &OpMem<'a>, cpu: &Cpu, x: &Tensor, norm: Option<&Norm>) -> Cow<'a, [f32]> {
+    let x = load(m, cpu, x);
     match norm {
-        None => load(m, x),
-        Some(norm) => Cow::Owned(apply(m, cpu, norm, &load(m, x))),
+        None => x,
+        Some(norm) => Cow::Owned(apply(m, cpu, norm, &x)),
     }
 }
 
@@ -38,20 +47,25 @@ pub fn load_normed<'a>(m: &OpMem<'a>, cpu: &Cpu, x: &Tensor, norm: Option<&Norm>
 pub fn apply(m: &OpMem, cpu: &Cpu, norm: &Norm, x: &[f32]) -> Vec<f32> {
     let weight = vector(m.weight(norm.weight));
     let bias = norm.bias.map(|b| vector(m.weight(b)));
-    let _ = cpu;
-    let mut out = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(norm.width) {
-        let n = row.len() as f64;
-        let mean = match norm.kind {
-            super::norm::NormKind::Rms => 0.0,
-            super::norm::NormKind::Layer => row.iter().map(|&v| v as f64).sum::<f64>() / n,
-        };
-        let var = row.iter().map(|&v| (v as f64 - mean).powi(2)).sum::<f64>() / n;
-        let scale = 1.0 / (var + norm.eps as f64).sqrt();
-        let b = |i: usize| bias.as_ref().map_or(0.0, |b| b[i]);
-        out.extend(row.iter().enumerate().map(|(i, &v)| ((v as f64 - mean) * scale) as f32 * weight[i] + b(i)));
-    }
+    let mut out = vec![0.0; x.len()];
+    fill_rows(cpu, &mut out, norm.width, |row, y| {
+        let x = &x[row * norm.width..][..norm.width];
+        match (norm.kind, &bias) {
+            (NormKind::Rms, _) => norm::rms_norm(cpu.isa(), x, &weight, norm.eps, y),
+            (NormKind::Layer, Some(bias)) => norm::layer_norm(cpu.isa(), x, &weight, bias, norm.eps, y),
+            (NormKind::Layer, None) => norm::layer_norm(cpu.isa(), x, &weight, &vec![0.0; weight.len()], norm.eps, y),
+        }
+    });
     out
+}
+
+/// Calls `fill(row, out)` for every row of `cols` values, on all threads.
+fn fill_rows(cpu: &Cpu, out: &mut [f32], cols: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    let pieces: Vec<_> = out.chunks_mut(cols * ROWS).map(Mutex::new).collect();
+    cpu.for_each(pieces.len(), |i| {
+        let mut piece = pieces[i].lock().expect("only this task takes it");
+        piece.chunks_mut(cols).enumerate().for_each(|(r, out)| fill(i * ROWS + r, out));
+    });
 }
 
 /// A vector's elements as f32, the parts one after the other.

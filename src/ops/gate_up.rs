@@ -7,7 +7,7 @@ use super::reference::{load, norm, project, store, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight, with_float,
 };
-use crate::cpu::{Cpu, Unit, matmul};
+use crate::cpu::{Cpu, Unit, math, matmul};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -82,8 +82,9 @@ impl Op for GateUp {
                 let half = tile.cols / 2;
                 for i in 0..tile.rows {
                     let y = y.row(tile.row0 + i, unit * COLUMNS, half);
-                    let (gate, up) = tile.row(i).split_at(half);
-                    y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = Y::from_f32(g / (1.0 + (-g).exp()) * u));
+                    let (gate, up) = tile.row(i).split_at_mut(half);
+                    math::swiglu(cpu.isa(), gate, up);
+                    y.iter_mut().zip(gate).for_each(|(y, g)| *y = Y::from_f32(*g));
                 }
             });
         })

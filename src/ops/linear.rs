@@ -10,7 +10,7 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require_dim, require_float, require_vector, require_weight,
     with_float,
 };
-use crate::cpu::{Cpu, Tile, matmul};
+use crate::cpu::{Cpu, Tile, math, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -115,7 +115,7 @@ impl Op for Linear {
             matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), |unit, tile| {
                 let column = body::even_column(unit);
                 bias.iter().for_each(|b| body::add_bias(tile, &b[column..]));
-                self.activation.iter().for_each(|a| activate_tile(*a, tile));
+                self.activation.iter().for_each(|a| activate_tile(cpu, *a, tile));
                 match self.store {
                     Store::Set => y.set(tile, column),
                     Store::Add => y.add(tile, column),
@@ -155,9 +155,12 @@ fn erf(x: f64) -> f64 {
     2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
 }
 
-fn activate_tile(a: Activation, tile: &mut Tile) {
+fn activate_tile(cpu: &Cpu, a: Activation, tile: &mut Tile) {
     for i in 0..tile.rows {
-        tile.row(i).iter_mut().for_each(|z| *z = activate(a, *z as f64) as f32);
+        match a {
+            Activation::QuickGelu => math::quick_gelu(cpu.isa(), tile.row(i)),
+            Activation::Gelu => math::gelu(cpu.isa(), tile.row(i)),
+        }
     }
 }
 

@@ -59,7 +59,7 @@ impl Op for LmHead {
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, d) = (m.weight(self.weight), self.x.cols());
-        let x = body::load(m, &self.x);
+        let x = body::load(m, cpu, &self.x);
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let picked = body::apply(m, cpu, &self.norm, &picked);

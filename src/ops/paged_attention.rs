@@ -1,16 +1,18 @@
 //! Causal grouped-query attention over the paged KV cache, for prefill chunks and decode rows alike.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder};
 use super::reference::{attend, load, load_i32, store};
 use super::vision_attention::attention_tolerance;
-use super::{Cost, Op, Result, require, require_dim, require_float, require_index};
-use crate::cpu::Cpu;
-use crate::dtype::DType;
+use super::{Cost, Op, Result, require, require_dim, require_float, require_index, with_float};
+use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
+use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
 use crate::step::{HostStep, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
+use std::ops::Range;
 
 /// Row `t` sees the first `visible[t]` tokens of its sequence; 0 is a padding row, whose output is zero.
 #[derive(Debug)]
@@ -104,7 +106,29 @@ impl Op for PagedAttention {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        self.reference(m)
+        let (d, dtype) = (self.head_dim(), self.k.dtype);
+        let q = body::load(m, cpu, &self.q);
+        let bytes = |t: &Tensor| with_float!(dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
+        let kv = Kv { keys: bytes(&self.k), values: bytes(&self.v), dtype };
+        let (seqs, visible) = (m.read::<i32>(&self.seq_of_row), m.read::<i32>(&self.visible));
+        let tables = m.read::<i32>(&self.block_tables);
+        let per_seq = self.block_tables.cols();
+        let sequences: Vec<Sequence> = runs(seqs, visible)
+            .map(|rows| {
+                let table = &tables[seqs[rows.start] as usize * per_seq..][..per_seq];
+                let place = Place::Blocks { table, tokens: self.block() };
+                Sequence { mask: Mask::Causal(visible[rows.start] as usize), place, rows }
+            })
+            .collect();
+        let (query, kv_heads) = (self.q.cols() / d, self.kv_heads());
+        let heads = Heads { query, kv: kv_heads, dim: d, stride: self.q.cols(), scale: 1.0 / (d as f32).sqrt() };
+        with_float!(self.y.dtype, Y => {
+            let y = Dest::<Y>::new(m, &self.y);
+            for row in (0..visible.len()).filter(|&row| visible[row] == 0) {
+                y.row(row, 0, self.y.cols()).fill(Y::from_f32(0.0));
+            }
+            attention(cpu, &q, heads, kv, &sequences, |head, tile| y.set(tile, head * d));
+        })
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
@@ -117,6 +141,19 @@ impl Op for PagedAttention {
         let pairs: u64 = visible.iter().map(|&n| n as u64).sum();
         Cost { bytes: rows + token * longest.iter().sum::<u64>(), flops: 4 * pairs * self.q.cols() as u64 }
     }
+}
+
+/// Runs of rows that follow each other in one sequence; padding rows are in none.
+fn runs<'a>(seqs: &'a [i32], visible: &'a [i32]) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        start += visible[start..].iter().take_while(|&&n| n == 0).count();
+        let next = |i: usize| seqs[i] == seqs[i - 1] && visible[i] == visible[i - 1] + 1;
+        let end = (start + 1..visible.len()).find(|&i| !next(i)).unwrap_or(visible.len());
+        let run = start..end;
+        start = end;
+        (!run.is_empty()).then_some(run)
+    })
 }
 
 /// Decode rows, a prefill chunk with history, both at once, padding; lengths around block and tile borders.

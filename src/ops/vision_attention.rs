@@ -1,9 +1,10 @@
 //! Attention of the vision tower: every patch of a frame sees every patch of that frame, and no other.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{attend, load, load_i32, store};
-use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index};
-use crate::cpu::Cpu;
+use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index, with_float};
+use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
@@ -65,7 +66,20 @@ impl Op for VisionAttention {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        self.reference(m)
+        let (d, width, dtype) = (self.head_dim, self.y.cols(), self.qkv.dtype);
+        let stored = with_float!(dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(&self.qkv)));
+        let q = body::load_columns(cpu, stored, &self.qkv, width);
+        let kv = Kv { keys: &stored[width * dtype.size()..], values: &stored[2 * width * dtype.size()..], dtype };
+        let stride = self.qkv.row_stride;
+        let segments = m.read::<i32>(&self.cu_seqlens).windows(2).map(|w| w[0] as usize..w[1] as usize);
+        let sequences: Vec<Sequence> = segments
+            .map(|rows| Sequence { mask: Mask::All(rows.len()), place: Place::Rows { first: rows.start, stride }, rows })
+            .collect();
+        let heads = Heads { query: width / d, kv: width / d, dim: d, stride: width, scale: 1.0 / (d as f32).sqrt() };
+        with_float!(self.y.dtype, Y => {
+            let y = Dest::<Y>::new(m, &self.y);
+            attention(cpu, &q, heads, kv, &sequences, |head, tile| y.set(tile, head * d));
+        })
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

@@ -2,7 +2,7 @@
 
 use super::Output;
 use crate::cli::stats::ms;
-use crate::ops::Cost;
+use crate::plan::Cost;
 use serde::Serialize;
 use std::fmt::Write;
 use std::time::Duration;
