@@ -253,17 +253,12 @@ fn chat_prints_one_answer_per_message_and_ends_with_its_input() {
 
 #[test]
 fn chat_stops_a_pipe_at_the_first_error() {
-    for (lines, words) in [
-        ("/image nowhere.png\nHello.\n", "nowhere.png"),
-        ("/image\n", "/image PATH"),
-        ("/imgae x\n", "/imgae"),
-        ("\u{fffd}\n", ""),
-    ] {
+    for (lines, words) in
+        [("/image nowhere.png\nHello.\n", "nowhere.png"), ("/image\n", "/image PATH"), ("/imgae x\n", "/imgae")]
+    {
         let out = chat(&golden("tiny_a"), &[], lines);
-        if !words.is_empty() {
-            assert_eq!(out.status.code(), Some(1));
-            assert!(one_line(&out).contains(words) && out.stdout.is_empty());
-        }
+        assert_eq!(out.status.code(), Some(1));
+        assert!(one_line(&out).contains(words) && out.stdout.is_empty());
     }
     let out = chat(&golden("tiny_a"), &["--context", "24"], &format!("{}\n", "many words ".repeat(50)));
     assert_eq!(out.status.code(), Some(1));
@@ -329,7 +324,6 @@ fn a_bad_picture_is_named() {
     bad(&golden("images/broken_text.png"), &["not a JPEG, PNG"]);
     bad(dir.path().to_str().unwrap(), &[]);
     bad("/nonexistent/cat.png", &["No such file"]);
-    bad("cat\nfood.png".replace('\n', "").as_str(), &[]);
     bad(&write(&dir, "bomb.png", png_header(30_000, 30_000)), &["900000000 pixels"]);
     bad(&write(&dir, "thin.png", grey_png(1, 201)), &["201 times"]);
     good(&run_args(&model, &["--max-new-tokens", "1", "--input", &write(&dir, "thin_enough.png", grey_png(1, 200))]));

@@ -11,7 +11,7 @@ use super::media::Library;
 use super::prepare::prepare;
 use super::report::{ReportArgs, report};
 use super::sampling::{Choice, MAX_NEW_TOKENS};
-use super::terminal::{Interrupt, is_interactive, note, prompt_sign, put};
+use super::terminal::{Interrupt, is_interactive, note, prompt_sign};
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
 use crate::text::messages::{Content, Media, Message, Part};
@@ -120,7 +120,7 @@ impl Chat<'_> {
             };
             match done {
                 Ok(Exit::Success) => {}
-                Ok(Exit::Interrupted) if is_interactive() => put("\n")?,
+                Ok(Exit::Interrupted) if is_interactive() => {}
                 Err(e) if is_interactive() && e.is::<Error>() => note(&format!("error: {e}")),
                 other => return other,
             }
