@@ -10,10 +10,8 @@ use std::ops::ControlFlow;
 /// What the model said.
 pub struct Answer {
     pub generated: Generated,
-    /// Without special tokens.
+    /// Special tokens are left out, but for those around objects and boxes: without them a box is four loose numbers.
     pub text: String,
-    /// With the tokens around objects and boxes.
-    pub marked: String,
     /// Ended by Ctrl-C.
     pub interrupted: bool,
 }
@@ -45,7 +43,7 @@ pub fn answer(
 ) -> anyhow::Result<Answer> {
     let cancel = interrupt.arm();
     let mut progress = Progress::start(what(request));
-    let mut stream = StreamDecoder::new(Show::Text);
+    let mut stream = StreamDecoder::new(Show::Grounding);
     let mut failed = None;
     let show = |text: &str| if echo == Echo::Stdout && !text.is_empty() { put(text) } else { Ok(()) };
     let generated = engine.generate(request, &cancel, |id| {
@@ -67,8 +65,7 @@ pub fn answer(
     show(&stream.finish())?;
     show("\n")?;
     Ok(Answer {
-        text: model.tokenizer.decode(&generated.ids, Show::Text),
-        marked: model.tokenizer.decode(&generated.ids, Show::Grounding),
+        text: model.tokenizer.decode(&generated.ids, Show::Grounding),
         interrupted: generated.finish == Finish::Cancelled,
         generated,
     })

@@ -167,7 +167,7 @@ impl Chat<'_> {
         let answer = answer(&self.model, &mut self.engine, &request, &self.interrupt, echo)?;
         report(&self.model, &prepared, &self.choice, &answer, &self.args.report)?;
         // With the boxes' tokens, so that the next turn finds the same ids in the cache.
-        self.messages.push(Message { role: "assistant".into(), content: Content::Text(answer.marked) });
+        self.messages.push(Message { role: "assistant".into(), content: Content::Text(answer.text) });
         Ok(if answer.interrupted { Exit::Interrupted } else { Exit::Success })
     }
 }

@@ -75,7 +75,7 @@ pub fn report(
         sampling: choice,
         timing: &times,
         media: &prepared.infos,
-        boxes: boxes::parse(&answer.marked).into_iter().map(|b| box_out(b, size)).collect(),
+        boxes: boxes::parse(&answer.text).into_iter().map(|b| box_out(b, size)).collect(),
     };
     put(&format!("{}\n", serde_json::to_string(&output)?))
 }

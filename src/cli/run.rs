@@ -148,7 +148,7 @@ fn finish(
     report(model, prepared, choice, answer, &args.report)?;
     if let Some(out) = &args.boxes {
         let mut image = load(&args.input[0], &DecodeLimits::default())?;
-        boxes::draw(&mut image, &boxes::parse(&answer.marked));
+        boxes::draw(&mut image, &boxes::parse(&answer.text));
         boxes::save_png(&image, out)?;
     }
     Ok(if answer.interrupted { Exit::Interrupted } else { Exit::Success })
