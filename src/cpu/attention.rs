@@ -7,9 +7,9 @@
 
 use super::gemm::{MAX_ROWS, Outer, row_blocks};
 use super::math::exp;
-use super::panel::{Pack, Storage, with_storage};
-use super::simd::{Kernel, LANES, Lane16, Simd};
-use super::{BLOCK, Cpu, Tile, carve, rows};
+use super::panel::{Pack, PackRows, Storage, with_storage};
+use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
+use super::{BLOCK, Cpu, Tile, carve};
 use crate::dtype::DType;
 use bytemuck::{cast_slice, cast_slice_mut};
 use std::marker::PhantomData;
@@ -224,6 +224,7 @@ impl Item<'_> {
         for first in (run * RUN..self.tokens().min((run + 1) * RUN)).step_by(TILE) {
             let count = TILE.min(self.tokens() - first);
             with_storage!(self.kv.dtype, D => self.load::<D>(first..first + count, keys, values));
+            self.prefetch(first + count..self.tokens().min(first + count + TILE));
             for rows in row_blocks(isa, self.row_count()) {
                 let mut seen = [0; MAX_ROWS];
                 for (seen, row) in seen.iter_mut().zip(rows.clone()) {
@@ -277,21 +278,29 @@ impl Item<'_> {
 
     /// Keys of a tile as panels of 16 tokens over d, values as panels of 16 of d over the tokens.
     fn load<D: Storage>(&self, tokens: Range<usize>, keys: &mut [Lane16], values: &mut [Lane16]) {
-        let isa = self.cpu.isa();
-        let (dim, bytes) = (self.heads.dim, self.heads.dim * self.kv.dtype.size());
-        let mut key_rows: [&[u8]; TILE] = [&[]; TILE];
+        let (isa, depth) = (self.cpu.isa(), self.heads.dim);
+        let (size, bytes) = (self.kv.dtype.size(), self.heads.dim * self.kv.dtype.size());
+        let (mut key_rows, mut value_rows): ([&[u8]; TILE], [&[u8]; TILE]) = ([&[]; TILE], [&[]; TILE]);
         for (i, token) in tokens.clone().enumerate() {
-            let at = self.offset(token) * self.kv.dtype.size();
-            key_rows[i] = &self.kv.keys[at..at + bytes];
-            let mut row = [0.0; BLOCK];
-            rows::widen(isa, &self.kv.values[at..at + bytes], self.kv.dtype, &mut row[..dim]);
-            for (j, part) in row[..dim.next_multiple_of(LANES)].as_chunks().0.iter().enumerate() {
-                values[j * TILE + i] = Lane16(*part);
-            }
+            let at = self.offset(token) * size;
+            (key_rows[i], value_rows[i]) = (&self.kv.keys[at..at + bytes], &self.kv.values[at..at + bytes]);
         }
         let rows = &key_rows[..tokens.len()];
-        let panels = &mut keys[..rows.len().div_ceil(LANES) * dim];
-        isa.run(Pack { rows, first_step: 0, depth: dim, panels, storage: PhantomData::<D> });
+        let panels = &mut keys[..rows.len().div_ceil(LANES) * depth];
+        isa.run(Pack { rows, first_step: 0, depth, panels, storage: PhantomData::<D> });
+        isa.run(PackRows { rows: &value_rows[..tokens.len()], panels: values, panel: TILE, storage: PhantomData::<D> });
+    }
+
+    /// Asks for the keys and values of the next tile: a decode step computes for about as long as they take to come.
+    fn prefetch(&self, tokens: Range<usize>) {
+        let size = self.kv.dtype.size();
+        for token in tokens {
+            let at = self.offset(token) * size;
+            for line in (at..at + self.heads.dim * size).step_by(size_of::<Lane16>()) {
+                prefetch(self.kv.keys[line..].as_ptr());
+                prefetch(self.kv.values[line..].as_ptr());
+            }
+        }
     }
 
     /// Element offset of a token's key and value.

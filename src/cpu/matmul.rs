@@ -10,6 +10,7 @@ use super::simd::{LANES, Lane16};
 use super::{BLOCK, Cpu, carve};
 use crate::dtype::DType;
 use bytemuck::cast_slice_mut;
+use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -71,6 +72,9 @@ const GROUP: usize = 128;
 /// Rows of a task at most: the sums of a group then take 256 KiB.
 const ROWS: usize = 512;
 
+/// Rows a multiple of this many floats (4 KiB) apart share the sets of L1, which hold 8 of a block's 12 lines. They are copied first.
+const ALIAS: usize = 1024;
+
 /// Multiplies `a` `[t, k]` with the rows of `parts` that each unit names, and calls `epilogue(unit, tile)` on the thread that computed the tile,
 /// once for each unit and row range. Together the tiles of a unit cover all `t` rows.
 pub fn matmul(
@@ -86,6 +90,11 @@ pub fn matmul(
     for part in parts {
         assert!((part.k, part.dtype) == (k, dtype) && part.bytes.len() == part.n * k * dtype.size(), "parts differ");
     }
+    let mut spare = cpu.scratch().pop().unwrap_or_default();
+    let (a, stride) = match t > MAX_ROWS && k.is_multiple_of(ALIAS) {
+        true => (pad_rows(cpu, a, k, &mut spare), k + LANES),
+        false => (a, k),
+    };
     let groups = groups(units);
     let tiles = t.div_ceil(ROWS);
     let finish = |group: &Range<usize>, rows: Range<usize>, sums: &mut [Lane16]| {
@@ -102,7 +111,7 @@ pub fn matmul(
     cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
         let (tile, group) = (task / groups.len(), &groups[task % groups.len()]);
         let rows = tile * t / tiles..(tile + 1) * t / tiles;
-        let job = Job { cpu, a: &a[rows.start * k..rows.end * k], k, weights: &weights(task) };
+        let job = Job { cpu, a: &a[rows.start * stride..rows.end * stride], stride, k, weights: &weights(task) };
         let sums = if rows.len() <= MAX_ROWS && cpu.isa().turns() {
             let next = next.map(&weights).unwrap_or_default();
             with_storage!(dtype, D => job.few::<D>(&next, scratch))
@@ -111,6 +120,18 @@ pub fn matmul(
         };
         finish(group, rows, sums);
     });
+    cpu.scratch().push(spare);
+}
+
+/// Copies rows of `k` values, a multiple of [`LANES`], to rows that are [`LANES`] values longer.
+fn pad_rows<'s>(cpu: &Cpu, a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
+    let [padded] = carve(scratch, [a.len() / k * (k / LANES + 1)]);
+    let padded: &mut [f32] = cast_slice_mut(padded);
+    cpu.install(|| {
+        let rows = padded.par_chunks_mut(k + LANES).zip(a.par_chunks(k)).with_min_len(16);
+        rows.for_each(|(to, row)| to[..k].copy_from_slice(row));
+    });
+    padded
 }
 
 /// Runs of units with about [`GROUP`] columns.
@@ -137,7 +158,9 @@ fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
 /// The product of some rows with the weights of a group. Sums come as `[rows][vectors of columns]`.
 struct Job<'a> {
     cpu: &'a Cpu,
+    /// Rows of `k` values, `stride` apart.
     a: &'a [f32],
+    stride: usize,
     k: usize,
     weights: &'a [&'a [u8]],
 }
@@ -153,12 +176,12 @@ impl Job<'_> {
     fn many<'s, D: Storage>(&self, scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
         let (a, k, rows) = (self.a, self.k, self.weights);
         let vectors = rows.len().div_ceil(LANES);
-        let [c, panels] = carve(scratch, [a.len() / k * vectors, BLOCK * vectors]);
+        let [c, panels] = carve(scratch, [a.len() / self.stride * vectors, BLOCK * vectors]);
         for from in (0..k).step_by(BLOCK) {
             let depth = BLOCK.min(k - from);
             let panels = &mut panels[..vectors * depth];
             self.cpu.isa().run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
-            multiply(self.cpu.isa(), a, k, from, panels, depth, c);
+            multiply(self.cpu.isa(), a, self.stride, from, panels, depth, c);
         }
         c
     }
