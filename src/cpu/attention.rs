@@ -9,7 +9,7 @@ use super::gemm::{MAX_ROWS, Outer, row_blocks};
 use super::math::exp;
 use super::panel::{Pack, PackRows, Storage, with_storage};
 use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
-use super::{BLOCK, Cpu, Tile, carve};
+use super::{BLOCK, Cpu, Epilogue, Tile, carve};
 use crate::dtype::DType;
 use bytemuck::{cast_slice, cast_slice_mut};
 use std::marker::PhantomData;
@@ -83,15 +83,8 @@ impl Sequence<'_> {
 
 /// Attention of the rows of `q` that `sequences` name. `epilogue(query head, tile)` takes finished rows of one head on the thread that computed
 /// them; a row's outputs are handed over once for each head. Every row must see a token.
-pub fn attention(
-    cpu: &Cpu,
-    q: &[f32],
-    heads: Heads,
-    kv: Kv,
-    sequences: &[Sequence],
-    epilogue: impl Fn(usize, &mut Tile) + Sync,
-) {
-    assert!(heads.dim <= BLOCK && heads.query % heads.kv == 0, "{heads:?} is no shape of attention");
+pub fn attention(cpu: &Cpu, q: &[f32], heads: Heads, kv: Kv, sequences: &[Sequence], epilogue: Epilogue) {
+    assert!(heads.dim <= BLOCK && heads.query.is_multiple_of(heads.kv), "{heads:?} is no shape of attention");
     let group = heads.query / heads.kv;
     let mut items = Vec::new();
     for sequence in sequences {
@@ -107,7 +100,7 @@ pub fn attention(
     items.sort_by_key(|item| std::cmp::Reverse(item.rows.len() * item.tokens()));
     let runs = items.iter().map(Item::runs).max().unwrap_or(0);
     if runs > 1 && items.len() < 2 * cpu.threads() {
-        return by_runs(cpu, &items, runs, &epilogue);
+        return by_runs(cpu, &items, runs, epilogue);
     }
     cpu.for_each_with(items.len(), |scratch, i, _| {
         let item = &items[i];
@@ -118,12 +111,12 @@ pub fn attention(
             item.run(run, state, work);
             item.merge(total, state);
         }
-        item.finish(total, &epilogue);
+        item.finish(total, epilogue);
     });
 }
 
 /// The same with a task for each run of each item, where there are few items, as for a row or two of a decode step.
-fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: &(impl Fn(usize, &mut Tile) + Sync)) {
+fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: Epilogue) {
     let size = items.iter().map(Item::state_size).max().unwrap_or(0);
     let mut states = vec![Lane16::ZERO; items.len() * runs * size];
     let cells: Vec<_> = states.chunks_exact_mut(size).map(std::sync::Mutex::new).collect();
@@ -321,7 +314,7 @@ impl Item<'_> {
         self.cpu.isa().run(Merge { a, b, vectors: self.vectors() });
     }
 
-    fn finish(&self, total: &mut [Lane16], epilogue: &impl Fn(usize, &mut Tile)) {
+    fn finish(&self, total: &mut [Lane16], epilogue: Epilogue) {
         let (group, vectors) = (self.group(), self.vectors());
         let State { out, sum, .. } = self.state(total);
         for (row, sum) in out.chunks_exact_mut(vectors).zip(sum) {
