@@ -57,7 +57,7 @@ fn product(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[(Unit, usize
     let n = units.iter().map(|(_, cols)| cols).sum::<usize>();
     let out = Mutex::new(vec![f32::NAN; t * n]);
     let only: Vec<Unit> = units.iter().map(|(unit, _)| *unit).collect();
-    matmul(cpu, a, t, parts, &only, |unit, tile| {
+    matmul(cpu, a, t, parts, &only, &|unit, tile| {
         let mut out = out.lock().expect("no task panics");
         assert_eq!(tile.cols, units[unit].1);
         for i in 0..tile.rows {
@@ -177,7 +177,7 @@ impl Case {
         let Heads { query, dim, stride, .. } = self.heads;
         let out = Mutex::new(vec![f32::NAN; self.q.len() / stride * query * dim]);
         let kv = Kv { keys: &self.keys[1..], values: &self.values[1..], dtype: self.dtype };
-        attention(cpu, &self.q, self.heads, kv, sequences, |head, tile| {
+        attention(cpu, &self.q, self.heads, kv, sequences, &|head, tile| {
             let mut out = out.lock().expect("no task panics");
             for i in 0..tile.rows {
                 out[((tile.row0 + i) * query + head) * dim..][..dim].copy_from_slice(tile.row(i));

@@ -6,10 +6,11 @@
 //! the threads, so its bits depend on its own query and tokens alone. Masked tokens are zeros at the end of a chain, which change nothing.
 
 use super::gemm::{MAX_ROWS, Outer, row_blocks};
+use super::gemv::{Gemv, MAX_ROWS as FEW, padded};
 use super::math::exp;
-use super::panel::{Pack, Storage, with_storage};
-use super::simd::{Kernel, LANES, Lane16, Simd};
-use super::{BLOCK, Cpu, Tile, carve, rows};
+use super::panel::{Pack, PackRows, Storage, with_storage};
+use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
+use super::{BLOCK, Cpu, Epilogue, Tile, carve};
 use crate::dtype::DType;
 use bytemuck::{cast_slice, cast_slice_mut};
 use std::marker::PhantomData;
@@ -20,8 +21,10 @@ const TILE: usize = 128;
 /// Tokens of a run: what one task of a decode step reads.
 const RUN: usize = 1024;
 /// Rows (tokens times heads of a group) of a task: turning a tile's keys costs as much as 7 rows.
-const ROWS: usize = 240;
+const ROWS: usize = 256;
 const TILE_VECTORS: usize = TILE / LANES;
+/// Vectors from one panel of values to the next: at [`TILE`] (8 KiB) the parts of a value would all share one set of L1.
+const VALUE_PANEL: usize = TILE + 1;
 
 /// The shape of a call.
 #[derive(Debug, Clone, Copy)]
@@ -83,15 +86,8 @@ impl Sequence<'_> {
 
 /// Attention of the rows of `q` that `sequences` name. `epilogue(query head, tile)` takes finished rows of one head on the thread that computed
 /// them; a row's outputs are handed over once for each head. Every row must see a token.
-pub fn attention(
-    cpu: &Cpu,
-    q: &[f32],
-    heads: Heads,
-    kv: Kv,
-    sequences: &[Sequence],
-    epilogue: impl Fn(usize, &mut Tile) + Sync,
-) {
-    assert!(heads.dim <= BLOCK && heads.query % heads.kv == 0, "{heads:?} is no shape of attention");
+pub fn attention(cpu: &Cpu, q: &[f32], heads: Heads, kv: Kv, sequences: &[Sequence], epilogue: Epilogue) {
+    assert!(heads.dim <= BLOCK && heads.query.is_multiple_of(heads.kv), "{heads:?} is no shape of attention");
     let group = heads.query / heads.kv;
     let mut items = Vec::new();
     for sequence in sequences {
@@ -107,7 +103,7 @@ pub fn attention(
     items.sort_by_key(|item| std::cmp::Reverse(item.rows.len() * item.tokens()));
     let runs = items.iter().map(Item::runs).max().unwrap_or(0);
     if runs > 1 && items.len() < 2 * cpu.threads() {
-        return by_runs(cpu, &items, runs, &epilogue);
+        return by_runs(cpu, &items, runs, epilogue);
     }
     cpu.for_each_with(items.len(), |scratch, i, _| {
         let item = &items[i];
@@ -118,12 +114,12 @@ pub fn attention(
             item.run(run, state, work);
             item.merge(total, state);
         }
-        item.finish(total, &epilogue);
+        item.finish(total, epilogue);
     });
 }
 
 /// The same with a task for each run of each item, where there are few items, as for a row or two of a decode step.
-fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: &(impl Fn(usize, &mut Tile) + Sync)) {
+fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: Epilogue) {
     let size = items.iter().map(Item::state_size).max().unwrap_or(0);
     let mut states = vec![Lane16::ZERO; items.len() * runs * size];
     let cells: Vec<_> = states.chunks_exact_mut(size).map(std::sync::Mutex::new).collect();
@@ -197,7 +193,12 @@ impl Item<'_> {
     /// Queries, keys as panels, values as panels, scores of a block.
     fn work_sizes(&self) -> [usize; 4] {
         let vectors = self.vectors();
-        [self.row_count() * vectors, self.heads.dim * TILE_VECTORS, vectors * TILE, MAX_ROWS * TILE_VECTORS]
+        [
+            padded(self.row_count()) * vectors,
+            self.heads.dim * TILE_VECTORS,
+            vectors * VALUE_PANEL,
+            MAX_ROWS * TILE_VECTORS,
+        ]
     }
 
     fn state<'s>(&self, memory: &'s mut [Lane16]) -> State<'s> {
@@ -209,98 +210,164 @@ impl Item<'_> {
 
     /// The state after the tokens of one run, from nothing.
     fn run(&self, run: usize, state: &mut [Lane16], work: &mut [Lane16]) {
-        let isa = self.cpu.isa();
-        let vectors = self.vectors();
         let mut rest = work;
         let [queries, keys, values, scores] =
             self.work_sizes().map(|size| rest.split_off_mut(..size).expect("work has its size"));
-        self.scale_queries(queries);
-        let queries: Vec<&[f32]> =
-            queries.chunks_exact(vectors).map(|row| &cast_slice::<_, f32>(row)[..self.heads.dim]).collect();
-        let State { out, top, sum } = self.state(state);
-        top.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
-        out.fill(Lane16::ZERO);
-        for first in (run * RUN..self.tokens().min((run + 1) * RUN)).step_by(TILE) {
-            let count = TILE.min(self.tokens() - first);
-            with_storage!(self.kv.dtype, D => self.load::<D>(first..first + count, keys, values));
-            for rows in row_blocks(isa, self.row_count()) {
-                let mut seen = [0; MAX_ROWS];
-                for (seen, row) in seen.iter_mut().zip(rows.clone()) {
-                    let all = self.sequence.seen(self.rows.start + row / self.group());
-                    *seen = all.saturating_sub(first).min(count);
-                }
-                let deepest = seen.into_iter().max().expect("rows");
-                if deepest == 0 {
-                    continue;
-                }
-                let seen = &seen[..rows.len()];
-                let keys = &keys[..deepest.div_ceil(LANES) * self.heads.dim];
-                Outer {
-                    a: &queries[rows.clone()],
-                    depth: self.heads.dim,
-                    panels: keys,
-                    panel: self.heads.dim,
-                    keep: None,
-                    c: scores,
-                    ld: TILE_VECTORS,
-                }
-                .run(isa);
-                let mut keep = [1.0; MAX_ROWS];
-                let (top, sum) = (&mut top[rows.clone()], &mut sum[rows.clone()]);
-                isa.run(Softmax { scores, seen, top, sum, keep: &mut keep });
-                let weights: [&[f32]; MAX_ROWS] =
-                    std::array::from_fn(|r| cast_slice(&scores[r * TILE_VECTORS..][..TILE_VECTORS]));
-                Outer {
-                    a: &weights[..rows.len()],
-                    depth: deepest,
-                    panels: values,
-                    panel: TILE,
-                    keep: Some(&keep),
-                    c: &mut out[rows.start * vectors..],
-                    ld: vectors,
-                }
-                .run(isa);
+        let few = self.few();
+        self.scale_queries(queries, if few { padded(self.row_count()) } else { 1 });
+        let queries: &[f32] = cast_slice(queries);
+        let mut state = self.state(state);
+        state.top.fill(f32::NEG_INFINITY);
+        state.sum.fill(0.0);
+        state.out.fill(Lane16::ZERO);
+        let end = self.tokens().min((run + 1) * RUN);
+        for first in (run * RUN..end).step_by(TILE) {
+            let tokens = first..end.min(first + TILE);
+            with_storage!(self.kv.dtype, D => match few {
+                true => self.score_few::<D>(tokens.clone(), queries, values, scores),
+                false => self.pack::<D>(tokens.clone(), keys, values),
+            });
+            self.prefetch(tokens.end..end.min(tokens.end + TILE));
+            match few {
+                true => self.weigh(0..self.row_count(), &tokens, scores, values, &mut state),
+                false => self.score_and_weigh(&tokens, queries, keys, values, scores, &mut state),
             }
         }
     }
 
-    fn scale_queries(&self, queries: &mut [Lane16]) {
+    /// Whether the keys are turned in registers, as the weights of a decode product.
+    fn few(&self) -> bool {
+        self.row_count() <= FEW && self.cpu.isa().turns()
+    }
+
+    /// Queries times the scale: `[row][dim]`, rows `vectors` apart, or interleaved, `[dim][lanes]`.
+    fn scale_queries(&self, queries: &mut [Lane16], lanes: usize) {
         let (group, dim) = (self.group(), self.heads.dim);
-        for (i, to) in queries.chunks_exact_mut(self.vectors()).enumerate() {
+        let (row_step, step) = if lanes > 1 { (1, lanes) } else { (self.vectors() * LANES, 1) };
+        let queries: &mut [f32] = cast_slice_mut(queries);
+        if lanes > 1 {
+            queries.fill(0.0);
+        }
+        for i in 0..self.row_count() {
             let at = (self.rows.start + i / group) * self.heads.stride + (self.head * group + i % group) * dim;
-            for (to, q) in cast_slice_mut(to).iter_mut().zip(&self.q[at..at + dim]) {
-                *to = q * self.heads.scale;
+            let to = queries[i * row_step..].iter_mut().step_by(step);
+            to.zip(&self.q[at..at + dim]).for_each(|(to, q)| *to = q * self.heads.scale);
+        }
+    }
+
+    /// The keys and values of up to a tile of tokens.
+    fn token_rows(&self, tokens: Range<usize>) -> ([&[u8]; TILE], [&[u8]; TILE]) {
+        let (size, count) = (self.kv.dtype.size(), tokens.len());
+        let (mut keys, mut values): ([&[u8]; TILE], [&[u8]; TILE]) = ([&[]; TILE], [&[]; TILE]);
+        let mut i = 0;
+        while i < count {
+            let (first, step, length) = self.stretch(tokens.start + i);
+            for at in (0..length.min(count - i)).map(|j| (first + j * step) * size) {
+                let bytes = at..at + self.heads.dim * size;
+                (keys[i], values[i]) = (&self.kv.keys[bytes.clone()], &self.kv.values[bytes]);
+                i += 1;
             }
         }
+        (keys, values)
     }
 
     /// Keys of a tile as panels of 16 tokens over d, values as panels of 16 of d over the tokens.
-    fn load<D: Storage>(&self, tokens: Range<usize>, keys: &mut [Lane16], values: &mut [Lane16]) {
-        let isa = self.cpu.isa();
-        let (dim, bytes) = (self.heads.dim, self.heads.dim * self.kv.dtype.size());
-        let mut key_rows: [&[u8]; TILE] = [&[]; TILE];
-        for (i, token) in tokens.clone().enumerate() {
-            let at = self.offset(token) * self.kv.dtype.size();
-            key_rows[i] = &self.kv.keys[at..at + bytes];
-            let mut row = [0.0; BLOCK];
-            rows::widen(isa, &self.kv.values[at..at + bytes], self.kv.dtype, &mut row[..dim]);
-            for (j, part) in row[..dim.next_multiple_of(LANES)].as_chunks().0.iter().enumerate() {
-                values[j * TILE + i] = Lane16(*part);
-            }
-        }
-        let rows = &key_rows[..tokens.len()];
-        let panels = &mut keys[..rows.len().div_ceil(LANES) * dim];
-        isa.run(Pack { rows, first_step: 0, depth: dim, panels, storage: PhantomData::<D> });
+    fn pack<D: Storage>(&self, tokens: Range<usize>, keys: &mut [Lane16], values: &mut [Lane16]) {
+        let (isa, count, depth, storage) = (self.cpu.isa(), tokens.len(), self.heads.dim, PhantomData::<D>);
+        let (key_rows, value_rows) = self.token_rows(tokens);
+        let panels = &mut keys[..count.div_ceil(LANES) * depth];
+        isa.run(Pack { rows: &key_rows[..count], first_step: 0, depth, panels, storage });
+        isa.run(PackRows { rows: &value_rows[..count], panels: values, panel: VALUE_PANEL, storage });
     }
 
-    /// Element offset of a token's key and value.
-    fn offset(&self, token: usize) -> usize {
+    /// Scores of all rows, and the values of a tile as panels.
+    fn score_few<D: Storage>(
+        &self,
+        tokens: Range<usize>,
+        queries: &[f32],
+        values: &mut [Lane16],
+        scores: &mut [Lane16],
+    ) {
+        let (isa, count, t, storage) = (self.cpu.isa(), tokens.len(), padded(self.row_count()), PhantomData::<D>);
+        let (key_rows, value_rows) = self.token_rows(tokens);
+        let (a, rows) = (&queries[..t * self.heads.dim], &key_rows[..count]);
+        isa.run(Gemv { a, t, rows, next: &[], c: scores, storage });
+        isa.run(PackRows { rows: &value_rows[..count], panels: values, panel: VALUE_PANEL, storage });
+    }
+
+    fn score_and_weigh(
+        &self,
+        tokens: &Range<usize>,
+        queries: &[f32],
+        keys: &[Lane16],
+        values: &[Lane16],
+        scores: &mut [Lane16],
+        state: &mut State,
+    ) {
+        let (isa, depth, ld) = (self.cpu.isa(), self.heads.dim, tokens.len().div_ceil(LANES));
+        for rows in row_blocks(isa, self.row_count()) {
+            let mut a: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+            let stride = self.vectors() * LANES;
+            a.iter_mut().zip(rows.clone()).for_each(|(a, row)| *a = &queries[row * stride..][..depth]);
+            let panels = self.deepest(&rows, tokens).div_ceil(LANES);
+            if panels > 0 {
+                let panels = &keys[..panels * depth];
+                Outer { a: &a[..rows.len()], depth, panels, panel: depth, keep: None, c: scores, ld }.run(isa);
+                self.weigh(rows, tokens, scores, values, state);
+            }
+        }
+    }
+
+    /// Tokens of a tile that a row sees.
+    fn seen(&self, row: usize, tokens: &Range<usize>) -> usize {
+        let all = self.sequence.seen(self.rows.start + row / self.group());
+        all.saturating_sub(tokens.start).min(tokens.len())
+    }
+
+    /// The most that one of the rows sees.
+    fn deepest(&self, rows: &Range<usize>, tokens: &Range<usize>) -> usize {
+        rows.clone().map(|row| self.seen(row, tokens)).max().unwrap_or(0)
+    }
+
+    /// Adds the values of a tile to a block of rows, whose scores are given.
+    fn weigh(
+        &self,
+        rows: Range<usize>,
+        tokens: &Range<usize>,
+        scores: &mut [Lane16],
+        values: &[Lane16],
+        state: &mut State,
+    ) {
+        let (isa, depth, ld) = (self.cpu.isa(), self.deepest(&rows, tokens), tokens.len().div_ceil(LANES));
+        let mut seen = [0; MAX_ROWS];
+        seen.iter_mut().zip(rows.clone()).for_each(|(seen, row)| *seen = self.seen(row, tokens));
+        let (seen, mut keep) = (&seen[..rows.len()], [1.0; MAX_ROWS]);
+        let (top, sum) = (&mut state.top[rows.clone()], &mut state.sum[rows.clone()]);
+        isa.run(Softmax { scores, ld, seen, top, sum, keep: &mut keep });
+        let scores: &[f32] = cast_slice(scores);
+        let mut a: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+        a.iter_mut().zip(scores.chunks(ld * LANES)).take(rows.len()).for_each(|(a, row)| *a = row);
+        let c = &mut state.out[rows.start * self.vectors()..];
+        let (a, keep) = (&a[..rows.len()], Some(&keep));
+        Outer { a, depth, panels: values, panel: VALUE_PANEL, keep, c, ld: self.vectors() }.run(isa);
+    }
+
+    /// Asks for the keys and values of the next tile: a decode step computes for about as long as they take to come.
+    fn prefetch(&self, tokens: Range<usize>) {
+        let (keys, values) = self.token_rows(tokens.clone());
+        for row in keys.iter().zip(values).take(tokens.len()).flat_map(|(key, value)| [*key, value]) {
+            row.chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));
+        }
+    }
+
+    /// Where a token's key and value are: element offset, distance to the next token's, and for how many tokens that holds.
+    fn stretch(&self, token: usize) -> (usize, usize, usize) {
+        let dim = self.heads.dim;
         match self.sequence.place {
-            Place::Rows { first, stride } => (first + token) * stride + self.head * self.heads.dim,
+            Place::Rows { first, stride } => ((first + token) * stride + self.head * dim, stride, usize::MAX),
             Place::Blocks { table, tokens } => {
                 let block = table[token / tokens] as usize * self.heads.kv + self.head;
-                (block * tokens + token % tokens) * self.heads.dim
+                ((block * tokens + token % tokens) * dim, dim, tokens - token % tokens)
             }
         }
     }
@@ -312,7 +379,7 @@ impl Item<'_> {
         self.cpu.isa().run(Merge { a, b, vectors: self.vectors() });
     }
 
-    fn finish(&self, total: &mut [Lane16], epilogue: &impl Fn(usize, &mut Tile)) {
+    fn finish(&self, total: &mut [Lane16], epilogue: Epilogue) {
         let (group, vectors) = (self.group(), self.vectors());
         let State { out, sum, .. } = self.state(total);
         for (row, sum) in out.chunks_exact_mut(vectors).zip(sum) {
@@ -330,7 +397,9 @@ impl Item<'_> {
 
 /// Turns the scores of a block of rows into weights, and says what the earlier outputs are to be multiplied with.
 struct Softmax<'a> {
+    /// Rows of `ld` vectors.
     scores: &'a mut [Lane16],
+    ld: usize,
     seen: &'a [usize],
     top: &'a mut [f32],
     sum: &'a mut [f32],
@@ -342,7 +411,7 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for (r, &seen) in self.seen.iter().enumerate() {
-            let row: &mut [Lane16; TILE_VECTORS] = self.scores[r * TILE_VECTORS..].first_chunk_mut().expect("a row");
+            let row = &mut self.scores[r * self.ld..][..self.ld];
             cast_slice_mut::<_, f32>(row)[seen..].fill(f32::NEG_INFINITY);
             if seen == 0 {
                 row.fill(Lane16::ZERO);

@@ -106,9 +106,8 @@ pub fn multiply(isa: Isa, a: &[f32], stride: usize, from: usize, panels: &[Lane1
     let rows = a.len() / stride;
     for range in row_blocks(isa, rows) {
         let mut block: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
-        for (to, row) in block.iter_mut().zip(a[range.start * stride..range.end * stride].chunks(stride)) {
-            *to = &row[from..from + depth];
-        }
+        let rows = a[range.start * stride..range.end * stride].chunks(stride).map(|row| &row[from..from + depth]);
+        block.iter_mut().zip(rows).for_each(|(to, row)| *to = row);
         // The next rows come from L3 or memory while these are multiplied.
         for row in a[range.end * stride..].chunks(stride).take(range.len()) {
             row[from..from + depth].chunks(LANES).for_each(|line| prefetch(line.as_ptr().cast()));

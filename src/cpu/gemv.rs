@@ -8,8 +8,13 @@ use super::panel::{Rows16, STEP, Sink, Storage, Store};
 use super::simd::{Kernel, LANES, Lane16, Simd};
 use std::marker::PhantomData;
 
-/// The most rows that are multiplied this way.
+/// The most rows that are multiplied this way. 8 rows are bound by arithmetic, no longer by memory.
 pub const MAX_ROWS: usize = 8;
+
+/// The number of rows that `rows` are computed as: few kernels are compiled, each for its number of accumulators.
+pub fn padded(rows: usize) -> usize {
+    if rows == 1 { 1 } else { rows.next_multiple_of(2) }
+}
 
 /// Steps in a block.
 const STEPS: usize = BLOCK / STEP;
@@ -18,11 +23,11 @@ const STEPS: usize = BLOCK / STEP;
 /// the hardware's own prefetch reaches 27; it sees 16 streams that end after 3 KiB.
 const AHEAD: usize = 24;
 
-/// Multiplies up to [`MAX_ROWS`] rows of `a` by the weight `rows`; `c` has one vector for each 16 weight rows in each row.
+/// Multiplies `t` rows, [`padded`], by the weight `rows`; `c` has one vector for each 16 weight rows in each row.
 pub struct Gemv<'a, D: Storage> {
-    /// `[T, k]`
+    /// `[k, t]`: were it `[t, k]`, the compiler would order the work of a step by rows, and keep all 32 vectors for the next row.
     pub a: &'a [f32],
-    pub k: usize,
+    pub t: usize,
     pub rows: &'a [&'a [u8]],
     /// The rows that the thread will be asked for next, as far as known.
     pub next: &'a [&'a [u8]],
@@ -34,19 +39,14 @@ impl<D: Storage> Kernel for Gemv<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if !S::TURNS {
-            unreachable!("no registers for it");
-        }
-        match self.a.len() / self.k {
+        match self.t {
+            _ if !S::TURNS => unreachable!("no registers for it"),
             1 => self.few::<S, 1>(s),
             2 => self.few::<S, 2>(s),
-            3 => self.few::<S, 3>(s),
             4 => self.few::<S, 4>(s),
-            5 => self.few::<S, 5>(s),
             6 => self.few::<S, 6>(s),
-            7 => self.few::<S, 7>(s),
             8 => self.few::<S, 8>(s),
-            t => unreachable!("{t} rows are not few"),
+            t => unreachable!("{t} rows are not padded"),
         }
     }
 }
@@ -54,8 +54,7 @@ impl<D: Storage> Kernel for Gemv<'_, D> {
 impl<D: Storage> Gemv<'_, D> {
     #[inline(always)]
     fn few<S: Simd, const T: usize>(self, s: S) {
-        let a: [&[f32]; T] = std::array::from_fn(|t| &self.a[t * self.k..][..self.k]);
-        let vectors = self.rows.len().div_ceil(LANES);
+        let (a, vectors) = (self.a.as_chunks::<T>().0, self.rows.len().div_ceil(LANES));
         let mut rows = Rows16::<D>::new(self.rows, 0);
         for i in 0..vectors {
             let next = match i + 1 < vectors {
@@ -64,8 +63,8 @@ impl<D: Storage> Gemv<'_, D> {
                 false => Rows16::new(self.rows, 0),
             };
             let sums = sixteen_columns(s, a, &rows, &next);
-            for t in 0..T {
-                s.store(sums[t], &mut self.c[t * vectors + i].0);
+            for (sum, c) in sums.into_iter().zip(self.c[i..].iter_mut().step_by(vectors)) {
+                s.store(sum, &mut c.0);
             }
             rows = next;
         }
@@ -76,51 +75,53 @@ impl<D: Storage> Gemv<'_, D> {
 #[inline(always)]
 fn sixteen_columns<S: Simd, D: Storage, const T: usize>(
     s: S,
-    a: [&[f32]; T],
+    a: &[[f32; T]],
     rows: &Rows16<D>,
     next: &Rows16<D>,
 ) -> [S::V; T] {
-    let steps = rows.steps();
+    let (chunks, rest) = a.as_chunks::<STEP>();
+    let steps = rows.steps().min(chunks.len());
     let ahead = AHEAD.min(steps);
-    let chunks = a.map(|a| &a.as_chunks::<STEP>().0[..steps]);
-    let rest = a.map(|a| a.as_chunks::<STEP>().1);
     let mut sums = [s.splat(0.0); T];
-    for from in (0..a[0].len().div_ceil(STEP)).step_by(STEPS) {
+    for from in (0..a.len().div_ceil(STEP)).step_by(STEPS) {
         let mut acc = [s.splat(0.0); T];
         for step in from..steps.min(from + STEPS) {
             match step + ahead < steps {
                 true => rows.prefetch(step + ahead),
                 false => next.prefetch(step + ahead - steps),
             }
-            rows.turn(s, step, &mut Multiply { a: chunks.map(|a| &a[step]), acc: &mut acc });
+            rows.turn(s, step, &mut Multiply { a: &chunks[step], acc: &mut acc });
         }
-        if steps < from + STEPS && !rest[0].is_empty() {
+        if steps < from + STEPS && !rest.is_empty() {
             let mut last = [Lane16::ZERO; STEP];
             rows.turn_rest(s, &mut Store(&mut last));
-            for k in 0..rest[0].len() {
-                for t in 0..T {
-                    acc[t] = s.fma(s.splat(rest[t][k]), s.load(&last[k].0), acc[t]);
-                }
+            for (a, column) in rest.iter().zip(last) {
+                multiply(s, a, s.load(&column.0), &mut acc);
             }
         }
-        for t in 0..T {
-            sums[t] = if from == 0 { acc[t] } else { s.add(sums[t], acc[t]) };
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum = if from == 0 { acc } else { s.add(*sum, acc) };
         }
     }
     sums
 }
 
+#[inline(always)]
+fn multiply<S: Simd, const T: usize>(s: S, a: &[f32; T], column: S::V, acc: &mut [S::V; T]) {
+    for (acc, a) in acc.iter_mut().zip(a) {
+        *acc = s.fma(s.splat(*a), column, *acc);
+    }
+}
+
 /// Multiplies the vectors of a step with the values of `T` rows.
 struct Multiply<'a, V, const T: usize> {
-    a: [&'a [f32; STEP]; T],
+    a: &'a [[f32; T]; STEP],
     acc: &'a mut [V; T],
 }
 
 impl<S: Simd, const T: usize> Sink<S> for Multiply<'_, S::V, T> {
     #[inline(always)]
     fn put(&mut self, s: S, k: usize, v: S::V) {
-        for t in 0..T {
-            self.acc[t] = s.fma(s.splat(self.a[t][k]), v, self.acc[t]);
-        }
+        multiply(s, &self.a[k], v, self.acc);
     }
 }

@@ -4,12 +4,13 @@
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
 use super::gemm::multiply;
-use super::gemv::{Gemv, MAX_ROWS};
+use super::gemv::{Gemv, MAX_ROWS, padded};
 use super::panel::{Pack, STEP, Storage, with_storage};
-use super::simd::{LANES, Lane16};
+use super::simd::{Isa, LANES, Lane16};
 use super::{BLOCK, Cpu, carve};
 use crate::dtype::DType;
 use bytemuck::cast_slice_mut;
+use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -66,30 +67,36 @@ impl Tile<'_> {
     }
 }
 
+/// Takes a finished tile of a unit or head, on the thread that computed it. A function object, so that an op adds no copy of a product.
+pub type Epilogue<'a> = &'a (dyn Fn(usize, &mut Tile) + Sync);
+
 /// Columns that a task computes at a time, if the units allow: their panels (128 KiB) and their sums stay in L2.
 const GROUP: usize = 128;
 /// Rows of a task at most: the sums of a group then take 256 KiB.
 const ROWS: usize = 512;
 
+/// Rows a multiple of this many floats (4 KiB) apart share the sets of L1, which hold 8 of a block's 12 lines. They are copied first.
+const ALIAS: usize = 1024;
+
 /// Multiplies `a` `[t, k]` with the rows of `parts` that each unit names, and calls `epilogue(unit, tile)` on the thread that computed the tile,
 /// once for each unit and row range. Together the tiles of a unit cover all `t` rows.
-pub fn matmul(
-    cpu: &Cpu,
-    a: &[f32],
-    t: usize,
-    parts: &[Rows],
-    units: &[Unit],
-    epilogue: impl Fn(usize, &mut Tile) + Sync,
-) {
+pub fn matmul(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[Unit], epilogue: Epilogue) {
     let (k, dtype) = (parts[0].k, parts[0].dtype);
     assert!(a.len() == t * k && k > 0, "{} values are not {t} rows of {k}", a.len());
     for part in parts {
         assert!((part.k, part.dtype) == (k, dtype) && part.bytes.len() == part.n * k * dtype.size(), "parts differ");
     }
+    let few = t <= MAX_ROWS && cpu.isa().turns();
+    let mut spare = cpu.scratch().pop().unwrap_or_default();
+    let (a, stride) = match few {
+        true if t > 1 => (interleave(a, k, &mut spare), k),
+        false if k.is_multiple_of(ALIAS) => (pad_rows(cpu, a, k, &mut spare), k + LANES),
+        _ => (a, k),
+    };
     let groups = groups(units);
     let tiles = t.div_ceil(ROWS);
     let finish = |group: &Range<usize>, rows: Range<usize>, sums: &mut [Lane16]| {
-        let ld = sums.len() / rows.len() * LANES;
+        let ld = sums.len() / if few { padded(t) } else { rows.len() } * LANES;
         let (sums, mut at) = (cast_slice_mut(sums), 0);
         for unit in group.clone() {
             let cols = units[unit].columns();
@@ -98,19 +105,44 @@ pub fn matmul(
             at += cols;
         }
     };
-    let weights = |task: usize| weight_rows(parts, &units[groups[task % groups.len()].clone()]);
+    let weights_of = |task: usize| weight_rows(parts, &units[groups[task % groups.len()].clone()]);
     cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
         let (tile, group) = (task / groups.len(), &groups[task % groups.len()]);
         let rows = tile * t / tiles..(tile + 1) * t / tiles;
-        let job = Job { cpu, a: &a[rows.start * k..rows.end * k], k, weights: &weights(task) };
-        let sums = if rows.len() <= MAX_ROWS && cpu.isa().turns() {
-            let next = next.map(&weights).unwrap_or_default();
-            with_storage!(dtype, D => job.few::<D>(&next, scratch))
+        let (isa, weights) = (cpu.isa(), weights_of(task));
+        let sums = if few {
+            let next = next.map(&weights_of).unwrap_or_default();
+            with_storage!(dtype, D => product_of_few::<D>(isa, a, k, &weights, &next, scratch))
         } else {
-            with_storage!(dtype, D => job.many::<D>(scratch))
+            let a = &a[rows.start * stride..rows.end * stride];
+            with_storage!(dtype, D => product_of_many::<D>(isa, a, stride, k, &weights, scratch))
         };
         finish(group, rows, sums);
     });
+    cpu.scratch().push(spare);
+}
+
+/// `[t, k]` to `[k, padded t]`.
+fn interleave<'s>(a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
+    let t = padded(a.len() / k);
+    let [to] = carve(scratch, [(t * k).div_ceil(LANES)]);
+    let to = &mut cast_slice_mut(to)[..t * k];
+    to.fill(0.0);
+    for (i, row) in a.chunks_exact(k).enumerate() {
+        to[i..].iter_mut().step_by(t).zip(row).for_each(|(to, a)| *to = *a);
+    }
+    to
+}
+
+/// Copies rows of `k` values, a multiple of [`LANES`], to rows that are [`LANES`] values longer.
+fn pad_rows<'s>(cpu: &Cpu, a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
+    let [padded] = carve(scratch, [a.len() / k * (k / LANES + 1)]);
+    let padded: &mut [f32] = cast_slice_mut(padded);
+    cpu.install(|| {
+        let rows = padded.par_chunks_mut(k + LANES).zip(a.par_chunks(k)).with_min_len(16);
+        rows.for_each(|(to, row)| to[..k].copy_from_slice(row));
+    });
+    padded
 }
 
 /// Runs of units with about [`GROUP`] columns.
@@ -134,32 +166,37 @@ fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
     units.iter().flat_map(|unit| unit.0).flat_map(|(part, first, rows)| parts[part].range(first, rows)).collect()
 }
 
-/// The product of some rows with the weights of a group. Sums come as `[rows][vectors of columns]`.
-struct Job<'a> {
-    cpu: &'a Cpu,
-    a: &'a [f32],
+/// All sums of a task with few rows, `[rows][vectors of columns]`; `a` is interleaved.
+fn product_of_few<'s, D: Storage>(
+    isa: Isa,
+    a: &[f32],
     k: usize,
-    weights: &'a [&'a [u8]],
+    rows: &[&[u8]],
+    next: &[&[u8]],
+    scratch: &'s mut Vec<Lane16>,
+) -> &'s mut [Lane16] {
+    let t = a.len() / k;
+    let [c] = carve(scratch, [t * rows.len().div_ceil(LANES)]);
+    isa.run(Gemv { a, t, rows, next, c, storage: PhantomData::<D> });
+    c
 }
 
-impl Job<'_> {
-    fn few<'s, D: Storage>(&self, next: &[&[u8]], scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
-        let (a, k, rows) = (self.a, self.k, self.weights);
-        let [c] = carve(scratch, [a.len() / k * rows.len().div_ceil(LANES)]);
-        self.cpu.isa().run(Gemv { a, k, rows, next, c, storage: PhantomData::<D> });
-        c
+/// All sums of a task, `[rows][vectors of columns]`. Rows of `a` are `stride` apart.
+fn product_of_many<'s, D: Storage>(
+    isa: Isa,
+    a: &[f32],
+    stride: usize,
+    k: usize,
+    rows: &[&[u8]],
+    scratch: &'s mut Vec<Lane16>,
+) -> &'s mut [Lane16] {
+    let vectors = rows.len().div_ceil(LANES);
+    let [c, panels] = carve(scratch, [a.len() / stride * vectors, BLOCK * vectors]);
+    for from in (0..k).step_by(BLOCK) {
+        let depth = BLOCK.min(k - from);
+        let panels = &mut panels[..vectors * depth];
+        isa.run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
+        multiply(isa, a, stride, from, panels, depth, c);
     }
-
-    fn many<'s, D: Storage>(&self, scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
-        let (a, k, rows) = (self.a, self.k, self.weights);
-        let vectors = rows.len().div_ceil(LANES);
-        let [c, panels] = carve(scratch, [a.len() / k * vectors, BLOCK * vectors]);
-        for from in (0..k).step_by(BLOCK) {
-            let depth = BLOCK.min(k - from);
-            let panels = &mut panels[..vectors * depth];
-            self.cpu.isa().run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
-            multiply(self.cpu.isa(), a, k, from, panels, depth, c);
-        }
-        c
-    }
+    c
 }

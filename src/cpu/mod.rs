@@ -17,7 +17,7 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
-pub use matmul::{Rows, Tile, Unit, matmul};
+pub use matmul::{Epilogue, Rows, Tile, Unit, matmul};
 pub use simd::Isa;
 
 use simd::Lane16;

@@ -214,3 +214,31 @@ impl<D: Storage> Kernel for Pack<'_, D> {
         }
     }
 }
+
+/// Widens rows into panels of 16 of their elements, one vector per row: the rows are k here. The last panel ends in zeros.
+pub struct PackRows<'a, D: Storage> {
+    pub rows: &'a [&'a [u8]],
+    /// Panels of `panel` vectors.
+    pub panels: &'a mut [Lane16],
+    pub panel: usize,
+    pub storage: PhantomData<D>,
+}
+
+impl<D: Storage> Kernel for PackRows<'_, D> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (k, row) in self.rows.iter().enumerate() {
+            let (whole, rest) = row.split_at(row.len() / size_of::<D::Vector>() * size_of::<D::Vector>());
+            let whole: &[D::Vector] = cast_slice(whole);
+            for (j, from) in whole.iter().enumerate() {
+                s.store(D::load(s, from), &mut self.panels[j * self.panel + k].0);
+            }
+            if !rest.is_empty() {
+                let mut last = D::Vector::zeroed();
+                bytes_of_mut(&mut last)[..rest.len()].copy_from_slice(rest);
+                s.store(D::load(s, &last), &mut self.panels[whole.len() * self.panel + k].0);
+            }
+        }
+    }
+}

@@ -110,7 +110,7 @@ impl Isa {
     #[inline(always)]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
-            Level::Scalar => kernel.run(scalar::Scalar),
+            Level::Scalar => scalar::enter(kernel),
             // SAFETY: `available` made this value, so the machine has the features `enter` is compiled with.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::enter(kernel) },

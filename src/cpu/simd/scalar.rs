@@ -1,6 +1,6 @@
 //! The portable path: arrays, which the compiler vectorises where the target has fused multiply-add (aarch64).
 
-use super::{LANES, Simd};
+use super::{Kernel, LANES, Simd};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -8,6 +8,12 @@ use std::array::from_fn;
 pub struct Scalar;
 
 type V = [f32; LANES];
+
+/// Runs a kernel compiled for the target as it is. Not inlined: one copy is enough.
+#[inline(never)]
+pub fn enter<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Scalar)
+}
 
 impl Simd for Scalar {
     type V = V;
