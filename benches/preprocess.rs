@@ -1,7 +1,8 @@
 //! From the bytes of a JPEG to patches: the whole, and each step. `RAYON_NUM_THREADS=1` gives the time of one core.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use osprey::media::image::{DecodeLimits, Rgb, decode};
+use osprey::media::image::decode;
+use osprey::media::rgb::{DecodeLimits, Rgb};
 use osprey::media::patches::ImageProcessor;
 use osprey::media::resize::bicubic;
 use std::hint::black_box;

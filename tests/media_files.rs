@@ -1,7 +1,8 @@
 //! Picture files that are broken, hostile or cut short: one clear line, never a panic. And boxes, from an answer to a file.
 
 use osprey::media::boxes;
-use osprey::media::image::{DecodeLimits, Rgb, decode, load};
+use osprey::media::image::{decode, load};
+use osprey::media::rgb::{DecodeLimits, Rgb};
 use osprey::media::patches::ImageProcessor;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};

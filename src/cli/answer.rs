@@ -3,7 +3,7 @@
 use super::load::Loaded;
 use super::terminal::{Interrupt, Progress, put};
 use crate::engine::{Engine, Finish, Generated, Request};
-use crate::text::stream::StreamDecoder;
+use crate::text::stream::{StreamDecoder, decode};
 use crate::text::tokenizer::Show;
 use std::ops::ControlFlow;
 
@@ -65,7 +65,7 @@ pub fn answer(
     show(&stream.finish())?;
     show("\n")?;
     Ok(Answer {
-        text: model.tokenizer.decode(&generated.ids, Show::Grounding),
+        text: decode(&model.tokenizer, &generated.ids, Show::Grounding),
         interrupted: generated.finish == Finish::Cancelled,
         generated,
     })

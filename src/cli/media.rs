@@ -4,7 +4,8 @@
 
 use super::load::Loaded;
 use crate::error::{Error, Result};
-use crate::media::image::{DecodeLimits, Rgb, load};
+use crate::media::image::load;
+use crate::media::rgb::{DecodeLimits, Rgb};
 use crate::media::patches::Patches;
 use crate::text::messages::{Media, Video, VideoSource};
 use serde::Serialize;

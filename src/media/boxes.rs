@@ -6,7 +6,7 @@
 //! share it.
 
 use crate::error::Result;
-use crate::media::image::Rgb;
+use crate::media::rgb::Rgb;
 use crate::media::png;
 use std::path::Path;
 

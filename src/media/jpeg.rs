@@ -5,7 +5,7 @@
 //! not: the reader notes whether libjpeg ever asked for bytes beyond the end before the last row was out.
 
 use crate::error::{Error, Result};
-use crate::media::image::{DecodeLimits, Decoded, Rgb, broken};
+use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use crate::media::orientation;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 use std::cell::Cell;

@@ -18,4 +18,5 @@ pub mod patches;
 mod png;
 mod raster;
 pub mod resize;
+pub mod rgb;
 mod simd;

@@ -4,7 +4,7 @@
 //! Surprises: metadata that cannot be parsed means "upright" here; Pillow fails to load some such files. XMP counts only where EXIF has no
 //! orientation.
 
-use crate::media::image::Rgb;
+use crate::media::rgb::Rgb;
 use rayon::prelude::*;
 
 /// Tag 0x0112 of IFD0.

@@ -6,7 +6,7 @@
 //! refused here, grey there; a damaged file that both decode may come out differently.
 
 use crate::error::Result;
-use crate::media::image::{DecodeLimits, Decoded, Rgb, broken};
+use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use crate::media::orientation;
 use crate::media::png::palette_table;
 use image::ImageDecoder;

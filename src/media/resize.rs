@@ -4,7 +4,7 @@
 //! Surprises: the order of the passes changes pixels (each rounds to 8 bits), and Pillow changed its rule twice: see [`PassOrder`].
 
 use crate::error::{Error, Result};
-use crate::media::image::Rgb;
+use crate::media::rgb::Rgb;
 use crate::media::simd::{self, Kernel};
 use rayon::prelude::*;
 

@@ -78,7 +78,7 @@ impl Op for GateUp {
         let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, &self.y);
-            matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, |unit, tile| {
+            matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, &|unit, tile| {
                 let half = tile.cols / 2;
                 for i in 0..tile.rows {
                     let y = y.row(tile.row0 + i, unit * COLUMNS, half);

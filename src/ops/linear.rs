@@ -112,7 +112,7 @@ impl Op for Linear {
         let x = body::load_normed(m, cpu, &self.x, self.norm.as_ref());
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, &self.y);
-            matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), |unit, tile| {
+            matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
                 let column = body::even_column(unit);
                 bias.iter().for_each(|b| body::add_bias(tile, &b[column..]));
                 self.activation.iter().for_each(|a| activate_tile(cpu, *a, tile));

@@ -127,7 +127,7 @@ impl Op for PagedAttention {
             for row in (0..visible.len()).filter(|&row| visible[row] == 0) {
                 y.row(row, 0, self.y.cols()).fill(Y::from_f32(0.0));
             }
-            attention(cpu, &q, heads, kv, &sequences, |head, tile| y.set(tile, head * d));
+            attention(cpu, &q, heads, kv, &sequences, &|head, tile| y.set(tile, head * d));
         })
     }
 

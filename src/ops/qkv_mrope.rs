@@ -161,7 +161,7 @@ impl Op for QkvMrope {
         with_float!(self.q.dtype, Y => with_float!(self.k.dtype, C => {
             let q = Dest::<Y>::new(m, &self.q);
             let (keys, values) = (Dest::<C>::new(m, &self.k), Dest::<C>::new(m, &self.v));
-            matmul(cpu, &x, t, &body::parts(w), &units, |unit, tile| {
+            matmul(cpu, &x, t, &body::parts(w), &units, &|unit, tile| {
                 bias.iter().for_each(|b| body::add_bias(tile, &b[unit * d..]));
                 if unit < heads + groups {
                     (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));

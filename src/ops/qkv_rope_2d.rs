@@ -97,7 +97,7 @@ impl Op for QkvRope2d {
         let turned = heads.len() / 3 * 2;
         with_float!(self.qkv.dtype, Y => {
             let qkv = Dest::<Y>::new(m, &self.qkv);
-            matmul(cpu, &x, self.x.rows(), &body::parts(w), &heads, |head, tile| {
+            matmul(cpu, &x, self.x.rows(), &body::parts(w), &heads, &|head, tile| {
                 body::add_bias(tile, &bias[head * d..]);
                 if head < turned {
                     (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));

@@ -91,6 +91,32 @@ fn swap(c: char, mut pairs: impl Iterator<Item = (char, char)>) -> char {
     pairs.find(|(from, _)| *from == c).map_or(c, |(_, to)| to)
 }
 
+/// A rendered conversation in which user text is still told from special tokens.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    marked: String,
+    stand_ins: StandIns,
+}
+
+impl Rendered {
+    pub(super) fn new(marked: String, stand_ins: StandIns) -> Self {
+        Rendered { marked, stand_ins }
+    }
+
+    /// The text, as `apply_chat_template(..., tokenize=False)` gives it.
+    pub fn text(&self) -> String {
+        self.stand_ins.show(&self.marked)
+    }
+
+    pub(super) fn marked(&self) -> &str {
+        &self.marked
+    }
+
+    pub(super) fn stand_ins(&self) -> &StandIns {
+        &self.stand_ins
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

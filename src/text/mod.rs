@@ -3,6 +3,7 @@
 //! `messages` -> `template` -> `tokenizer` -> `prompt` -> `positions`; `stream` is the way back.
 //! The one surprise: text that a user typed can never become a special token, whatever the chat template does with it (see `guard`).
 
+mod bytes;
 pub mod guard;
 pub mod messages;
 pub mod positions;

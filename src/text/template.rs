@@ -15,7 +15,7 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde_json::Value as Json;
 
-use super::guard::StandIns;
+use super::guard::{Rendered, StandIns};
 use super::messages::{Content, Media, Message, Part, VideoSource};
 use super::tokenizer::Tokenizer;
 use super::tokenizer_files::token_content;
@@ -56,28 +56,6 @@ pub struct RenderOptions {
     pub special_tokens_in_text: bool,
 }
 
-/// A rendered conversation in which user text is still told from special tokens.
-#[derive(Clone, Debug)]
-pub struct Rendered {
-    marked: String,
-    stand_ins: StandIns,
-}
-
-impl Rendered {
-    /// The text, as `apply_chat_template(..., tokenize=False)` gives it.
-    pub fn text(&self) -> String {
-        self.stand_ins.show(&self.marked)
-    }
-
-    pub(super) fn marked(&self) -> &str {
-        &self.marked
-    }
-
-    pub(super) fn stand_ins(&self) -> &StandIns {
-        &self.stand_ins
-    }
-}
-
 impl ChatTemplate {
     /// Finds and compiles the template of a model folder: `chat_template.jinja`, else `chat_template.json`, else the one in
     /// `tokenizer_config.json`, the order of transformers 4.57.
@@ -113,7 +91,7 @@ impl ChatTemplate {
         let bytes = on_large_stack(&self.file, || self.run(context, limits))?;
         let marked =
             String::from_utf8(bytes).map_err(|_| Error::checkpoint(&self.file, NAME, "writes broken UTF-8"))?;
-        Ok(Rendered { marked, stand_ins })
+        Ok(Rendered::new(marked, stand_ins))
     }
 
     fn run(&self, context: Value, limits: Limits) -> Result<Vec<u8>> {

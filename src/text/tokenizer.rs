@@ -14,10 +14,9 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::{OffsetReferential, OffsetType};
 use tokenizers::{AddedVocabulary, SplitDelimiterBehavior};
 
-use super::guard::Guard;
-use super::template::Rendered;
+use super::guard::{Guard, Rendered};
 use super::tokenizer_files::{self, Files, SPLIT};
-use super::{one_line, stream};
+use super::{bytes, one_line};
 use crate::error::{Error, Result};
 
 /// The longest text that is tokenised, in bytes: about a million tokens, above any context. The regex engine gives up, by a
@@ -118,14 +117,6 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Text of `ids`, with U+FFFD for bytes that are not UTF-8. For a stream of ids see [`stream::StreamDecoder`].
-    pub fn decode(&self, ids: &[u32], show: Show) -> String {
-        let mut decoder = stream::StreamDecoder::new(show);
-        let mut text: String = ids.iter().map(|id| decoder.push(self, *id)).collect();
-        text += &decoder.finish();
-        text
-    }
-
     /// The id of a token by its exact content.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.plain.token_to_id(token)
@@ -141,7 +132,7 @@ impl Tokenizer {
         if let Some(token) = self.added.get_added_tokens_decoder().get(&id) {
             return Some(token.content.clone().into_bytes());
         }
-        self.plain.id_to_token(id).map(|token| stream::token_bytes(&token))
+        self.plain.id_to_token(id).map(|token| bytes::token_bytes(&token))
     }
 
     /// Whether decoded text shows this token.

@@ -276,7 +276,7 @@ fn check_vocab(path: &Path, vocab: &HashMap<String, u32>) -> Result<()> {
     if let Some((token, id)) = vocab.iter().find(|(_, id)| !ids.insert(**id)) {
         return Err(Error::checkpoint(path, "vocab", format!("two tokens have the id {id}, one is {token:?}")));
     }
-    match super::stream::alphabet().find(|c| !vocab.contains_key(c.encode_utf8(&mut [0; 4]) as &str)) {
+    match super::bytes::alphabet().find(|c| !vocab.contains_key(c.encode_utf8(&mut [0; 4]) as &str)) {
         Some(missing) => {
             Err(Error::checkpoint(path, "vocab", format!("has no token for the byte written {missing:?}")))
         }

@@ -2,7 +2,8 @@
 
 use super::table::Row;
 use super::weights::mix;
-use crate::media::image::{DecodeLimits, Rgb, decode};
+use crate::media::image::decode;
+use crate::media::rgb::{DecodeLimits, Rgb};
 use crate::media::patches::ImageProcessor;
 use std::time::{Duration, Instant};
 
