@@ -8,8 +8,8 @@
 use super::gemm::{MAX_ROWS, Outer, row_blocks};
 use super::gemv::{Gemv, MAX_ROWS as FEW, padded};
 use super::math::exp;
-use super::panel::{Pack, PackRows, Storage, with_storage};
-use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
+use super::panel::{Pack, PackRows, with_storage};
+use super::simd::{Kernel, LANES, Lane16, Simd};
 use super::{BLOCK, Cpu, Epilogue, Tile, carve};
 use crate::dtype::DType;
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -213,21 +213,31 @@ impl Item<'_> {
         let mut rest = work;
         let [queries, keys, values, scores] =
             self.work_sizes().map(|size| rest.split_off_mut(..size).expect("work has its size"));
-        let few = self.few();
-        self.scale_queries(queries, if few { padded(self.row_count()) } else { 1 });
+        let (isa, depth, few, t) = (self.cpu.isa(), self.heads.dim, self.few(), padded(self.row_count()));
+        self.scale_queries(queries, if few { t } else { 1 });
         let queries: &[f32] = cast_slice(queries);
         let mut state = self.state(state);
         state.top.fill(f32::NEG_INFINITY);
         state.sum.fill(0.0);
         state.out.fill(Lane16::ZERO);
-        let end = self.tokens().min((run + 1) * RUN);
-        for first in (run * RUN..end).step_by(TILE) {
-            let tokens = first..end.min(first + TILE);
-            with_storage!(self.kv.dtype, D => match few {
-                true => self.score_few::<D>(tokens.clone(), queries, values, scores),
-                false => self.pack::<D>(tokens.clone(), keys, values),
+        let (first, end) = (run * RUN, self.tokens().min((run + 1) * RUN));
+        let (key_rows, value_rows) = self.token_rows(first..end);
+        for start in (first..end).step_by(TILE) {
+            let tokens = start..end.min(start + TILE);
+            let (key_rows, value_rows) = (&key_rows[start - first..], &value_rows[start - first..]);
+            with_storage!(self.kv.dtype, D => {
+                let storage = PhantomData::<D>;
+                let (rows, next) = key_rows.split_at(tokens.len());
+                match few {
+                    true => isa.run(Gemv { a: &queries[..t * depth], t, rows, next, c: scores, storage }),
+                    false => {
+                        let panels = &mut keys[..tokens.len().div_ceil(LANES) * depth];
+                        isa.run(Pack { rows, first_step: 0, depth, panels, storage })
+                    }
+                }
+                let count = tokens.len();
+                isa.run(PackRows { rows: value_rows, count, panels: values, panel: VALUE_PANEL, storage });
             });
-            self.prefetch(tokens.end..end.min(tokens.end + TILE));
             match few {
                 true => self.weigh(0..self.row_count(), &tokens, scores, values, &mut state),
                 false => self.score_and_weigh(&tokens, queries, keys, values, scores, &mut state),
@@ -255,44 +265,20 @@ impl Item<'_> {
         }
     }
 
-    /// The keys and values of up to a tile of tokens.
-    fn token_rows(&self, tokens: Range<usize>) -> ([&[u8]; TILE], [&[u8]; TILE]) {
-        let (size, count) = (self.kv.dtype.size(), tokens.len());
-        let (mut keys, mut values): ([&[u8]; TILE], [&[u8]; TILE]) = ([&[]; TILE], [&[]; TILE]);
-        let mut i = 0;
-        while i < count {
-            let (first, step, length) = self.stretch(tokens.start + i);
-            for at in (0..length.min(count - i)).map(|j| (first + j * step) * size) {
-                let bytes = at..at + self.heads.dim * size;
-                (keys[i], values[i]) = (&self.kv.keys[bytes.clone()], &self.kv.values[bytes]);
-                i += 1;
+    /// The keys and values of some tokens.
+    fn token_rows(&self, tokens: Range<usize>) -> (Vec<&[u8]>, Vec<&[u8]>) {
+        let size = self.kv.dtype.size();
+        let mut keys = Vec::with_capacity(tokens.len());
+        let mut values = Vec::with_capacity(tokens.len());
+        while keys.len() < tokens.len() {
+            let (first, step, length) = self.stretch(tokens.start + keys.len());
+            for i in 0..length.min(tokens.len() - keys.len()) {
+                let at = (first + i * step) * size;
+                keys.push(&self.kv.keys[at..at + self.heads.dim * size]);
+                values.push(&self.kv.values[at..at + self.heads.dim * size]);
             }
         }
         (keys, values)
-    }
-
-    /// Keys of a tile as panels of 16 tokens over d, values as panels of 16 of d over the tokens.
-    fn pack<D: Storage>(&self, tokens: Range<usize>, keys: &mut [Lane16], values: &mut [Lane16]) {
-        let (isa, count, depth, storage) = (self.cpu.isa(), tokens.len(), self.heads.dim, PhantomData::<D>);
-        let (key_rows, value_rows) = self.token_rows(tokens);
-        let panels = &mut keys[..count.div_ceil(LANES) * depth];
-        isa.run(Pack { rows: &key_rows[..count], first_step: 0, depth, panels, storage });
-        isa.run(PackRows { rows: &value_rows[..count], panels: values, panel: VALUE_PANEL, storage });
-    }
-
-    /// Scores of all rows, and the values of a tile as panels.
-    fn score_few<D: Storage>(
-        &self,
-        tokens: Range<usize>,
-        queries: &[f32],
-        values: &mut [Lane16],
-        scores: &mut [Lane16],
-    ) {
-        let (isa, count, t, storage) = (self.cpu.isa(), tokens.len(), padded(self.row_count()), PhantomData::<D>);
-        let (key_rows, value_rows) = self.token_rows(tokens);
-        let (a, rows) = (&queries[..t * self.heads.dim], &key_rows[..count]);
-        isa.run(Gemv { a, t, rows, next: &[], c: scores, storage });
-        isa.run(PackRows { rows: &value_rows[..count], panels: values, panel: VALUE_PANEL, storage });
     }
 
     fn score_and_weigh(
@@ -350,14 +336,6 @@ impl Item<'_> {
         let c = &mut state.out[rows.start * self.vectors()..];
         let (a, keep) = (&a[..rows.len()], Some(&keep));
         Outer { a, depth, panels: values, panel: VALUE_PANEL, keep, c, ld: self.vectors() }.run(isa);
-    }
-
-    /// Asks for the keys and values of the next tile: a decode step computes for about as long as they take to come.
-    fn prefetch(&self, tokens: Range<usize>) {
-        let (keys, values) = self.token_rows(tokens.clone());
-        for row in keys.iter().zip(values).take(tokens.len()).flat_map(|(key, value)| [*key, value]) {
-            row.chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));
-        }
     }
 
     /// Where a token's key and value are: element offset, distance to the next token's, and for how many tokens that holds.

@@ -6,6 +6,7 @@
 
 use super::BLOCK;
 use super::simd::{Isa, Kernel, LANES, Lane16, Simd, prefetch};
+use std::ops::Range;
 
 /// Rows that [`Outer`] takes at most.
 pub const MAX_ROWS: usize = 12;
@@ -99,26 +100,45 @@ impl Kernel for Outer<'_> {
     }
 }
 
-/// Multiplies all rows of `a`, `stride` apart, by panels of the block of k that begins at `from`, and adds the product to `c`.
-pub fn multiply(isa: Isa, a: &[f32], stride: usize, from: usize, panels: &[Lane16], depth: usize, c: &mut [Lane16]) {
-    let keep = (from > 0).then_some(&[1.0; MAX_ROWS]);
-    let ld = panels.len() / depth;
-    let rows = a.len() / stride;
-    for range in row_blocks(isa, rows) {
-        let mut block: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
-        let rows = a[range.start * stride..range.end * stride].chunks(stride).map(|row| &row[from..from + depth]);
-        block.iter_mut().zip(rows).for_each(|(to, row)| *to = row);
-        // The next rows come from L3 or memory while these are multiplied.
-        for row in a[range.end * stride..].chunks(stride).take(range.len()) {
-            row[from..from + depth].chunks(LANES).for_each(|line| prefetch(line.as_ptr().cast()));
+/// All rows of `a`, `stride` apart, times panels of the block of k that begins at `from`.
+pub struct Multiply<'a> {
+    pub a: &'a [f32],
+    pub stride: usize,
+    pub from: usize,
+    pub panels: &'a [Lane16],
+    pub depth: usize,
+    /// Weight rows that are packed next, and which of their bytes: asked for on the way. Read cold, they take the time of 25 rows.
+    pub ahead: (&'a [&'a [u8]], Range<usize>),
+}
+
+impl Multiply<'_> {
+    /// Adds the product to `c`, or puts it there if the block is the first.
+    pub fn add_to(&self, c: &mut [Lane16], isa: Isa) {
+        let Multiply { a, stride, from, panels, depth, .. } = *self;
+        let keep = (from > 0).then_some(&[1.0; MAX_ROWS]);
+        let ld = panels.len() / depth;
+        let rows = a.len() / stride;
+        for range in row_blocks(isa, rows) {
+            let mut block: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
+            let here = a[range.start * stride..range.end * stride].chunks(stride);
+            block.iter_mut().zip(here).for_each(|(to, row)| *to = &row[from..from + depth]);
+            // The next rows come from L3 or memory while these are multiplied.
+            for row in a[range.end * stride..].chunks(stride).take(range.len()) {
+                row[from..from + depth].chunks(LANES).for_each(|line| prefetch(line.as_ptr().cast()));
+            }
+            let count = self.ahead.0.len();
+            for row in &self.ahead.0[range.start * count / rows..range.end * count / rows] {
+                let bytes = &row[self.ahead.1.clone()];
+                bytes.chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));
+            }
+            let (a, c) = (&block[..range.len()], &mut c[range.start * ld..]);
+            Outer { a, depth, panels, panel: depth, keep, c, ld }.run(isa);
         }
-        let (a, c) = (&block[..range.len()], &mut c[range.start * ld..]);
-        Outer { a, depth, panels, panel: depth, keep, c, ld }.run(isa);
     }
 }
 
 /// Blocks of nearly equal height: a last one of 1 or 2 rows would wait for the latency of its few chains.
-pub fn row_blocks(isa: Isa, rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub fn row_blocks(isa: Isa, rows: usize) -> impl Iterator<Item = Range<usize>> {
     let blocks = rows.div_ceil(isa.tile_rows());
     (0..blocks).map(move |i| i * rows / blocks..(i + 1) * rows / blocks)
 }

@@ -80,17 +80,17 @@ fn sixteen_columns<S: Simd, D: Storage, const T: usize>(
     next: &Rows16<D>,
 ) -> [S::V; T] {
     let (chunks, rest) = a.as_chunks::<STEP>();
-    let steps = rows.steps().min(chunks.len());
+    let steps = chunks.len();
     let ahead = AHEAD.min(steps);
     let mut sums = [s.splat(0.0); T];
     for from in (0..a.len().div_ceil(STEP)).step_by(STEPS) {
         let mut acc = [s.splat(0.0); T];
-        for step in from..steps.min(from + STEPS) {
+        for (step, a) in chunks.iter().enumerate().take(from + STEPS).skip(from) {
             match step + ahead < steps {
                 true => rows.prefetch(step + ahead),
                 false => next.prefetch(step + ahead - steps),
             }
-            rows.turn(s, step, &mut Multiply { a: &chunks[step], acc: &mut acc });
+            rows.turn(s, step, &mut Multiply { a, acc: &mut acc });
         }
         if steps < from + STEPS && !rest.is_empty() {
             let mut last = [Lane16::ZERO; STEP];

@@ -3,7 +3,7 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
-use super::gemm::multiply;
+use super::gemm::Multiply;
 use super::gemv::{Gemv, MAX_ROWS, padded};
 use super::panel::{Pack, STEP, Storage, with_storage};
 use super::simd::{Isa, LANES, Lane16};
@@ -110,12 +110,12 @@ pub fn matmul(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[Unit], ep
         let (tile, group) = (task / groups.len(), &groups[task % groups.len()]);
         let rows = tile * t / tiles..(tile + 1) * t / tiles;
         let (isa, weights) = (cpu.isa(), weights_of(task));
+        let next = next.map(&weights_of).unwrap_or_default();
         let sums = if few {
-            let next = next.map(&weights_of).unwrap_or_default();
             with_storage!(dtype, D => product_of_few::<D>(isa, a, k, &weights, &next, scratch))
         } else {
             let a = &a[rows.start * stride..rows.end * stride];
-            with_storage!(dtype, D => product_of_many::<D>(isa, a, stride, k, &weights, scratch))
+            with_storage!(dtype, D => product_of_many::<D>(isa, a, (stride, k), &weights, &next, scratch))
         };
         finish(group, rows, sums);
     });
@@ -181,22 +181,24 @@ fn product_of_few<'s, D: Storage>(
     c
 }
 
-/// All sums of a task, `[rows][vectors of columns]`. Rows of `a` are `stride` apart.
+/// All sums of a task, `[rows][vectors of columns]`. Rows of `a` have `k` values, `stride` apart.
 fn product_of_many<'s, D: Storage>(
     isa: Isa,
     a: &[f32],
-    stride: usize,
-    k: usize,
+    (stride, k): (usize, usize),
     rows: &[&[u8]],
+    next: &[&[u8]],
     scratch: &'s mut Vec<Lane16>,
 ) -> &'s mut [Lane16] {
     let vectors = rows.len().div_ceil(LANES);
     let [c, panels] = carve(scratch, [a.len() / stride * vectors, BLOCK * vectors]);
+    let bytes = |from: usize| from * rows[0].len() / k..(from + BLOCK).min(k) * rows[0].len() / k;
     for from in (0..k).step_by(BLOCK) {
         let depth = BLOCK.min(k - from);
         let panels = &mut panels[..vectors * depth];
         isa.run(Pack { rows, first_step: from / STEP, depth, panels, storage: PhantomData::<D> });
-        multiply(isa, a, stride, from, panels, depth, c);
+        let ahead = if from + BLOCK < k { (rows, bytes(from + BLOCK)) } else { (next, bytes(0)) };
+        Multiply { a, stride, from, panels, depth, ahead }.add_to(c, isa);
     }
     c
 }

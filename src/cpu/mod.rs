@@ -58,8 +58,8 @@ impl Cpu {
         self.threads
     }
 
-    /// Runs `f` on a thread of the pool. A run of many short calls should be inside one `install`: entering the pool from outside wakes a
-    /// thread each time (tens of microseconds), forking from inside does not.
+    /// Runs `f` on a thread of the pool. Many short calls belong inside one `install`: a fork and join takes 0.6 us from inside the pool, but 9 us
+    /// from outside, where each wakes a sleeping thread.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
     }

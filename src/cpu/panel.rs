@@ -144,12 +144,6 @@ impl<'a, D: Storage> Rows16<'a, D> {
         Rows16 { chunks: rows.map(|row| cast_slice(&row[..whole])), rest: rows.map(|row| &row[whole..]) }
     }
 
-    /// Whole steps in a row.
-    #[inline(always)]
-    pub fn steps(&self) -> usize {
-        self.chunks[0].len()
-    }
-
     /// Asks for a whole step in L2.
     #[inline(always)]
     pub fn prefetch(&self, step: usize) {
@@ -217,7 +211,9 @@ impl<D: Storage> Kernel for Pack<'_, D> {
 
 /// Widens rows into panels of 16 of their elements, one vector per row: the rows are k here. The last panel ends in zeros.
 pub struct PackRows<'a, D: Storage> {
+    /// The rows to pack, and what comes after them as far as known.
     pub rows: &'a [&'a [u8]],
+    pub count: usize,
     /// Panels of `panel` vectors.
     pub panels: &'a mut [Lane16],
     pub panel: usize,
@@ -228,7 +224,12 @@ impl<D: Storage> Kernel for PackRows<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (k, row) in self.rows.iter().enumerate() {
+        /// Rows are asked for so far ahead.
+        const AHEAD: usize = 64;
+        for (k, row) in self.rows[..self.count].iter().enumerate() {
+            if let Some(ahead) = self.rows.get(k + AHEAD) {
+                ahead.chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));
+            }
             let (whole, rest) = row.split_at(row.len() / size_of::<D::Vector>() * size_of::<D::Vector>());
             let whole: &[D::Vector] = cast_slice(whole);
             for (j, from) in whole.iter().enumerate() {
