@@ -2,9 +2,9 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use osprey::media::image::decode;
-use osprey::media::rgb::{DecodeLimits, Rgb};
 use osprey::media::patches::ImageProcessor;
 use osprey::media::resize::bicubic;
+use osprey::media::rgb::{DecodeLimits, Rgb};
 use std::hint::black_box;
 
 const WIDTH: usize = 1024;

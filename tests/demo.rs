@@ -58,9 +58,13 @@ fn check(kind: &str) {
         right += usize::from(correct(kind, &said, item["response"].as_str().unwrap()));
         same += usize::from(said == reference["answer"].as_str().unwrap());
     }
-    let expected: Value = serde_json::from_str(&std::fs::read_to_string(format!("{DATA}/expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{DATA}/expected.json")).unwrap()).unwrap();
     let expected = expected["kinds"][kind]["correct"].as_u64().unwrap() as usize;
-    println!("{kind}: {right} of {} right (transformers {expected}), {same} word for word as transformers", items.len());
+    println!(
+        "{kind}: {right} of {} right (transformers {expected}), {same} word for word as transformers",
+        items.len()
+    );
     // A near tie may fall the other way for one picture; more is a fault.
     assert!(right + 1 >= expected, "{kind}: {right} right, transformers {expected}");
     assert!(same + 1 >= items.len(), "{kind}: {same} of {} as transformers", items.len());
@@ -74,5 +78,9 @@ kinds!(naming, counting, place, words, numbers, digits, pointing);
 #[test]
 fn boxes_overlap_as_they_should() {
     assert_eq!(iou([0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0]), 1.0 / 3.0);
-    assert!(!correct("pointing", "red circle", "<|object_ref_start|>a<|object_ref_end|><|box_start|>(1,1),(5,5)<|box_end|>"));
+    assert!(!correct(
+        "pointing",
+        "red circle",
+        "<|object_ref_start|>a<|object_ref_end|><|box_start|>(1,1),(5,5)<|box_end|>"
+    ));
 }

@@ -1,9 +1,9 @@
 //! Preprocessing against transformers 4.57.6 with Pillow 13.0: every golden of `tests/golden`, bit for bit.
 
 use osprey::media::image::load;
-use osprey::media::rgb::{DecodeLimits, Rgb};
 use osprey::media::patches::{ImageProcessor, Patches};
 use osprey::media::resize::{PassOrder, bicubic, bicubic_ordered, smart_resize};
+use osprey::media::rgb::{DecodeLimits, Rgb};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 
 use osprey::media::boxes;
 use osprey::media::image::{decode, load};
-use osprey::media::rgb::{DecodeLimits, Rgb};
 use osprey::media::patches::ImageProcessor;
+use osprey::media::rgb::{DecodeLimits, Rgb};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

@@ -5,8 +5,8 @@
 use super::load::Loaded;
 use crate::error::{Error, Result};
 use crate::media::image::load;
-use crate::media::rgb::{DecodeLimits, Rgb};
 use crate::media::patches::Patches;
+use crate::media::rgb::{DecodeLimits, Rgb};
 use crate::text::messages::{Media, Video, VideoSource};
 use serde::Serialize;
 use std::collections::HashMap;

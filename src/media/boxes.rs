@@ -6,8 +6,8 @@
 //! share it.
 
 use crate::error::Result;
-use crate::media::rgb::Rgb;
 use crate::media::png;
+use crate::media::rgb::Rgb;
 use std::path::Path;
 
 /// The scale of the coordinates that the model writes.

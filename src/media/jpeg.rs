@@ -5,8 +5,8 @@
 //! not: the reader notes whether libjpeg ever asked for bytes beyond the end before the last row was out.
 
 use crate::error::{Error, Result};
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use crate::media::orientation;
+use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};

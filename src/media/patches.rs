@@ -5,8 +5,8 @@
 //! transformers itself would take torchvision's other bicubic. The pixels are 8-bit, so a table of 3 x 256 is the whole arithmetic.
 
 use crate::error::{Error, Result};
-use crate::media::rgb::Rgb;
 use crate::media::resize::{bicubic, smart_resize};
+use crate::media::rgb::Rgb;
 use rayon::prelude::*;
 use serde::Deserialize;
 use std::ops::Range;

@@ -4,8 +4,8 @@
 //! Surprises: 16-bit greyscale saturates at 255 (Pillow's `I;16`), while 16-bit colour keeps the high byte.
 
 use crate::error::{Error, Result};
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use crate::media::orientation;
+use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use png::{BitDepth, ColorType, Transformations};
 use std::io::{Cursor, Write};
 use std::path::Path;

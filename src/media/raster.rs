@@ -6,9 +6,9 @@
 //! refused here, grey there; a damaged file that both decode may come out differently.
 
 use crate::error::Result;
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use crate::media::orientation;
 use crate::media::png::palette_table;
+use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
 use image::ImageDecoder;
 use image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
 use std::io::Cursor;

@@ -32,7 +32,7 @@ impl Norm {
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract) naming the dimension.
     pub fn check(&self, op: &'static str, weights: &WeightSet, cols: usize) -> Result<()> {
-        require(op, self.width > 0 && cols % self.width == 0, || {
+        require(op, self.width > 0 && cols.is_multiple_of(self.width), || {
             format!("rows of {cols} do not split into norms of {}", self.width)
         })?;
         require_vector(op, weights, self.weight, self.width)?;

@@ -64,7 +64,7 @@ impl Op for PagedAttention {
         )?;
         require(name, self.q.shape() == self.y.shape(), || format!("{} and {} differ in shape", self.q, self.y))?;
         let group = self.head_dim() * self.kv_heads();
-        require(name, self.q.cols() % group == 0, || {
+        require(name, self.q.cols().is_multiple_of(group), || {
             format!(
                 "{} columns of q do not split over {} kv heads of {}",
                 self.q.cols(),

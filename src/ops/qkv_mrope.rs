@@ -89,7 +89,7 @@ impl Op for QkvMrope {
         })?;
         require(name, self.k.dtype == self.v.dtype, || "keys and values differ in type".into())?;
         require_dim(name, "T of q", self.q.rows(), t)?;
-        require(name, self.q.cols() % d == 0 && self.heads() % self.kv_heads() == 0, || {
+        require(name, self.q.cols().is_multiple_of(d) && self.heads().is_multiple_of(self.kv_heads()), || {
             format!("{} columns of q do not split into heads of {d} for {} kv heads", self.q.cols(), self.kv_heads())
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * d;

@@ -57,7 +57,7 @@ impl Rope2d {
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract).
     pub fn check(&self, op: &'static str, head_dim: usize) -> Result<()> {
-        require(op, head_dim % 4 == 0, || format!("head_dim {head_dim} is no multiple of 4"))
+        require(op, head_dim.is_multiple_of(4), || format!("head_dim {head_dim} is no multiple of 4"))
     }
 
     /// The angles of one patch's half-head; `inv_freq` is that of half a head.

@@ -37,7 +37,7 @@ impl Op for VisionAttention {
         require_float(name, &self.y)?;
         require_dim(name, "P of y", self.y.rows(), self.qkv.rows())?;
         require_dim(name, "columns of qkv", self.qkv.cols(), 3 * self.y.cols())?;
-        require(name, self.head_dim > 0 && self.y.cols() % self.head_dim == 0, || {
+        require(name, self.head_dim > 0 && self.y.cols().is_multiple_of(self.head_dim), || {
             format!("{} columns do not split into heads of {}", self.y.cols(), self.head_dim)
         })?;
         require_index(name, &self.cu_seqlens, self.cu_seqlens.cols())
@@ -73,7 +73,11 @@ impl Op for VisionAttention {
         let stride = self.qkv.row_stride;
         let segments = m.read::<i32>(&self.cu_seqlens).windows(2).map(|w| w[0] as usize..w[1] as usize);
         let sequences: Vec<Sequence> = segments
-            .map(|rows| Sequence { mask: Mask::All(rows.len()), place: Place::Rows { first: rows.start, stride }, rows })
+            .map(|rows| Sequence {
+                mask: Mask::All(rows.len()),
+                place: Place::Rows { first: rows.start, stride },
+                rows,
+            })
             .collect();
         let heads = Heads { query: width / d, kv: width / d, dim: d, stride: width, scale: 1.0 / (d as f32).sqrt() };
         with_float!(self.y.dtype, Y => {

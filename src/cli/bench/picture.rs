@@ -3,8 +3,8 @@
 use super::table::Row;
 use super::weights::mix;
 use crate::media::image::decode;
-use crate::media::rgb::{DecodeLimits, Rgb};
 use crate::media::patches::ImageProcessor;
+use crate::media::rgb::{DecodeLimits, Rgb};
 use std::time::{Duration, Instant};
 
 /// The usual size of a picture from the web.
