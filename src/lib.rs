@@ -1,6 +1,6 @@
 //! Osprey: a from-scratch kernel engine for the Qwen-VL family.
 //!
-//! A model records a [`plan`](crate::plan): a flat list of typed ops over pre-assigned buffers. An executor loads a plan once and replays it.
+//! A model records a [`plan`]: a flat list of typed ops over pre-assigned buffers. An executor loads a plan once and replays it.
 //! Data goes one way: bytes -> request -> tokens and patches -> step inputs -> plan -> token -> text.
 
 pub mod checkpoint;

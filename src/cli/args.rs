@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 /// Which model, where and how.
 #[derive(Args, Debug, Clone)]
 pub struct ModelArgs {
-    /// Model folder, or hub id org/name[@revision] [default: the bundled demo model]
+    /// Model folder, or hub id `org/name[@revision]` [default: the bundled demo model]
     #[arg(long, value_name = "DIR|HF_ID")]
     pub model: Option<String>,
     /// Where to compute

@@ -83,7 +83,7 @@ pub fn parts(w: &Weight) -> Vec<Rows<'_>> {
     w.parts.iter().map(|p| Rows { bytes: p.data.bytes(), dtype: p.dtype, n: p.n, k: p.k }).collect()
 }
 
-/// Units of [`COLUMNS`] rows of a weight with one part; unit `i` begins at column `64 i`.
+/// Units of 64 rows of a weight with one part; unit `i` begins at column `64 i`.
 pub fn even_units(n: usize) -> Vec<Unit> {
     (0..n).step_by(COLUMNS).map(|first| Unit::new(0, first, COLUMNS.min(n - first))).collect()
 }

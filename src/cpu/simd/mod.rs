@@ -80,7 +80,7 @@ impl Isa {
         }
     }
 
-    /// Whether [`Simd::TURNS`].
+    /// Whether `Simd::TURNS`.
     pub fn turns(self) -> bool {
         struct Turns;
         impl Kernel for Turns {
@@ -93,7 +93,7 @@ impl Isa {
         self.run(Turns)
     }
 
-    /// The rows of [`Simd::TILE`].
+    /// The rows of `Simd::TILE`.
     pub fn tile_rows(self) -> usize {
         struct Rows;
         impl Kernel for Rows {
