@@ -135,7 +135,7 @@ pub fn quick_gelu(isa: Isa, x: &mut [f32]) {
     map(isa, x, QuickGelu);
 }
 
-/// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, in place, to 9 ulp (1 ulp for x > 1); 0 below -13.2.
+/// The exact GELU, `x * (1 + erf(x / sqrt 2)) / 2`, in place, to 9 ulp; 0 below -13.2.
 pub fn gelu(isa: Isa, x: &mut [f32]) {
     map(isa, x, Gelu);
 }
