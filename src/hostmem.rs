@@ -8,19 +8,20 @@ use crate::error::{Error, Result};
 use crate::launch::{Access, Launch};
 use crate::tensor::{Place, Region, Tensor, WeightId};
 use crate::weights::{Weight, WeightSet};
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use memmap2::MmapMut;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// Base allocations are aligned to a cache line; temporaries to more.
-const ALIGN: usize = 64;
+/// Larger allocations ask for pages of this size: activations are touched anew every step, and small pages cost a fault for 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
 
-/// A zeroed allocation whose pages are touched only when used.
+/// Zeroed pages that take no memory until they are used.
 #[derive(Debug)]
 struct Allocation {
     base: NonNull<u8>,
     len: usize,
+    _pages: Option<MmapMut>,
 }
 
 // SAFETY: an allocation is plain bytes owned by `HostRegions`; shared access goes through `OpMem`, whose rules exclude aliased writes.
@@ -29,28 +30,24 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    fn new(len: usize) -> Self {
+    fn new(region: Region, len: usize) -> Result<Self> {
         if len == 0 {
-            return Allocation { base: NonNull::<u64>::dangling().cast(), len };
+            return Ok(Allocation { base: NonNull::<u64>::dangling().cast(), len, _pages: None });
         }
-        let layout = Self::layout(len);
-        // SAFETY: the layout has a non-zero size.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Allocation { base, len }
-    }
-
-    fn layout(len: usize) -> Layout {
-        Layout::from_size_align(len, ALIGN).expect("a region is smaller than the address space")
-    }
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: allocated in `new` with this layout.
-            unsafe { dealloc(self.base.as_ptr(), Self::layout(self.len)) }
+        let refused = |e: std::io::Error| Error::Memory {
+            what: format!("region {}", region.name()),
+            need: len as u64,
+            have: 0,
+            hint: format!("the system refused it ({e}); lower --context, --max-new-tokens or --max-pixels"),
+        };
+        let mut pages = MmapMut::map_anon(len).map_err(refused)?;
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE {
+            // A kernel without huge pages says so, and small ones serve as well.
+            let _ = pages.advise(memmap2::Advice::HugePage);
         }
+        let base = NonNull::new(pages.as_mut_ptr()).expect("a mapping has an address");
+        Ok(Allocation { base, len, _pages: Some(pages) })
     }
 }
 
@@ -62,8 +59,13 @@ pub struct HostRegions {
 
 impl HostRegions {
     /// Allocates every region with its size in bytes, zeroed.
-    pub fn new(bytes: &RegionBytes) -> Self {
-        HostRegions { regions: bytes.0.map(Allocation::new) }
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the system refuses.
+    pub fn new(bytes: &RegionBytes) -> Result<Self> {
+        let regions: Vec<Allocation> =
+            Region::ALL.into_iter().map(|r| Allocation::new(r, bytes.get(r))).collect::<Result<_>>()?;
+        Ok(HostRegions { regions: regions.try_into().expect("one allocation for each region") })
     }
 
     /// The bytes of a region.

@@ -32,7 +32,7 @@ fn engine(s: Setup) -> Engine {
     let model = Qwen2Vl::load(&files.config, &files.weights, Precision::new(s.dtype)).unwrap();
     let limits = Limits { context: 160, chunk: s.chunk, patches: 64, samples: 48 };
     Engine::new(model, limits, |sizes, weights| {
-        Ok(Box::new(CpuExecutor::new(sizes, weights, Cpu::new(s.isa, s.threads))))
+        Ok(Box::new(CpuExecutor::new(sizes, weights, Cpu::new(s.isa, s.threads))?))
     })
     .unwrap()
 }

@@ -80,7 +80,7 @@ impl Loaded {
 pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
     Engine::new(model, limits, |bytes, weights| {
         check_memory(&bytes)?;
-        Ok(Box::new(CpuExecutor::new(bytes, weights, Cpu::new(Isa::detect(), placement.threads))))
+        Ok(Box::new(CpuExecutor::new(bytes, weights, Cpu::new(Isa::detect(), placement.threads))?))
     })
 }
 

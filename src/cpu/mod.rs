@@ -34,6 +34,7 @@ pub struct Cpu {
     threads: usize,
     pool: rayon::ThreadPool,
     scratch: Mutex<Vec<Vec<Lane16>>>,
+    buffers: Mutex<Vec<Vec<f32>>>,
 }
 
 impl Cpu {
@@ -45,7 +46,7 @@ impl Cpu {
             .thread_name(|i| format!("cpu{i}"))
             .build()
             .expect("the operating system starts threads");
-        Cpu { isa, threads, pool, scratch: Mutex::default() }
+        Cpu { isa, threads, pool, scratch: Mutex::default(), buffers: Mutex::default() }
     }
 
     /// The instruction set in use.
@@ -62,6 +63,22 @@ impl Cpu {
     /// from outside, where each wakes a sleeping thread.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
+    }
+
+    /// `len` floats of whatever was there before, kept for the next caller when dropped: fresh pages cost as much as a small product.
+    pub fn buffer(&self, len: usize) -> Buffer<'_> {
+        let mut kept = self.buffers();
+        let fits = (0..kept.len()).filter(|&i| kept[i].len() >= len).min_by_key(|&i| kept[i].len());
+        let floats = match fits.or(kept.len().checked_sub(1)) {
+            Some(i) => kept.swap_remove(i),
+            None => Vec::new(),
+        };
+        let floats = if floats.len() < len { vec![0.0; len] } else { floats };
+        Buffer { cpu: self, floats, len }
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls `work(task)` once for each task below `tasks`, on all threads. Tasks are handed out in ascending order as threads become free.
@@ -96,6 +113,33 @@ impl Cpu {
 
     fn scratch(&self) -> MutexGuard<'_, Vec<Vec<Lane16>>> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Floats that go back to their [`Cpu`] when dropped.
+#[derive(Debug)]
+pub struct Buffer<'a> {
+    cpu: &'a Cpu,
+    floats: Vec<f32>,
+    len: usize,
+}
+
+impl std::ops::Deref for Buffer<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.floats[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Buffer<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.floats[..self.len]
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        self.cpu.buffers().push(std::mem::take(&mut self.floats));
     }
 }
 

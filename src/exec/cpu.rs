@@ -23,9 +23,12 @@ pub struct CpuExecutor {
 
 impl CpuExecutor {
     /// An executor with regions of the given sizes.
-    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>, cpu: Cpu) -> Self {
-        let memory = HostRegions::new(&sizes);
-        CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, cpu }
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the system refuses the memory.
+    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>, cpu: Cpu) -> Result<Self> {
+        let memory = HostRegions::new(&sizes)?;
+        Ok(CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, cpu })
     }
 
     fn range(&self, region: Region, offset: usize, len: usize) -> Result<Range<usize>> {

@@ -2,12 +2,11 @@
 
 use super::norm::{Norm, NormKind};
 use super::with_float;
-use crate::cpu::{Cpu, Rows, Tile, Unit, norm, rows};
+use crate::cpu::{Buffer, Cpu, Isa, Rows, Tile, Unit, norm, rows};
 use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
 use crate::tensor::Tensor;
 use crate::weights::Weight;
-use std::borrow::Cow;
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -15,18 +14,34 @@ const COLUMNS: usize = 64;
 /// Rows that a thread widens or normalises at a time.
 const ROWS: usize = 32;
 
-/// A read operand as contiguous f32 rows; borrowed if it is stored so.
-pub fn load<'a>(m: &OpMem<'a>, cpu: &Cpu, t: &Tensor) -> Cow<'a, [f32]> {
+/// f32 rows, borrowed where they are stored so.
+pub enum Floats<'a> {
+    Stored(&'a [f32]),
+    Widened(Buffer<'a>),
+}
+
+impl std::ops::Deref for Floats<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Floats::Stored(x) => x,
+            Floats::Widened(x) => x,
+        }
+    }
+}
+
+/// A read operand as contiguous f32 rows.
+pub fn load<'a>(m: &OpMem<'a>, cpu: &'a Cpu, t: &Tensor) -> Floats<'a> {
     if t.dtype == DType::F32 && t.is_contiguous() {
-        return Cow::Borrowed(m.read::<f32>(t));
+        return Floats::Stored(m.read::<f32>(t));
     }
     let stored = with_float!(t.dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
-    Cow::Owned(load_columns(cpu, stored, t, t.cols()))
+    Floats::Widened(load_columns(cpu, stored, t, t.cols()))
 }
 
 /// The first `cols` columns of every row of `t`, whose elements are `stored`, as contiguous f32 rows.
-pub fn load_columns(cpu: &Cpu, stored: &[u8], t: &Tensor, cols: usize) -> Vec<f32> {
-    let mut out = vec![0.0; t.rows() * cols];
+pub fn load_columns<'a>(cpu: &'a Cpu, stored: &[u8], t: &Tensor, cols: usize) -> Buffer<'a> {
+    let mut out = cpu.buffer(t.rows() * cols);
     fill_rows(cpu, &mut out, cols, |row, to| {
         let bytes = &stored[row * t.row_stride * t.dtype.size()..][..cols * t.dtype.size()];
         rows::widen(cpu.isa(), bytes, t.dtype, to);
@@ -35,25 +50,24 @@ pub fn load_columns(cpu: &Cpu, stored: &[u8], t: &Tensor, cols: usize) -> Vec<f3
 }
 
 /// A read operand as f32 rows after an optional norm.
-pub fn load_normed<'a>(m: &OpMem<'a>, cpu: &Cpu, x: &Tensor, norm: Option<&Norm>) -> Cow<'a, [f32]> {
+pub fn load_normed<'a>(m: &OpMem<'a>, cpu: &'a Cpu, x: &Tensor, norm: Option<&Norm>) -> Floats<'a> {
     let x = load(m, cpu, x);
     match norm {
         None => x,
-        Some(norm) => Cow::Owned(apply(m, cpu, norm, &x)),
+        Some(norm) => Floats::Widened(apply(m, cpu, norm, &x)),
     }
 }
 
 /// A norm over rows of f32.
-pub fn apply(m: &OpMem, cpu: &Cpu, norm: &Norm, x: &[f32]) -> Vec<f32> {
+pub fn apply<'a>(m: &OpMem, cpu: &'a Cpu, norm: &Norm, x: &[f32]) -> Buffer<'a> {
     let weight = vector(m.weight(norm.weight));
-    let bias = norm.bias.map(|b| vector(m.weight(b)));
-    let mut out = vec![0.0; x.len()];
+    let bias = norm.bias.map_or_else(|| vec![0.0; weight.len()], |b| vector(m.weight(b)));
+    let mut out = cpu.buffer(x.len());
     fill_rows(cpu, &mut out, norm.width, |row, y| {
         let x = &x[row * norm.width..][..norm.width];
-        match (norm.kind, &bias) {
-            (NormKind::Rms, _) => norm::rms_norm(cpu.isa(), x, &weight, norm.eps, y),
-            (NormKind::Layer, Some(bias)) => norm::layer_norm(cpu.isa(), x, &weight, bias, norm.eps, y),
-            (NormKind::Layer, None) => norm::layer_norm(cpu.isa(), x, &weight, &vec![0.0; weight.len()], norm.eps, y),
+        match norm.kind {
+            NormKind::Rms => norm::rms_norm(cpu.isa(), x, &weight, norm.eps, y),
+            NormKind::Layer => norm::layer_norm(cpu.isa(), x, &weight, &bias, norm.eps, y),
         }
     });
     out
@@ -97,12 +111,13 @@ pub fn even_column(unit: usize) -> usize {
 pub struct Dest<'a, Y> {
     out: SharedMut<'a, Y>,
     stride: usize,
+    isa: Isa,
 }
 
 impl<'a, Y: Float> Dest<'a, Y> {
     /// Over a written operand of the op.
-    pub fn new(m: &OpMem<'a>, t: &Tensor) -> Self {
-        Dest { out: SharedMut::new(m.write::<Y>(t)), stride: t.row_stride }
+    pub fn new(m: &OpMem<'a>, cpu: &Cpu, t: &Tensor) -> Self {
+        Dest { out: SharedMut::new(m.write::<Y>(t)), stride: t.row_stride, isa: cpu.isa() }
     }
 
     /// `len` elements of a row from column `col`: a piece that belongs to the caller's tile alone.
@@ -113,19 +128,26 @@ impl<'a, Y: Float> Dest<'a, Y> {
         unsafe { self.out.slice(row * self.stride + col, len) }
     }
 
+    /// Stores values into a row from column `col`, rounded to nearest even.
+    pub fn put(&self, row: usize, col: usize, values: &[f32]) {
+        let to = self.row(row, col, values.len());
+        rows::narrow(self.isa, values, Y::DTYPE, bytemuck::cast_slice_mut(to));
+    }
+
     /// Stores a tile whose first column is `col`.
     pub fn set(&self, tile: &mut Tile, col: usize) {
-        for i in 0..tile.rows {
-            let (row, cols) = (tile.row0 + i, tile.cols);
-            self.row(row, col, cols).iter_mut().zip(tile.row(i)).for_each(|(y, z)| *y = Y::from_f32(*z));
-        }
+        (0..tile.rows).for_each(|i| self.put(tile.row0 + i, col, tile.row(i)));
     }
 
     /// Adds a tile whose first column is `col`.
     pub fn add(&self, tile: &mut Tile, col: usize) {
+        let mut old = [0.0; COLUMNS];
         for i in 0..tile.rows {
             let (row, cols) = (tile.row0 + i, tile.cols);
-            self.row(row, col, cols).iter_mut().zip(tile.row(i)).for_each(|(y, z)| *y = Y::from_f32(y.to_f32() + *z));
+            let old = &mut old[..cols];
+            rows::widen(self.isa, bytemuck::cast_slice(self.row(row, col, cols)), Y::DTYPE, old);
+            tile.row(i).iter_mut().zip(old).for_each(|(z, x)| *z += *x);
+            self.put(row, col, tile.row(i));
         }
     }
 }
@@ -137,29 +159,30 @@ pub fn add_bias(tile: &mut Tile, bias: &[f32]) {
     }
 }
 
-/// Cosine and sine of half a head for every row, f32 `[T, d / 2]` pairs.
-pub struct Turns {
+/// Cosines and sines of half a head for every row: two f32 `[T, d / 2]`.
+pub struct Turns<'a> {
     half: usize,
-    cos_sin: Vec<(f32, f32)>,
+    cos: Buffer<'a>,
+    sin: Buffer<'a>,
 }
 
-impl Turns {
+impl<'a> Turns<'a> {
     /// `angles(row, out)` fills the angles of a row's half-head.
-    pub fn new(rows: usize, half: usize, angles: impl Fn(usize, &mut [f32])) -> Self {
-        let mut row_angles = vec![0.0; half];
-        let mut cos_sin = Vec::with_capacity(rows * half);
-        for row in 0..rows {
-            angles(row, &mut row_angles);
-            cos_sin.extend(row_angles.iter().map(|a| (a.cos(), a.sin())));
-        }
-        Turns { half, cos_sin }
+    pub fn new(cpu: &'a Cpu, rows: usize, half: usize, angles: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let (mut cos, mut sin) = (cpu.buffer(rows * half), cpu.buffer(rows * half));
+        fill_rows(cpu, &mut cos, half, |row, out| angles(row, out));
+        sin.copy_from_slice(&cos);
+        fill_rows(cpu, &mut sin, half, |_, out| out.iter_mut().for_each(|a| *a = a.sin()));
+        fill_rows(cpu, &mut cos, half, |_, out| out.iter_mut().for_each(|a| *a = a.cos()));
+        Turns { half, cos, sin }
     }
 
     /// Turns the pairs (i, i + d/2) of one head of a row.
     pub fn apply(&self, row: usize, head: &mut [f32]) {
         let (low, high) = head.split_at_mut(self.half);
-        let turns = &self.cos_sin[row * self.half..][..self.half];
-        for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(turns) {
+        let at = row * self.half..(row + 1) * self.half;
+        let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
+        for (((a, b), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
         }
     }

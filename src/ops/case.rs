@@ -69,7 +69,7 @@ impl Case {
     pub fn memory(&self) -> HostRegions {
         let mut bytes = RegionBytes::default();
         bytes.set(Region::Arena, self.image.len());
-        let mut memory = HostRegions::new(&bytes);
+        let mut memory = HostRegions::new(&bytes).expect("a case is small");
         memory.bytes_mut(Region::Arena).copy_from_slice(&self.image);
         memory
     }

@@ -8,7 +8,7 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight, with_float,
 };
 use crate::cpu::{Cpu, Unit, math, matmul};
-use crate::dtype::{DType, Float};
+use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
 use crate::step::HostStep;
@@ -77,14 +77,14 @@ impl Op for GateUp {
             .collect();
         let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
         with_float!(self.y.dtype, Y => {
-            let y = Dest::<Y>::new(m, &self.y);
+            let y = Dest::<Y>::new(m, cpu, &self.y);
             matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, &|unit, tile| {
                 let half = tile.cols / 2;
                 for i in 0..tile.rows {
-                    let y = y.row(tile.row0 + i, unit * COLUMNS, half);
+                    let row = tile.row0 + i;
                     let (gate, up) = tile.row(i).split_at_mut(half);
                     math::swiglu(cpu.isa(), gate, up);
-                    y.iter_mut().zip(gate).for_each(|(y, g)| *y = Y::from_f32(*g));
+                    y.put(row, unit * COLUMNS, gate);
                 }
             });
         })

@@ -111,7 +111,7 @@ impl Op for Linear {
         let (w, bias) = (m.weight(self.weight), self.bias.map(|b| body::vector(m.weight(b))));
         let x = body::load_normed(m, cpu, &self.x, self.norm.as_ref());
         with_float!(self.y.dtype, Y => {
-            let y = Dest::<Y>::new(m, &self.y);
+            let y = Dest::<Y>::new(m, cpu, &self.y);
             matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
                 let column = body::even_column(unit);
                 bias.iter().for_each(|b| body::add_bias(tile, &b[column..]));

@@ -63,7 +63,7 @@ impl Op for LmHead {
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let picked = body::apply(m, cpu, &self.norm, &picked);
-        let logits = Dest::<f32>::new(m, &self.logits);
+        let logits = Dest::<f32>::new(m, cpu, &self.logits);
         matmul(cpu, &picked, self.logits.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });

@@ -123,7 +123,7 @@ impl Op for PagedAttention {
         let (query, kv_heads) = (self.q.cols() / d, self.kv_heads());
         let heads = Heads { query, kv: kv_heads, dim: d, stride: self.q.cols(), scale: 1.0 / (d as f32).sqrt() };
         with_float!(self.y.dtype, Y => {
-            let y = Dest::<Y>::new(m, &self.y);
+            let y = Dest::<Y>::new(m, cpu, &self.y);
             for row in (0..visible.len()).filter(|&row| visible[row] == 0) {
                 y.row(row, 0, self.y.cols()).fill(Y::from_f32(0.0));
             }

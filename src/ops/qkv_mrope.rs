@@ -67,8 +67,7 @@ impl QkvMrope {
     fn write_cache<C: Float>(&self, cache: &Dest<C>, slots: &[i32], head: usize, tile: &mut Tile) {
         for i in 0..tile.rows {
             let Ok(slot) = usize::try_from(slots[tile.row0 + i]) else { continue };
-            let row = cache.row(self.cache_row(slot, head), 0, tile.cols);
-            row.iter_mut().zip(tile.row(i)).for_each(|(y, z)| *y = C::from_f32(*z));
+            cache.put(self.cache_row(slot, head), 0, tile.row(i));
         }
     }
 }
@@ -152,15 +151,15 @@ impl Op for QkvMrope {
         let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
         let freq = inv_freq(self.rope.theta, d);
-        let turns = Turns::new(t, d / 2, |row, out| {
+        let turns = Turns::new(cpu, t, d / 2, |row, out| {
             self.rope.angles(&freq, [positions[row], positions[t + row], positions[2 * t + row]], out);
         });
         let (heads, groups) = (self.heads(), self.kv_heads());
         let part = |part: usize, heads: usize| (0..heads).map(move |h| Unit::new(part, h * d, d));
         let units: Vec<Unit> = part(0, heads).chain(part(1, groups)).chain(part(2, groups)).collect();
         with_float!(self.q.dtype, Y => with_float!(self.k.dtype, C => {
-            let q = Dest::<Y>::new(m, &self.q);
-            let (keys, values) = (Dest::<C>::new(m, &self.k), Dest::<C>::new(m, &self.v));
+            let q = Dest::<Y>::new(m, cpu, &self.q);
+            let (keys, values) = (Dest::<C>::new(m, cpu, &self.k), Dest::<C>::new(m, cpu, &self.v));
             matmul(cpu, &x, t, &body::parts(w), &units, &|unit, tile| {
                 bias.iter().for_each(|b| body::add_bias(tile, &b[unit * d..]));
                 if unit < heads + groups {

@@ -90,13 +90,13 @@ impl Op for QkvRope2d {
         let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
         let positions = m.read::<i32>(&self.positions);
         let freq = inv_freq(self.rope.theta, d / 2);
-        let turns = Turns::new(self.x.rows(), d / 2, |row, out| {
+        let turns = Turns::new(cpu, self.x.rows(), d / 2, |row, out| {
             self.rope.angles(&freq, [positions[2 * row], positions[2 * row + 1]], out);
         });
         let heads: Vec<Unit> = (0..w.n()).step_by(d).map(|first| Unit::new(0, first, d)).collect();
         let turned = heads.len() / 3 * 2;
         with_float!(self.qkv.dtype, Y => {
-            let qkv = Dest::<Y>::new(m, &self.qkv);
+            let qkv = Dest::<Y>::new(m, cpu, &self.qkv);
             matmul(cpu, &x, self.x.rows(), &body::parts(w), &heads, &|head, tile| {
                 body::add_bias(tile, &bias[head * d..]);
                 if head < turned {

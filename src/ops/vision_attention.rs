@@ -81,7 +81,7 @@ impl Op for VisionAttention {
             .collect();
         let heads = Heads { query: width / d, kv: width / d, dim: d, stride: width, scale: 1.0 / (d as f32).sqrt() };
         with_float!(self.y.dtype, Y => {
-            let y = Dest::<Y>::new(m, &self.y);
+            let y = Dest::<Y>::new(m, cpu, &self.y);
             attention(cpu, &q, heads, kv, &sequences, &|head, tile| y.set(tile, head * d));
         })
     }
