@@ -23,9 +23,6 @@ pub enum Error {
     /// It does not fit; the numbers say by how much.
     #[error("{what} needs {need} bytes of memory, {have} are allowed: {hint}")]
     Memory { what: String, need: u64, have: u64, hint: String },
-    /// The device, its driver or an executor failed.
-    #[error("device: {0}")]
-    Device(String),
     /// The user's request is wrong: `at` names the file, the flag or the field.
     #[error("{at}: {why}")]
     Request { at: String, why: String },

@@ -137,7 +137,7 @@ pub fn resolve(place: Place, temps: &[TempPlace]) -> (Region, usize) {
         Place::At { region, offset } => (region, offset),
         Place::Temp { id, offset } => {
             let temp = temps[id.0 as usize];
-            (temp.region, temp.offset + offset)
+            (temp.region, temp.offset.saturating_add(offset))
         }
     }
 }
@@ -150,11 +150,11 @@ pub fn check_operands(launch: &Launch, temps: &[TempPlace], region_len: impl Fn(
     let mut seen: Vec<(Region, usize, usize, Access, &Tensor)> = Vec::new();
     for (t, access) in launch.operands() {
         let (region, start) = resolve(t.place, temps);
-        let end = start + t.bytes();
-        if end > region_len(region) {
-            let why = format!("{} ends at byte {end} of a region of {}: {t}", launch.entry, region_len(region));
+        let end = t.checked_bytes().and_then(|bytes| start.checked_add(bytes));
+        let Some(end) = end.filter(|&end| end <= region_len(region)) else {
+            let why = format!("{}: {t} ends beyond the {} bytes of its region", launch.entry, region_len(region));
             return Err(Error::contract("operand", why));
-        }
+        };
         for &(other_region, a, b, other_access, other) in &seen {
             let both_read = access == Access::Read && other_access == Access::Read;
             if region == other_region && start < b && a < end && !both_read {

@@ -59,11 +59,6 @@ impl<'w> Recorder<'w> {
         Recorder { name: name.into(), weights, arena, ops: Vec::new(), launches: Vec::new(), temps: Vec::new() }
     }
 
-    /// The weights that ops are checked against.
-    pub fn weights(&self) -> &'w WeightSet {
-        self.weights
-    }
-
     /// A temporary; it lives from the first op that writes it to the last that uses it.
     pub fn temp(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
         self.add(dtype, shape, false)

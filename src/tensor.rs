@@ -112,6 +112,15 @@ impl Tensor {
         if self.elements() == 0 { 0 } else { (self.rows() - 1) * self.row_stride + self.cols() }
     }
 
+    /// Bytes of [`span`](Self::span); none if they exceed the address space.
+    pub fn checked_bytes(&self) -> Option<usize> {
+        let rows = self.shape()[..self.rank - 1].iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+        if rows == 0 || self.cols() == 0 {
+            return Some(0);
+        }
+        (rows - 1).checked_mul(self.row_stride)?.checked_add(self.cols())?.checked_mul(self.dtype.size())
+    }
+
     /// Bytes of [`span`](Self::span).
     pub fn bytes(&self) -> usize {
         self.span() * self.dtype.size()

@@ -59,9 +59,4 @@ impl WeightSet {
     pub fn get(&self, id: WeightId) -> &Weight {
         &self.weights[id.0 as usize]
     }
-
-    /// All of them, in order of identity.
-    pub fn iter(&self) -> impl Iterator<Item = &Weight> {
-        self.weights.iter()
-    }
 }

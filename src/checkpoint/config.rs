@@ -228,9 +228,20 @@ fn vision(f: &Fields, text: &TextConfig) -> Result<VisionConfig> {
         in_channels,
         patch_size: f.size("patch_size", 64, Some(14))?,
         temporal_patch_size: f.size("temporal_patch_size", 8, Some(2))?,
-        spatial_merge_size: f.size("spatial_merge_size", 8, Some(2))?,
+        spatial_merge_size: merge_size(f)?,
     })
 }
+
+/// Every Qwen2-VL merges 2 x 2 patches.
+fn merge_size(f: &Fields) -> Result<usize> {
+    match f.size("spatial_merge_size", 8, Some(2))? {
+        2 => Ok(2),
+        other => Err(f.error("spatial_merge_size", format!("is {other}; only 2 is supported"))),
+    }
+}
+
+/// What the attention kernels hold of one head.
+const MAX_HEAD_DIM: usize = 256;
 
 fn head_dim(f: &Fields, field: &str, width: usize, heads: usize, multiple: usize) -> Result<usize> {
     if !width.is_multiple_of(heads) {
@@ -239,6 +250,9 @@ fn head_dim(f: &Fields, field: &str, width: usize, heads: usize, multiple: usize
     let dim = width / heads;
     if !dim.is_multiple_of(multiple) {
         return Err(f.error(field, format!("{heads} heads of {dim}: rotary embeddings need a multiple of {multiple}")));
+    }
+    if dim > MAX_HEAD_DIM {
+        return Err(f.error(field, format!("{heads} heads of {dim}: at most {MAX_HEAD_DIM} are supported")));
     }
     Ok(dim)
 }

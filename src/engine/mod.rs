@@ -15,13 +15,13 @@ use crate::exec::{Executor, PlanId};
 use crate::hostmem::RegionBytes;
 use crate::kv::BlockAllocator;
 use crate::media::patches::Patches;
-use crate::model::KvLayout;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::model::text::{Surroundings, Tail, TextIo, outputs};
 use crate::model::vision::VisionTower;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
 use crate::tensor::{Region, Tensor};
+use crate::text::prompt::MediaSpan;
 use crate::weights::WeightSet;
 use sequence::Sequence;
 use std::ops::{ControlFlow, Range};
@@ -124,11 +124,6 @@ impl Engine {
         &self.model
     }
 
-    /// The cache.
-    pub fn kv(&self) -> KvLayout {
-        self.around.kv
-    }
-
     /// What it has room for.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -191,6 +186,7 @@ impl Engine {
         if let Some(id) = request.prompt.ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::request("prompt", format!("token id {id} is outside the vocabulary of {vocab}")));
         }
+        self.check_media(request)?;
         let largest = request.media.iter().map(|m| m.grid_thw.iter().product::<usize>()).max().unwrap_or(0);
         if largest > self.limits.patches {
             let why =
@@ -198,6 +194,24 @@ impl Engine {
             return Err(Error::request("image", why));
         }
         Ok(())
+    }
+
+    /// Checks that ids, positions, spans and pixels belong together.
+    fn check_media(&self, request: &Request) -> Result<()> {
+        let vision = &self.model.config.vision;
+        let len = request.prompt.ids.len();
+        let spans = request.prompt.spans.iter().zip(&request.media);
+        let fits = |(span, patches): (&MediaSpan, &Arc<Patches>)| {
+            let values = patches.grid_thw.iter().product::<usize>() * vision.patch_dim();
+            span.len == patches.tokens(vision.spatial_merge_size)
+                && span.start.checked_add(span.len).is_some_and(|end| end <= len)
+                && patches.data.len() == values
+        };
+        let counted = request.prompt.spans.len() == request.media.len();
+        if counted && request.positions.thw.iter().all(|axis| axis.len() == len) && spans.into_iter().all(fits) {
+            return Ok(());
+        }
+        Err(Error::request("prompt", "its ids, positions and pictures do not belong together"))
     }
 
     /// Takes the prompt into the sequence and encodes the media it needs.

@@ -61,7 +61,9 @@ impl Sequence {
             let known = self.media.get(i);
             !known.is_some_and(|(s, p)| s.start == span.start && s.grid_thw == span.grid_thw && **p == **patches)
         });
-        other.map_or(same, |(_, (span, _))| same.min(span.start))
+        let dropped = self.media.get(request.prompt.spans.len()).map(|(span, _)| span.start);
+        let changed = other.map(|(_, (span, _))| span.start);
+        same.min(dropped.unwrap_or(same)).min(changed.unwrap_or(same))
     }
 
     /// Media with a token that is not yet computed, with the first `Embeds` row of each.

@@ -8,7 +8,7 @@ pub mod vision;
 
 use crate::checkpoint::{StoredTensor, Weights};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Part, Weight, WeightSet};
 
@@ -77,6 +77,13 @@ impl WeightLoader<'_> {
     /// One weight made of tensors whose rows follow each other. A convolution's trailing dimensions are its columns; a vector has one.
     fn join(&mut self, names: &[String]) -> Result<WeightId> {
         let parts = names.iter().map(|name| Ok(part(self.tensors.get(name)?))).collect::<Result<Vec<_>>>()?;
+        if let Some(i) = parts.iter().position(|p| p.dtype != parts[0].dtype) {
+            let why = format!(
+                "is {}, but {} is {}: they are one product, so save both alike",
+                parts[i].dtype, names[0], parts[0].dtype
+            );
+            return Err(Error::checkpoint(self.tensors.get(&names[i])?.file(), &names[i], why));
+        }
         Ok(self.set.push(Weight { name: names.join("+"), parts }))
     }
 

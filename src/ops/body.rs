@@ -122,10 +122,15 @@ impl<'a, Y: Float> Dest<'a, Y> {
 
     /// `len` elements of a row from column `col`: a piece that belongs to the caller's tile alone.
     #[allow(clippy::mut_from_ref)]
-    pub fn row(&self, row: usize, col: usize, len: usize) -> &mut [Y] {
-        // SAFETY: a product computes each (row, unit) in one tile of one task, units own disjoint columns, and a tile's epilogue holds one
-        // piece at a time.
+    fn row(&self, row: usize, col: usize, len: usize) -> &mut [Y] {
+        // SAFETY: `cpu` computes each (row, unit) in one tile of one task, ops give units disjoint columns and rows distinct places
+        // (`require_distinct` where places are data), and no method of `Dest` keeps a piece.
         unsafe { self.out.slice(row * self.stride + col, len) }
+    }
+
+    /// Zeroes a row that no tile covers.
+    pub fn clear(&self, row: usize, cols: usize) {
+        self.row(row, 0, cols).fill(Y::from_f32(0.0));
     }
 
     /// Stores values into a row from column `col`, rounded to nearest even.
@@ -150,6 +155,13 @@ impl<'a, Y: Float> Dest<'a, Y> {
             self.put(row, col, tile.row(i));
         }
     }
+}
+
+/// Panics if two rows would write the same place: `places` below 0 are none. A step that repeats a slot is a bug of the engine.
+pub fn require_distinct(places: &[i32]) {
+    let mut taken: Vec<i32> = places.iter().copied().filter(|&p| p >= 0).collect();
+    taken.sort_unstable();
+    assert!(taken.windows(2).all(|w| w[0] != w[1]), "two rows of a step have the same KV slot");
 }
 
 /// Adds a bias to every row of a tile.

@@ -4,7 +4,7 @@
 //! Adding one: its file, and a line in [`REGISTRY`]. The surprise: references round to the storage type only where the op stores, so a fused
 //! op is more precise than its unfused steps.
 
-pub mod body;
+mod body;
 pub mod case;
 pub mod embed;
 pub mod gate_up;

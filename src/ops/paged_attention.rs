@@ -6,7 +6,7 @@ use super::reference::{attend, load, load_i32, store};
 use super::vision_attention::attention_tolerance;
 use super::{Cost, Op, Result, require, require_dim, require_float, require_index, with_float};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
-use crate::dtype::{DType, Float};
+use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::Launch;
 use crate::step::{HostStep, StepShape};
@@ -125,7 +125,7 @@ impl Op for PagedAttention {
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
             for row in (0..visible.len()).filter(|&row| visible[row] == 0) {
-                y.row(row, 0, self.y.cols()).fill(Y::from_f32(0.0));
+                y.clear(row, self.y.cols());
             }
             attention(cpu, &q, heads, kv, &sequences, &|head, tile| y.set(tile, head * d));
         })

@@ -150,6 +150,7 @@ impl Op for QkvMrope {
         let bias = self.bias.map(|b| body::vector(m.weight(b)));
         let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
+        body::require_distinct(slots);
         let freq = inv_freq(self.rope.theta, d);
         let turns = Turns::new(cpu, t, d / 2, |row, out| {
             self.rope.angles(&freq, [positions[row], positions[t + row], positions[2 * t + row]], out);

@@ -75,16 +75,15 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
     if logits.iter().any(|x| !x.is_finite()) {
         return -1;
     }
-    let penalised = |i: usize| penalise(logits[i], seen[i] != 0, row.repetition_penalty);
+    // In f64 nothing overflows: a tiny temperature or penalty must not turn finite logits into infinities.
+    let penalised = |i: usize| penalise(logits[i] as f64, seen[i] != 0, row.repetition_penalty as f64);
     if row.temperature <= 0.0 || row.top_k == 1 {
         return argmax((0..logits.len()).map(penalised)) as i32;
     }
-    let mut kept: Vec<(f64, usize)> = (0..logits.len()).map(|i| ((penalised(i) / row.temperature) as f64, i)).collect();
+    let mut kept: Vec<(f64, usize)> = (0..logits.len()).map(|i| (penalised(i) / row.temperature as f64, i)).collect();
     // Most probable first, ties by id: the order that every later step depends on.
     kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    if row.top_k > 0 {
-        kept.truncate(row.top_k as usize);
-    }
+    keep_top_k(&mut kept, row.top_k as usize);
     soften(&mut kept);
     keep_top_p(&mut kept, row.top_p as f64);
     let threshold = row.min_p as f64 * kept[0].0;
@@ -93,7 +92,7 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
 }
 
 /// Keskar et al. 2019, as transformers applies it: positive logits are divided, negative ones multiplied.
-fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
+fn penalise(x: f64, seen: bool, penalty: f64) -> f64 {
     match (seen, x > 0.0) {
         (false, _) => x,
         (true, true) => x / penalty,
@@ -101,14 +100,21 @@ fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
     }
 }
 
-fn argmax(values: impl Iterator<Item = f32>) -> usize {
-    let mut best = (0, f32::NEG_INFINITY);
+fn argmax(values: impl Iterator<Item = f64>) -> usize {
+    let mut best = (0, f64::NEG_INFINITY);
     for (i, x) in values.enumerate() {
         if x > best.1 {
             best = (i, x);
         }
     }
     best.0
+}
+
+/// Keeps the `k` largest and what equals the last of them, as transformers does; 0 keeps all.
+fn keep_top_k(kept: &mut Vec<(f64, usize)>, k: usize) {
+    if let Some(&(last, _)) = k.checked_sub(1).and_then(|i| kept.get(i)) {
+        kept.truncate(kept.partition_point(|(x, _)| *x >= last));
+    }
 }
 
 /// Turns sorted logits into probabilities.
@@ -219,6 +225,20 @@ mod tests {
             let slack = 4.0 * (n as f64 * p * (1.0 - p)).sqrt();
             assert!((count - n as f64 * p).abs() < slack, "{count} of {n}, expected {p}");
         }
+    }
+
+    #[test]
+    fn top_k_keeps_what_equals_the_last() {
+        let mut kept = vec![(3.0, 5), (2.0, 1), (2.0, 4), (1.0, 0)];
+        keep_top_k(&mut kept, 2);
+        assert_eq!(kept, [(3.0, 5), (2.0, 1), (2.0, 4)]);
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy_and_does_not_overflow() {
+        let row = RowSampling { temperature: 1e-38, repetition_penalty: 1.2e-38, ..RowSampling::default() };
+        assert_eq!(draw(&[3.0, 4.0, -2.0], &[0; 3], &row), 1);
+        assert_eq!(draw(&[3.0, 4.0, -2.0], &[1; 3], &row), 1);
     }
 
     #[test]

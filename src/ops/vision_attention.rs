@@ -71,7 +71,9 @@ impl Op for VisionAttention {
         let q = body::load_columns(cpu, stored, &self.qkv, width);
         let kv = Kv { keys: &stored[width * dtype.size()..], values: &stored[2 * width * dtype.size()..], dtype };
         let stride = self.qkv.row_stride;
-        let segments = m.read::<i32>(&self.cu_seqlens).windows(2).map(|w| w[0] as usize..w[1] as usize);
+        let cu = m.read::<i32>(&self.cu_seqlens);
+        assert!(cu[0] == 0 && cu.is_sorted() && cu[cu.len() - 1] as usize <= self.y.rows(), "segments overlap: {cu:?}");
+        let segments = cu.windows(2).map(|w| w[0] as usize..w[1] as usize);
         let sequences: Vec<Sequence> = segments
             .map(|rows| Sequence {
                 mask: Mask::All(rows.len()),
