@@ -1,6 +1,6 @@
 //! Sixteen f32 lanes on every machine: the only place with intrinsics.
 //!
-//! Owns the vector type, the run-time choice of instruction set and all `unsafe` of the CPU bodies.
+//! Owns the vector type, the run-time choice of instruction set and all `unsafe` of this module.
 //! Refuses to know what is computed with it. The surprise: a vector has 16 lanes everywhere (one AVX-512 register, two AVX2 registers,
 //! four NEON registers, or an array), so a kernel written once rounds in the same order, to the same bits, on every path.
 
