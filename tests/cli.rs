@@ -252,6 +252,32 @@ fn chat_prints_one_answer_per_message_and_ends_with_its_input() {
 }
 
 #[test]
+fn chat_reads_a_picture_again_after_reset() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    let image = write(&dir, "picture.png", grey_png(30, 40));
+    let mut child = osprey()
+        .args(["chat", "--model", &model, "--max-new-tokens", "1", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut lines, mut answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut size = |commands: &str| -> Value {
+        writeln!(lines, "{commands}/image {image}\nWhat is this?").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["media"].as_array().unwrap().last().unwrap()["size"].clone()
+    };
+    assert_eq!(size(""), serde_json::json!([30, 40]));
+    write(&dir, "picture.png", grey_png(50, 20));
+    assert_eq!(size(""), serde_json::json!([30, 40]));
+    assert_eq!(size("/reset\n"), serde_json::json!([50, 20]));
+    drop(lines);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn chat_stops_a_pipe_at_the_first_error() {
     for (lines, words) in
         [("/image nowhere.png\nHello.\n", "nowhere.png"), ("/image\n", "/image PATH"), ("/imgae x\n", "/imgae")]

@@ -130,6 +130,7 @@ impl Chat<'_> {
 
     fn reset(&mut self) {
         self.attached.clear();
+        self.library = Library::default();
         self.messages = self.args.system.iter().map(|text| Message::text("system", text.as_str())).collect();
     }
 
@@ -144,14 +145,16 @@ impl Chat<'_> {
         Ok(Exit::Success)
     }
 
-    /// One message and its answer. If that fails, neither was said.
+    /// One message and its answer. If that fails, neither was said, and the pictures wait for the next one.
     fn turn(&mut self, text: &str) -> anyhow::Result<Exit> {
-        let pictures = std::mem::take(&mut self.attached).into_iter().map(Part::Image);
+        let attached = std::mem::take(&mut self.attached);
+        let pictures = attached.iter().cloned().map(Part::Image);
         let parts = pictures.chain([Part::Text(text.to_string())]).collect();
         self.messages.push(Message::parts("user", parts));
         let done = self.reply();
         if done.is_err() {
             self.messages.pop();
+            self.attached = attached;
         }
         done
     }
