@@ -357,6 +357,22 @@ fn a_bad_picture_is_named() {
     fails(&run_args(&model, &["--input", "cat\nfood.png"]), &["cat food.png"]);
 }
 
+#[test]
+fn media_beyond_the_context_are_refused_before_they_are_resized() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    let image = write(&dir, "one.png", grey_png(1, 1));
+    let words = ["one.png", "tokens", "32768", "--max-pixels"];
+    fails(&run_args(&model, &["--min-pixels", "4000000000", "--input", &image]), &words);
+    // The sum counts, and a video is refused before its second frame is looked for.
+    let large = ["--min-pixels", "20000000"];
+    fails(&run_args(&model, &[&large[..], &["--input", &image, &image]].concat()), &words);
+    let frames = ["--video-frames", &image, "/nonexistent/b.png", "/nonexistent/c.png"];
+    fails(&run_args(&model, &[&large[..], &frames].concat()), &words);
+    let out = chat(&model, &["--min-pixels", "100000", "--context", "64"], &format!("/image {image}\n"));
+    assert_eq!(out.status.code(), Some(1));
+    assert!(["one.png", "--context"].iter().all(|w| one_line(&out).contains(w)));
+}
+
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     drop(png::Encoder::new(&mut bytes, width, height).write_header().unwrap());

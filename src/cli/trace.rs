@@ -5,8 +5,8 @@
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs, TextArgs};
 use super::load::Loaded;
-use super::media::Library;
-use super::prepare::{Prepared, prepare};
+use super::media::{Budget, Library};
+use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::terminal::{Progress, note};
 use crate::engine::trace::{Detail, Hidden, Trace};
 use crate::engine::{Limits, Sampling};
@@ -61,9 +61,10 @@ enum Tensors {
 pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let model = Loaded::open(&args.model, &args.pixels)?;
     let messages = messages::load(&args.conversation)?;
-    let prepared = prepare(&model, &mut Library::default(), &messages, args.text.special_tokens_in_text)?;
     let context = model.files.config.text.max_position_embeddings;
-    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, "max_position_embeddings of config.json")?;
+    let (library, budget) = (&mut Library::default(), Budget::new(context, MODEL_LIMIT));
+    let prepared = prepare(&model, library, &messages, args.text.special_tokens_in_text, budget)?;
+    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, MODEL_LIMIT)?;
     let tokens = prepared.prompt.ids.len();
     let chunk = CHUNK.min(tokens);
     let limits = Limits { context: tokens + new, chunk, patches: prepared.largest(), samples: chunk };
