@@ -336,6 +336,31 @@ fn a_bad_model_is_named() {
     fails(&run_args(&golden("tiny_a/config.json"), &[]), &["--model", "is a file"]);
 }
 
+/// A device never ends; a test that fails hangs.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    fails(
+        &["trace", "--model", &model, "--conversation", "/dev/zero", "--out", "/nonexistent/t.safetensors"],
+        &["/dev/zero", "not a regular file"],
+    );
+    for file in fs::read_dir(&model).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let path = dir.path().join(file);
+        let kept = fs::read(&path).ok();
+        // Absent in this model, if there is nothing to keep.
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        fails(&run_args(dir.path().to_str().unwrap(), &[]), &[file, "not a regular file"]);
+        fs::remove_file(&path).unwrap();
+        kept.iter().for_each(|bytes| fs::write(&path, bytes).unwrap());
+    }
+}
+
 #[test]
 fn a_bad_picture_is_named() {
     let (dir, model) = (temp(), golden("tiny_a"));

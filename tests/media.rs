@@ -247,3 +247,11 @@ fn processor_settings() {
         assert!(error.contains("preprocessor_config.json") && !error.contains('\n'), "{error}");
     }
 }
+
+/// A device never ends; a test that fails hangs.
+#[cfg(unix)]
+#[test]
+fn settings_come_from_files_only() {
+    let error = ImageProcessor::from_file(Path::new("/dev/zero")).expect_err("a device").to_string();
+    assert!(error.contains("/dev/zero") && error.contains("not a regular file"), "{error}");
+}

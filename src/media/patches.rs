@@ -9,11 +9,15 @@ use crate::media::resize::{bicubic, smart_resize};
 use crate::media::rgb::Rgb;
 use rayon::prelude::*;
 use serde::Deserialize;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 /// Colours per pixel.
 const CHANNELS: usize = 3;
+
+/// No processor's configuration is larger, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// What the vision encoder reads for one picture or one video.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +93,17 @@ impl ImageProcessor {
     ///
     /// `size` has no effect: transformers 4.57.6 overwrites it with the class defaults, and only `min_pixels` and `max_pixels` act.
     pub fn from_file(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        let failed = |e| Error::io(file, e);
+        // A device or a pipe might never end.
+        if !std::fs::metadata(file).map_err(failed)?.is_file() {
+            return Err(Error::checkpoint(file, "file", "is not a regular file"));
+        }
+        let mut text = String::new();
+        let bytes = std::fs::File::open(file).map_err(failed)?;
+        bytes.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > MAX_CONFIG {
+            return Err(Error::checkpoint(file, "size", format!("is more than {MAX_CONFIG} bytes")));
+        }
         Self::from_json(file, &text)
     }
 
