@@ -309,6 +309,16 @@ fn inspect_shows_tensors_and_memory() {
 }
 
 #[test]
+fn inspect_takes_any_limit_of_pixels() {
+    let model = golden("tiny_b");
+    for flag in ["--max-pixels", "--min-pixels"] {
+        let args = ["inspect", "--model", &model, "--json", "--context", "64", flag, "18446744073709551615"];
+        let json: Value = serde_json::from_str(&good(&args)).unwrap();
+        assert_eq!(json["memory"]["patches"], 64 * 4, "{flag}");
+    }
+}
+
+#[test]
 fn bench_measures_the_demo_shape() {
     let args = ["--shape", "demo", "--image-size", "56x84", "--prompt-tokens", "20", "--new-tokens", "4", "--json"];
     let json: Value = serde_json::from_str(&good(&[&["bench", "generate"][..], &args].concat())).unwrap();

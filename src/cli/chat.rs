@@ -6,7 +6,7 @@
 use super::Exit;
 use super::answer::{Echo, answer};
 use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs};
-use super::load::{CHUNK, Loaded, context, largest_patches};
+use super::load::{CHUNK, Loaded, context, patches_within};
 use super::media::{Budget, Library};
 use super::prepare::prepare;
 use super::report::{ReportArgs, report};
@@ -100,9 +100,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Exit> {
 
 fn limits(args: &ChatArgs, model: &Loaded) -> Result<Limits> {
     let context = context(args.context, &model.files)?;
-    // A picture that does not fit into the context needs no room in the tower either.
-    let patches = largest_patches(&model.images).min(context * model.images.merge.pow(2));
-    Ok(Limits { context, chunk: CHUNK.min(context), patches, samples: 1 })
+    Ok(Limits { context, chunk: CHUNK.min(context), patches: patches_within(&model.images, context), samples: 1 })
 }
 
 impl Chat<'_> {
