@@ -215,6 +215,27 @@ fn a_trace_of_all_tensors_has_every_block() {
     }
 }
 
+#[test]
+fn a_trace_of_nan_logits_is_an_error() {
+    let (dir, file) = (temp(), golden("conversations/images_three.json"));
+    for entry in fs::read_dir(golden("tiny_a")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let mut weights = fs::read(golden("tiny_a/model.safetensors")).unwrap();
+    let at = {
+        let norm = SafeTensors::deserialize(&weights).unwrap().tensor("model.norm.weight").unwrap().data().as_ptr();
+        norm.addr() - weights.as_ptr().addr()
+    };
+    weights[at..at + 2].copy_from_slice(&[0xc0, 0x7f]);
+    let model = dir.path().to_str().unwrap();
+    write(&dir, "model.safetensors", weights);
+    for new in ["0", "1"] {
+        let args = ["trace", "--model", model, "--conversation", &file, "--max-new-tokens", new];
+        fails(&[&args[..], &["--out", "/nonexistent/t.safetensors"]].concat(), &["NaN"]);
+    }
+}
+
 /// Pipes `lines` into `chat`.
 fn chat(model: &str, more: &[&str], lines: &str) -> Output {
     let mut child = osprey()
@@ -458,7 +479,7 @@ fn a_bad_conversation_is_refused() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let model = golden("tiny_a");
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["run", "--model", &model],
         &["run", "--prompt", "a", "--prompt-file", "b"],
@@ -468,6 +489,8 @@ fn wrong_usage_ends_with_2() {
         &["run", "--prompt", "a", "--fps", "2"],
         &["run", "--prompt", "a", "--max-new-tokens", "0"],
         &["run", "--prompt", "a", "--no-such-flag"],
+        &["run", "--prompt", "a", "--threads", "0"],
+        &["run", "--prompt", "a", "--threads", "257"],
     ];
     for args in wrong {
         let out = call(args);
