@@ -349,6 +349,24 @@ fn bench_measures_the_demo_shape() {
 }
 
 #[test]
+fn the_cache_of_the_hub_can_be_moved() {
+    let dir = temp();
+    let repo = dir.path().join("models--org--tiny");
+    let snapshot = repo.join("snapshots/0123");
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(repo.join("refs/main"), "0123").unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(golden(&format!("tiny_a/{name}")), snapshot.join(name)).unwrap();
+    }
+    let mut command = osprey();
+    // Nothing listens on port 1.
+    command.env("HF_HUB_CACHE", dir.path()).env("HF_HOME", "/nonexistent").env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let out = command.args(["inspect", "--model", "org/tiny"]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
 fn a_bad_model_is_named() {
     let dir = temp();
     let broken = dir.path().join("broken");
