@@ -215,6 +215,27 @@ fn a_trace_of_all_tensors_has_every_block() {
     }
 }
 
+#[test]
+fn a_trace_of_nan_logits_is_an_error() {
+    let (dir, file) = (temp(), golden("conversations/images_three.json"));
+    for entry in fs::read_dir(golden("tiny_a")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let mut weights = fs::read(golden("tiny_a/model.safetensors")).unwrap();
+    let at = {
+        let norm = SafeTensors::deserialize(&weights).unwrap().tensor("model.norm.weight").unwrap().data().as_ptr();
+        norm.addr() - weights.as_ptr().addr()
+    };
+    weights[at..at + 2].copy_from_slice(&[0xc0, 0x7f]);
+    let model = dir.path().to_str().unwrap();
+    write(&dir, "model.safetensors", weights);
+    for new in ["0", "1"] {
+        let args = ["trace", "--model", model, "--conversation", &file, "--max-new-tokens", new];
+        fails(&[&args[..], &["--out", "/nonexistent/t.safetensors"]].concat(), &["NaN"]);
+    }
+}
+
 /// Pipes `lines` into `chat`.
 fn chat(model: &str, more: &[&str], lines: &str) -> Output {
     let mut child = osprey()
@@ -252,6 +273,32 @@ fn chat_prints_one_answer_per_message_and_ends_with_its_input() {
 }
 
 #[test]
+fn chat_reads_a_picture_again_after_reset() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    let image = write(&dir, "picture.png", grey_png(30, 40));
+    let mut child = osprey()
+        .args(["chat", "--model", &model, "--max-new-tokens", "1", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut lines, mut answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut size = |commands: &str| -> Value {
+        writeln!(lines, "{commands}/image {image}\nWhat is this?").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["media"].as_array().unwrap().last().unwrap()["size"].clone()
+    };
+    assert_eq!(size(""), serde_json::json!([30, 40]));
+    write(&dir, "picture.png", grey_png(50, 20));
+    assert_eq!(size(""), serde_json::json!([30, 40]));
+    assert_eq!(size("/reset\n"), serde_json::json!([50, 20]));
+    drop(lines);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn chat_stops_a_pipe_at_the_first_error() {
     for (lines, words) in
         [("/image nowhere.png\nHello.\n", "nowhere.png"), ("/image\n", "/image PATH"), ("/imgae x\n", "/imgae")]
@@ -283,12 +330,40 @@ fn inspect_shows_tensors_and_memory() {
 }
 
 #[test]
+fn inspect_takes_any_limit_of_pixels() {
+    let model = golden("tiny_b");
+    for flag in ["--max-pixels", "--min-pixels"] {
+        let args = ["inspect", "--model", &model, "--json", "--context", "64", flag, "18446744073709551615"];
+        let json: Value = serde_json::from_str(&good(&args)).unwrap();
+        assert_eq!(json["memory"]["patches"], 64 * 4, "{flag}");
+    }
+}
+
+#[test]
 fn bench_measures_the_demo_shape() {
     let args = ["--shape", "demo", "--image-size", "56x84", "--prompt-tokens", "20", "--new-tokens", "4", "--json"];
     let json: Value = serde_json::from_str(&good(&[&["bench", "generate"][..], &args].concat())).unwrap();
     let rows = json["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 5);
     assert!(rows[..3].iter().all(|r| r["of_fma"].as_f64().unwrap() > 0.0), "{json}");
+}
+
+#[test]
+fn the_cache_of_the_hub_can_be_moved() {
+    let dir = temp();
+    let repo = dir.path().join("models--org--tiny");
+    let snapshot = repo.join("snapshots/0123");
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(repo.join("refs/main"), "0123").unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(golden(&format!("tiny_a/{name}")), snapshot.join(name)).unwrap();
+    }
+    let mut command = osprey();
+    // Nothing listens on port 1.
+    command.env("HF_HUB_CACHE", dir.path()).env("HF_HOME", "/nonexistent").env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let out = command.args(["inspect", "--model", "org/tiny"]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 #[test]
@@ -310,6 +385,31 @@ fn a_bad_model_is_named() {
     fails(&run_args(&golden("tiny_a/config.json"), &[]), &["--model", "is a file"]);
 }
 
+/// A device never ends; a test that fails hangs.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    fails(
+        &["trace", "--model", &model, "--conversation", "/dev/zero", "--out", "/nonexistent/t.safetensors"],
+        &["/dev/zero", "not a regular file"],
+    );
+    for file in fs::read_dir(&model).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let path = dir.path().join(file);
+        let kept = fs::read(&path).ok();
+        // Absent in this model, if there is nothing to keep.
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        fails(&run_args(dir.path().to_str().unwrap(), &[]), &[file, "not a regular file"]);
+        fs::remove_file(&path).unwrap();
+        kept.iter().for_each(|bytes| fs::write(&path, bytes).unwrap());
+    }
+}
+
 #[test]
 fn a_bad_picture_is_named() {
     let (dir, model) = (temp(), golden("tiny_a"));
@@ -329,6 +429,22 @@ fn a_bad_picture_is_named() {
     good(&run_args(&model, &["--max-new-tokens", "1", "--input", &write(&dir, "thin_enough.png", grey_png(1, 200))]));
     // The name itself may break lines.
     fails(&run_args(&model, &["--input", "cat\nfood.png"]), &["cat food.png"]);
+}
+
+#[test]
+fn media_beyond_the_context_are_refused_before_they_are_resized() {
+    let (dir, model) = (temp(), golden("tiny_a"));
+    let image = write(&dir, "one.png", grey_png(1, 1));
+    let words = ["one.png", "tokens", "32768", "--max-pixels"];
+    fails(&run_args(&model, &["--min-pixels", "4000000000", "--input", &image]), &words);
+    // The sum counts, and a video is refused before its second frame is looked for.
+    let large = ["--min-pixels", "20000000"];
+    fails(&run_args(&model, &[&large[..], &["--input", &image, &image]].concat()), &words);
+    let frames = ["--video-frames", &image, "/nonexistent/b.png", "/nonexistent/c.png"];
+    fails(&run_args(&model, &[&large[..], &frames].concat()), &words);
+    let out = chat(&model, &["--min-pixels", "100000", "--context", "64"], &format!("/image {image}\n"));
+    assert_eq!(out.status.code(), Some(1));
+    assert!(["one.png", "--context"].iter().all(|w| one_line(&out).contains(w)));
 }
 
 fn png_header(width: u32, height: u32) -> Vec<u8> {
@@ -381,7 +497,7 @@ fn a_bad_conversation_is_refused() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let model = golden("tiny_a");
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 11] = [
         &[],
         &["run", "--model", &model],
         &["run", "--prompt", "a", "--prompt-file", "b"],
@@ -391,6 +507,8 @@ fn wrong_usage_ends_with_2() {
         &["run", "--prompt", "a", "--fps", "2"],
         &["run", "--prompt", "a", "--max-new-tokens", "0"],
         &["run", "--prompt", "a", "--no-such-flag"],
+        &["run", "--prompt", "a", "--threads", "0"],
+        &["run", "--prompt", "a", "--threads", "257"],
     ];
     for args in wrong {
         let out = call(args);

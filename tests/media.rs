@@ -232,9 +232,9 @@ fn processor_settings() {
     let p = read(r#"{"min_pixels": 3136, "max_pixels": 12845056, "size": {"shortest_edge": 1, "longest_edge": 2}}"#);
     assert_eq!(p.map(|p| (p.min_pixels, p.max_pixels)).expect("both"), (3136, 12845056));
     let p = read(r#"{"size": {"shortest_edge": 784, "longest_edge": 100352}, "patch_size": 16}"#).expect("size");
-    assert_eq!((p.min_pixels, p.max_pixels, p.factor()), (784, 100352, 32));
+    assert_eq!((p.min_pixels, p.max_pixels, p.factor()), (3136, 1003520, 32));
     let q = p.with_pixels(Some(4000), None).expect("a lower limit");
-    assert_eq!((q.min_pixels, q.max_pixels), (4000, 100352));
+    assert_eq!((q.min_pixels, q.max_pixels), (4000, 1003520));
     assert_eq!(
         p.with_pixels(None, Some(500)).map(|p| (p.min_pixels, p.max_pixels)).expect("an upper limit"),
         (500, 500)
@@ -246,4 +246,12 @@ fn processor_settings() {
         let error = read(bad).expect_err(bad).to_string();
         assert!(error.contains("preprocessor_config.json") && !error.contains('\n'), "{error}");
     }
+}
+
+/// A device never ends; a test that fails hangs.
+#[cfg(unix)]
+#[test]
+fn settings_come_from_files_only() {
+    let error = ImageProcessor::from_file(Path::new("/dev/zero")).expect_err("a device").to_string();
+    assert!(error.contains("/dev/zero") && error.contains("not a regular file"), "{error}");
 }

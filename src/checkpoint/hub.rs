@@ -1,7 +1,7 @@
 //! From what the user calls a model to a folder: a path, or a hub id looked up in the local Hugging Face cache and downloaded if it is not there.
 //!
 //! A complete snapshot in the cache is used without asking the hub, so a cached model needs no network (and is not updated behind one's back).
-//! `HF_HOME` moves the cache and `HF_ENDPOINT` the hub, as in Python.
+//! `HF_HUB_CACHE` or `HF_HOME` move the cache and `HF_ENDPOINT` the hub, as in Python.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::safetensors::SINGLE;
 use crate::error::{Error, Result};
 
 /// The files beside the weights that are taken if the repository has them.
-const SIDE_FILES: [&str; 12] = [
+const SIDE_FILES: [&str; 13] = [
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -27,10 +27,11 @@ const SIDE_FILES: [&str; 12] = [
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
 ];
 
-/// A snapshot without one of these is an interrupted download.
-const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// What a tokenizer may be instead of tokenizer.json: all of these.
+const TOKENIZER_PARTS: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// The folder of `model`: itself if there is such a folder, or else that of a hub id. See [`Hub::resolve`].
 pub fn resolve(model: &str) -> Result<PathBuf> {
@@ -48,18 +49,14 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The user's cache and hub: `HF_HOME` (default `~/.cache/huggingface`) and `HF_ENDPOINT`.
+    /// The user's cache and hub: `HF_HUB_CACHE`, or else `hub` in `HF_HOME` (default `~/.cache/huggingface`), and `HF_ENDPOINT`.
     pub fn from_env() -> Result<Hub> {
-        let home = match std::env::var_os("HF_HOME").filter(|v| !v.is_empty()) {
-            Some(home) => PathBuf::from(home),
-            None => match std::env::home_dir() {
-                Some(home) => home.join(".cache").join("huggingface"),
-                None => {
-                    return Err(Error::request("HF_HOME", "set it to a folder for downloads: there is no home folder"));
-                }
-            },
-        };
-        Ok(Hub { cache: home.join("hub"), endpoint: std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty()) })
+        let folder = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let home = || folder("HF_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache").join("huggingface")));
+        match folder("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub"))) {
+            Some(cache) => Ok(Hub { cache, endpoint: std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty()) }),
+            None => Err(Error::request("HF_HOME", "set it to a folder for downloads: there is no home folder")),
+        }
     }
 
     /// The snapshot folder of a hub id `org/name[@revision]`: from the cache if complete there, else downloaded (with progress bars on stderr).
@@ -128,8 +125,11 @@ fn get_weights(repo: &ApiRepo, names: &[&str]) -> Result<(), String> {
 /// The first file that a complete snapshot has and this one does not.
 fn lacks(snapshot: &Path) -> Option<String> {
     let absent = |name: &str| !snapshot.join(name).is_file();
-    if let Some(name) = NEEDED.into_iter().find(|name| absent(name)) {
-        return Some(name.into());
+    if absent("config.json") {
+        return Some("config.json".into());
+    }
+    if absent("tokenizer.json") && TOKENIZER_PARTS.into_iter().any(absent) {
+        return Some("tokenizer.json".into());
     }
     if !absent(SINGLE) {
         return None;

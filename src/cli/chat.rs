@@ -6,21 +6,22 @@
 use super::Exit;
 use super::answer::{Echo, answer};
 use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs};
-use super::load::{CHUNK, Loaded, context, largest_patches};
-use super::media::Library;
+use super::load::{CHUNK, Loaded, context, patches_within};
+use super::media::{Budget, Library};
 use super::prepare::prepare;
 use super::report::{ReportArgs, report};
 use super::sampling::{Choice, MAX_NEW_TOKENS};
 use super::terminal::{Interrupt, is_interactive, note, prompt_sign};
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
-use crate::text::messages::{Content, Media, Message, Part};
+use crate::text::messages::{self, Content, Media, Message, Part};
 use clap::Args;
 use std::io::{BufRead, Read};
 use std::path::PathBuf;
 
 /// A longer line is no message.
 const MAX_LINE: u64 = 4 << 20;
+const LIMIT: &str = "the context, see --context and /reset";
 const HELP: &str = "/image PATH attaches a picture to the next message, /reset forgets everything, /quit ends";
 
 /// Flags of `chat`.
@@ -99,9 +100,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Exit> {
 
 fn limits(args: &ChatArgs, model: &Loaded) -> Result<Limits> {
     let context = context(args.context, &model.files)?;
-    // A picture that does not fit into the context needs no room in the tower either.
-    let patches = largest_patches(&model.images).min(context * model.images.merge.pow(2));
-    Ok(Limits { context, chunk: CHUNK.min(context), patches, samples: 1 })
+    Ok(Limits { context, chunk: CHUNK.min(context), patches: patches_within(&model.images, context), samples: 1 })
 }
 
 impl Chat<'_> {
@@ -130,6 +129,7 @@ impl Chat<'_> {
 
     fn reset(&mut self) {
         self.attached.clear();
+        self.library = Library::default();
         self.messages = self.args.system.iter().map(|text| Message::text("system", text.as_str())).collect();
     }
 
@@ -139,29 +139,39 @@ impl Chat<'_> {
             return Err(Error::request("/image", "name a picture: /image PATH").into());
         }
         let picture = Media::Path(PathBuf::from(path));
-        self.library.image(&self.model, &picture)?;
+        let mut budget = self.budget();
+        for said in messages::images(&self.messages).chain(&self.attached) {
+            self.library.image(&self.model, said, &mut budget)?;
+        }
+        self.library.image(&self.model, &picture, &mut budget)?;
         self.attached.push(picture);
         Ok(Exit::Success)
     }
 
-    /// One message and its answer. If that fails, neither was said.
+    /// One message and its answer. If that fails, neither was said, and the pictures wait for the next one.
     fn turn(&mut self, text: &str) -> anyhow::Result<Exit> {
-        let pictures = std::mem::take(&mut self.attached).into_iter().map(Part::Image);
+        let attached = std::mem::take(&mut self.attached);
+        let pictures = attached.iter().cloned().map(Part::Image);
         let parts = pictures.chain([Part::Text(text.to_string())]).collect();
         self.messages.push(Message::parts("user", parts));
         let done = self.reply();
         if done.is_err() {
             self.messages.pop();
+            self.attached = attached;
         }
         done
     }
 
+    fn budget(&self) -> Budget {
+        Budget::new(self.engine.limits().context, LIMIT)
+    }
+
     fn reply(&mut self) -> anyhow::Result<Exit> {
         let special = self.args.text.special_tokens_in_text;
-        let prepared = prepare(&self.model, &mut self.library, &self.messages, special)?;
+        let budget = self.budget();
+        let prepared = prepare(&self.model, &mut self.library, &self.messages, special, budget)?;
         let context = self.engine.limits().context;
-        let hint = "the context, see --context and /reset";
-        let new = prepared.room(self.args.sampling.max_new_tokens, MAX_NEW_TOKENS, context, hint)?;
+        let new = prepared.room(self.args.sampling.max_new_tokens, MAX_NEW_TOKENS, context, LIMIT)?;
         let request = prepared.request(&self.model, self.choice.sampling, new);
         let echo = Echo::unless(self.args.report.json);
         let answer = answer(&self.model, &mut self.engine, &request, &self.interrupt, echo)?;

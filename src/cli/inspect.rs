@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs};
-use super::load::{CHUNK, context, largest_patches, open_files, place, processor};
+use super::load::{CHUNK, context, open_files, patches_within, place, processor};
 use super::terminal::put;
 use crate::checkpoint::Summary;
 use crate::engine::{Limits, memory};
@@ -65,7 +65,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let placement = place(&args.model, &files)?;
     let images = processor(&files, files.preprocessor_config.as_deref(), &args.pixels)?;
     let context = context(args.context, &files)?;
-    let limits = Limits { context, chunk: CHUNK.min(context), patches: largest_patches(&images), samples: 1 };
+    let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
     let summary = Summary::new(&files);
     let loaded = Qwen2Vl::load(&files.config, &files.weights, Precision::new(placement.dtype))?;
     let memory = measure(&loaded, &limits, summary.total.bytes)?;

@@ -197,8 +197,14 @@ pub fn context(flag: Option<u64>, files: &ModelFiles) -> Result<usize> {
     Ok(context)
 }
 
+/// Patches of the largest picture that a processor makes and a context of so many tokens has room for: one that does not fit into the
+/// context needs no room in the tower either.
+pub fn patches_within(p: &ImageProcessor, context: usize) -> usize {
+    largest_patches(p).min(context.saturating_mul(p.merge.pow(2)))
+}
+
 /// Patches of the largest picture that a processor makes, a little more than `max_pixels` where a thin or a tiny one is enlarged.
-pub fn largest_patches(p: &ImageProcessor) -> usize {
+fn largest_patches(p: &ImageProcessor) -> usize {
     // Sides differ at most 200-fold and are multiples of the factor.
     let (factor, ratio) = (p.factor() as f64, 200f64.sqrt());
     let thin = factor * (p.max_pixels as f64).sqrt() * ratio;
@@ -223,7 +229,7 @@ fn check_memory(bytes: &RegionBytes) -> Result<()> {
 }
 
 /// Bytes that can be allocated without swapping, where the system says so.
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     field_kib("/proc/meminfo", "MemAvailable:")
 }
 

@@ -1,7 +1,7 @@
 //! From messages to a prompt with positions and pixels.
 
 use super::load::Loaded;
-use super::media::{Info, Item, Library};
+use super::media::{Budget, Info, Item, Library};
 use crate::engine::{Request, Sampling};
 use crate::error::{Error, Result};
 use crate::media::patches::Patches;
@@ -11,6 +11,9 @@ use crate::text::prompt::{MediaKind, Prompt};
 use crate::text::template::RenderOptions;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What limits the tokens of a prompt that is not part of a chat.
+pub const MODEL_LIMIT: &str = "max_position_embeddings of config.json";
 
 /// A prompt that is ready for the engine.
 #[derive(Debug, Clone)]
@@ -27,11 +30,18 @@ pub struct Prepared {
 /// Renders, tokenises and reads everything that `messages` name, ready to be answered.
 ///
 /// # Errors
-/// Naming the file, or `messages` if they and the chat template do not fit.
-pub fn prepare(model: &Loaded, library: &mut Library, messages: &[Message], special: bool) -> Result<Prepared> {
+/// Naming the file, also the one that exceeds the budget, or `messages` if they and the chat template do not fit.
+pub fn prepare(
+    model: &Loaded,
+    library: &mut Library,
+    messages: &[Message],
+    special: bool,
+    mut budget: Budget,
+) -> Result<Prepared> {
     let start = Instant::now();
-    let images = messages::images(messages).map(|i| library.image(model, i)).collect::<Result<Vec<Item>>>()?;
-    let videos = messages::videos(messages).map(|v| library.video(model, v)).collect::<Result<Vec<Item>>>()?;
+    let budget = &mut budget;
+    let images = messages::images(messages).map(|i| library.image(model, i, budget)).collect::<Result<Vec<Item>>>()?;
+    let videos = messages::videos(messages).map(|v| library.video(model, v, budget)).collect::<Result<Vec<Item>>>()?;
     let elapsed = start.elapsed();
     let options =
         RenderOptions { add_generation_prompt: true, special_tokens_in_text: special, ..RenderOptions::default() };

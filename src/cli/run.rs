@@ -4,8 +4,8 @@ use super::Exit;
 use super::answer::{Answer, Echo, answer};
 use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs, rate};
 use super::load::{CHUNK, Loaded};
-use super::media::Library;
-use super::prepare::{Prepared, prepare};
+use super::media::{Budget, Library};
+use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::report::{ReportArgs, report};
 use super::sampling::{Choice, MAX_NEW_TOKENS};
 use super::terminal::{Interrupt, note};
@@ -105,14 +105,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let choice = Choice::new(&model.files.generation, &args.sampling);
     choice.without_effect().iter().for_each(|line| note(line));
     let messages = messages(args, text);
-    let prepared = prepare(&model, &mut Library::default(), &messages, args.text.special_tokens_in_text)?;
     let positions = model.files.config.text.max_position_embeddings;
-    let new = prepared.room(
-        args.sampling.max_new_tokens,
-        MAX_NEW_TOKENS,
-        positions,
-        "max_position_embeddings of config.json",
-    )?;
+    let (library, budget) = (&mut Library::default(), Budget::new(positions, MODEL_LIMIT));
+    let prepared = prepare(&model, library, &messages, args.text.special_tokens_in_text, budget)?;
+    let new = prepared.room(args.sampling.max_new_tokens, MAX_NEW_TOKENS, positions, MODEL_LIMIT)?;
     let limits = Limits {
         context: prepared.prompt.ids.len() + new,
         chunk: CHUNK.min(prepared.prompt.ids.len()),

@@ -4,18 +4,18 @@
 
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs, TextArgs};
-use super::load::Loaded;
-use super::media::Library;
-use super::prepare::{Prepared, prepare};
+use super::load::{Loaded, available_memory};
+use super::media::{Budget, Library};
+use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::terminal::{Progress, note};
 use crate::engine::trace::{Detail, Hidden, Trace};
 use crate::engine::{Limits, Sampling};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::text::messages;
 use crate::text::prompt::MediaKind;
 use clap::{Args, ValueEnum};
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,10 +61,13 @@ enum Tensors {
 pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let model = Loaded::open(&args.model, &args.pixels)?;
     let messages = messages::load(&args.conversation)?;
-    let prepared = prepare(&model, &mut Library::default(), &messages, args.text.special_tokens_in_text)?;
     let context = model.files.config.text.max_position_embeddings;
-    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, "max_position_embeddings of config.json")?;
+    let (library, budget) = (&mut Library::default(), Budget::new(context, MODEL_LIMIT));
+    let prepared = prepare(&model, library, &messages, args.text.special_tokens_in_text, budget)?;
+    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, MODEL_LIMIT)?;
     let tokens = prepared.prompt.ids.len();
+    let vocab = model.files.config.text.vocab_size;
+    check_memory(tokens, vocab)?;
     let chunk = CHUNK.min(tokens);
     let limits = Limits { context: tokens + new, chunk, patches: prepared.largest(), samples: chunk };
     let mut engine = model.engine(limits)?;
@@ -72,10 +75,33 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let mut progress = Progress::start(format!("tracing {tokens} tokens"));
     let trace = engine.trace(&prepared.request(&model, Sampling::GREEDY, new), detail)?;
     progress.end();
-    let tensors = collect(&prepared, &trace, model.files.config.text.vocab_size, model.files.config.vision.patch_dim());
+    check_logits(&trace, vocab)?;
+    let tensors = collect(&prepared, &trace, vocab, model.files.config.vision.patch_dim());
     write(&tensors, &args.out)?;
     note(&format!("wrote {} tensors to {}", tensors.0.len(), args.out.display()));
     Ok(Exit::Success)
+}
+
+/// Refuses a prompt whose logits, all of which are kept, the machine has no room for.
+fn check_memory(tokens: usize, vocab: usize) -> Result<()> {
+    let need = (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64);
+    match available_memory() {
+        Some(have) if need > have => Err(Error::Memory {
+            what: format!("a trace: the logits of {tokens} tokens"),
+            need,
+            have,
+            hint: "shorten the conversation or lower --max-pixels".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses logits that are NaN, which nothing else looks at where no token is drawn.
+fn check_logits(trace: &Trace, vocab: usize) -> Result<()> {
+    match trace.logits.iter().position(|x| x.is_nan()) {
+        Some(at) => Err(Error::Numerics(format!("the logits of token {} of the prompt are NaN", at / vocab))),
+        None => Ok(()),
+    }
 }
 
 struct Tensor<'a> {
@@ -135,9 +161,11 @@ fn collect<'a>(prepared: &'a Prepared, trace: &'a Trace, vocab: usize, patch_dim
 }
 
 fn write(tensors: &Collected, out: &Path) -> anyhow::Result<()> {
-    let failed = |e: safetensors::SafeTensorError| anyhow::anyhow!("{}: {e}", out.display());
+    let failed = |e: SafeTensorError| match e {
+        SafeTensorError::IoError(e) => Error::io(out, e).into(),
+        e => anyhow::anyhow!("{}: {e}", out.display()),
+    };
     let views = tensors.0.iter().map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)));
-    let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(failed)?;
-    let bytes = safetensors::serialize(views, None).map_err(failed)?;
-    Ok(std::fs::write(out, bytes).map_err(|e| Error::io(out, e))?)
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    safetensors::serialize_to_file(views, None, out).map_err(failed)
 }

@@ -9,11 +9,15 @@ use crate::media::resize::{bicubic, smart_resize};
 use crate::media::rgb::Rgb;
 use rayon::prelude::*;
 use serde::Deserialize;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 /// Colours per pixel.
 const CHANNELS: usize = 3;
+
+/// No processor's configuration is larger, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// What the vision encoder reads for one picture or one video.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +78,6 @@ struct ConfigFile {
     merge_size: Option<usize>,
     min_pixels: Option<u64>,
     max_pixels: Option<u64>,
-    size: Option<SizeField>,
     image_mean: Option<[f64; CHANNELS]>,
     image_std: Option<[f64; CHANNELS]>,
     resample: Option<u32>,
@@ -85,19 +88,22 @@ struct ConfigFile {
     do_convert_rgb: Option<bool>,
 }
 
-/// `size`: the two areas under their misleading names.
-#[derive(Deserialize)]
-struct SizeField {
-    shortest_edge: Option<u64>,
-    longest_edge: Option<u64>,
-}
-
 impl ImageProcessor {
     /// Reads `preprocessor_config.json` (or a video processor's file of the same form).
     ///
-    /// `min_pixels` and `max_pixels` win over `size` (as in transformers), both over the class defaults.
+    /// `size` has no effect: transformers 4.57.6 overwrites it with the class defaults, and only `min_pixels` and `max_pixels` act.
     pub fn from_file(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        let failed = |e| Error::io(file, e);
+        // A device or a pipe might never end.
+        if !std::fs::metadata(file).map_err(failed)?.is_file() {
+            return Err(Error::checkpoint(file, "file", "is not a regular file"));
+        }
+        let mut text = String::new();
+        let bytes = std::fs::File::open(file).map_err(failed)?;
+        bytes.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > MAX_CONFIG {
+            return Err(Error::checkpoint(file, "size", format!("is more than {MAX_CONFIG} bytes")));
+        }
         Self::from_json(file, &text)
     }
 
@@ -124,13 +130,12 @@ impl ImageProcessor {
             return bad("rescale_factor", "only 1/255 is supported".into());
         }
         let default = Self::default();
-        let (shortest, longest) = config.size.map_or((None, None), |s| (s.shortest_edge, s.longest_edge));
         let processor = Self {
             patch: config.patch_size.unwrap_or(default.patch),
             temporal_patch: config.temporal_patch_size.unwrap_or(default.temporal_patch),
             merge: config.merge_size.unwrap_or(default.merge),
-            min_pixels: config.min_pixels.or(shortest).unwrap_or(default.min_pixels),
-            max_pixels: config.max_pixels.or(longest).unwrap_or(default.max_pixels),
+            min_pixels: config.min_pixels.unwrap_or(default.min_pixels),
+            max_pixels: config.max_pixels.unwrap_or(default.max_pixels),
             mean: config.image_mean.unwrap_or(default.mean),
             std: config.image_std.unwrap_or(default.std),
         };

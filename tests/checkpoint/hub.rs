@@ -62,6 +62,18 @@ fn a_cached_model_needs_no_network() {
 }
 
 #[test]
+fn a_tokenizer_may_be_two_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = cache(dir.path(), Some("main"));
+    fs::remove_file(snapshot.join("tokenizer.json")).unwrap();
+    fs::write(snapshot.join("vocab.json"), "{}").unwrap();
+    let message = offline(dir.path()).resolve("org/tiny").unwrap_err().to_string();
+    assert!(message.contains("partly in the local cache (no tokenizer.json)"), "{message}");
+    fs::write(snapshot.join("merges.txt"), "").unwrap();
+    assert_eq!(offline(dir.path()).resolve("org/tiny").unwrap(), snapshot);
+}
+
+#[test]
 fn a_cached_branch() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = cache(dir.path(), Some("refs/pr/1"));
@@ -195,12 +207,15 @@ fn listing(folder: &Path) -> String {
 fn a_download_fills_the_cache() {
     let (source, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write_shards(source.path(), &config(), &tensors());
-    fs::write(source.path().join("tokenizer.json"), "{}").unwrap();
+    for name in ["tokenizer.json", "added_tokens.json"] {
+        fs::write(source.path().join(name), "{}").unwrap();
+    }
     let (endpoint, asked) = serve(source.path().to_path_buf());
     let hub = Hub { cache: cache.path().to_path_buf(), endpoint: Some(endpoint) };
     let snapshot = hub.resolve("org/tiny").unwrap();
     assert_eq!(snapshot, cache.path().join("models--org--tiny/snapshots").join(COMMIT));
     assert_eq!(ModelFiles::open(&snapshot).unwrap().weights.tensors().len(), 34);
+    assert!(snapshot.join("added_tokens.json").is_file());
     let asked = asked.lock().unwrap().clone();
     assert!(!asked.iter().any(|p| p.contains("README") || p.contains("..") || p.contains("pytorch")), "{asked:?}");
     assert_eq!(offline(cache.path()).resolve("org/tiny").unwrap(), snapshot, "the cache is complete");

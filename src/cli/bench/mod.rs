@@ -45,7 +45,7 @@ pub struct GenerateArgs {
     #[arg(long, value_enum, default_value_t = BenchDtype::Bf16)]
     dtype: BenchDtype,
     /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
     threads: Option<u64>,
     /// Pictures to encode
     #[arg(long, value_name = "WxH", num_args = 1.., value_parser = size, default_values = ["448x448", "1024x683"])]
