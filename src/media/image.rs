@@ -15,6 +15,10 @@ use std::path::Path;
 /// `Error::Io` if the file cannot be read, otherwise as [`decode`].
 pub fn load(path: &Path, limits: &DecodeLimits) -> Result<Rgb> {
     let name = path.display().to_string();
+    // Opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(|e| Error::io(path, e))?.is_file() {
+        return Err(Error::request(name, "not a regular file"));
+    }
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let mut bytes = Vec::new();
     file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
