@@ -1,9 +1,12 @@
-"""Write a training checkpoint as a published-style bf16 checkpoint: python export.py joint.pt --out models/demo"""
+"""Write a training checkpoint as a published-style bf16 checkpoint: python export.py joint.pt --out models/demo
+
+And the way back, to train an exported model further: `load_exported`.
+"""
 import argparse
 import os
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def published(name, value):
@@ -11,6 +14,19 @@ def published(name, value):
     if name == "visual.patch_embed.proj.weight":
         value = value.reshape(value.shape[0], 3, 1, 14, 14).expand(-1, -1, 2, -1, -1) / 2
     return value.to(torch.bfloat16).contiguous()
+
+
+def load_exported(path, model):
+    """Puts exported weights into a training network. The auxiliary head is not exported: it stays as it is, so go on with the decoder stage."""
+    tensors = load_file(path)
+    state = model.state_dict()
+    for name in (n for n in state if not n.startswith("aux")):
+        value = tensors.pop(name.replace("/", ".")).float()
+        if name == "visual/patch_embed/proj/weight":
+            value = 2 * value[:, :, 0].reshape(state[name].shape)
+        state[name] = value
+    assert not tensors, sorted(tensors)
+    model.load_state_dict(state)
 
 
 def main():

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 import data
 from conversation import Rows, Text, chat_rows
+from export import load_exported
 from model import Model, attention_mask, patches, text_angles, tower_angles
 from optim import Optimizer
 from scoring import correct
@@ -102,7 +103,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("stage", choices=["tower", "joint", "decoder"])
     args.add_argument("--model", default="models/demo", help="folder with the tokenizer")
-    args.add_argument("--init", help="weights to begin with")
+    args.add_argument("--init", help="weights to begin with: a training checkpoint, or an exported model.safetensors for the decoder stage")
     args.add_argument("--out", required=True, help="checkpoint; training resumes from it")
     args.add_argument("--until", required=True, help="HH:MM (UTC) at which training ends")
     args.add_argument("--lr", type=float, default=1.0)
@@ -119,9 +120,12 @@ def main():
         optimizer.load_state_dict(saved["optimizer"])
         done = saved["done"]
     elif a.init:
-        saved = torch.load(a.init)
-        model.load_state_dict(saved["model"])
-        done["pictures"] = saved["done"]["pictures"]
+        if a.init.endswith(".safetensors"):
+            load_exported(a.init, model)
+        else:
+            saved = torch.load(a.init)
+            model.load_state_dict(saved["model"])
+            done["pictures"] = saved["done"]["pictures"]
     mix = {"tower": TOWER_MIX, "joint": JOINT_MIX, "decoder": DECODER_MIX}[a.stage]
     hour, minute = map(int, a.until.split(":"))
     start = time.time()
