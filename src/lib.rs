@@ -10,6 +10,7 @@ pub mod dtype;
 pub mod engine;
 pub mod error;
 pub mod exec;
+pub mod file;
 pub mod hostmem;
 pub mod kv;
 pub mod launch;

@@ -8,9 +8,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("dtype", &[]),
     // Leaves.
-    ("checkpoint", &[]),
-    ("media", &[]),
-    ("text", &[]),
+    ("file", &[]),
+    ("checkpoint", &["file"]),
+    ("media", &["file"]),
+    ("text", &["file"]),
     ("cpu", &[]),
     ("kv", &[]),
     ("tensor", &[]),

@@ -2,27 +2,19 @@
 //!
 //! A field may live in one of several objects (`text_config` or the top level); the first one that has it wins. `null` counts as absent.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::file;
 
 /// No JSON file of a model folder is larger than this in bytes, except the tokenizer, which is not read here.
 const MAX_JSON: u64 = 64 << 20;
 
-/// Reads a file of at most [`MAX_JSON`] bytes.
+/// The text of a JSON file.
 pub(crate) fn read_text(file: &Path) -> Result<String> {
-    let meta = fs::metadata(file).map_err(|e| Error::io(file, e))?;
-    if !meta.is_file() {
-        return Err(Error::checkpoint(file, "file", "is not a regular file"));
-    }
-    if meta.len() > MAX_JSON {
-        return Err(Error::checkpoint(file, "size", format!("{} bytes is more than {MAX_JSON}", meta.len())));
-    }
-    let bytes = fs::read(file).map_err(|e| Error::io(file, e))?;
-    String::from_utf8(bytes).map_err(|e| Error::checkpoint(file, "text", format!("is not UTF-8: {}", e.utf8_error())))
+    file::read_text(file, MAX_JSON)
 }
 
 /// Reads a file that holds one JSON object.

@@ -335,7 +335,7 @@ impl Engine {
     }
 
     /// A loaded decoder plan for a shape.
-    fn text_plan(&mut self, shape: StepShape, tail: Tail) -> Result<(PlanId, TextIo)> {
+    fn text_plan(&mut self, shape: StepShape, tail: Tail) -> Result<(PlanId, &TextIo)> {
         if let Some(i) = self.plans.iter().position(|(key, ..)| *key == (shape, tail)) {
             let plan = self.plans.remove(i);
             self.plans.push(plan);
@@ -348,7 +348,7 @@ impl Engine {
             self.plans.push(((shape, tail), id, io));
         }
         let (_, id, io) = &self.plans[self.plans.len() - 1];
-        Ok((*id, io.clone()))
+        Ok((*id, io))
     }
 
     fn record(&self, shape: StepShape, tail: Tail) -> Result<(Plan, TextIo)> {

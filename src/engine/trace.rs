@@ -51,9 +51,11 @@ impl Engine {
         self.sequence.reserve(&mut self.blocks)?;
         for (row, patches) in self.sequence.pending_media() {
             let hidden = &mut trace.hidden;
-            self.encode(&patches, row, &Cancel::default(), |exec, name, stream| match detail {
-                Detail::Basic => Ok(()),
-                Detail::All => append(hidden, name, read_rows(exec, stream)?, stream.2.cols()),
+            self.encode(&patches, row, &Cancel::default(), |exec, name, stream| {
+                if detail == Detail::All {
+                    append(hidden, name, read_rows(exec, stream)?, stream.2.cols());
+                }
+                Ok(())
             })?;
             let rows = self.around.images.row_range(row, patches.tokens(self.model.config.vision.spatial_merge_size));
             let data = read_rows(&mut *self.exec, (Region::Embeds, row * rows.cols() * rows.dtype.size(), rows))?;
@@ -73,6 +75,7 @@ impl Engine {
         let layout = step.layout;
         step.i32s_mut(&layout.sample_rows).iter_mut().zip(0..).for_each(|(r, i)| *r = i);
         let (id, io) = self.text_plan(layout.shape, Tail::Logits)?;
+        let io = io.clone();
         self.exec.write(Region::Step, 0, step.bytes())?;
         let (region, offset) = self.exec.plan(id).locate(&io.stream);
         let ops = self.exec.plan(id).ops().len();
@@ -81,7 +84,7 @@ impl Engine {
             self.exec.run(id, done..tap.ops)?;
             done = tap.ops;
             let rows = read_rows(&mut *self.exec, (region, offset, io.stream))?;
-            append(&mut trace.hidden, &tap.name, rows, io.stream.cols())?;
+            append(&mut trace.hidden, &tap.name, rows, io.stream.cols());
         }
         self.exec.run(id, done..ops)?;
         let (region, offset) = self.exec.plan(id).locate(&io.logits);
@@ -92,7 +95,7 @@ impl Engine {
 }
 
 /// Appends rows to the tensor of that name.
-fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) -> Result<()> {
+fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) {
     let rows = data.len() / cols;
     match hidden.iter_mut().find(|h| h.name == name) {
         Some(h) => {
@@ -101,7 +104,6 @@ fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) -> 
         }
         None => hidden.push(Hidden { name: name.into(), rows, cols, data }),
     }
-    Ok(())
 }
 
 /// A contiguous tensor's elements as f32.

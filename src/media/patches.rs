@@ -5,11 +5,11 @@
 //! transformers itself would take torchvision's other bicubic. The pixels are 8-bit, so a table of 3 x 256 is the whole arithmetic.
 
 use crate::error::{Error, Result};
+use crate::file::read_text;
 use crate::media::resize::{bicubic, smart_resize};
 use crate::media::rgb::Rgb;
 use rayon::prelude::*;
 use serde::Deserialize;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -93,18 +93,7 @@ impl ImageProcessor {
     ///
     /// `size` has no effect: transformers 4.57.6 overwrites it with the class defaults, and only `min_pixels` and `max_pixels` act.
     pub fn from_file(file: &Path) -> Result<Self> {
-        let failed = |e| Error::io(file, e);
-        // A device or a pipe might never end.
-        if !std::fs::metadata(file).map_err(failed)?.is_file() {
-            return Err(Error::checkpoint(file, "file", "is not a regular file"));
-        }
-        let mut text = String::new();
-        let bytes = std::fs::File::open(file).map_err(failed)?;
-        bytes.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(failed)?;
-        if text.len() as u64 > MAX_CONFIG {
-            return Err(Error::checkpoint(file, "size", format!("is more than {MAX_CONFIG} bytes")));
-        }
-        Self::from_json(file, &text)
+        Self::from_json(file, &read_text(file, MAX_CONFIG)?)
     }
 
     /// [`Self::from_file`] for text that is already read; `file` is what errors call it.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{one_line, read_text};
+use super::one_line;
 use crate::error::{Error, Result};
+use crate::file::read_text;
 
 /// A conversation file is text and file names; media never are in it.
 const MAX_FILE: u64 = 64 << 20;

@@ -19,8 +19,9 @@ use super::guard::{Rendered, StandIns};
 use super::messages::{Content, Media, Message, Part, VideoSource};
 use super::tokenizer::Tokenizer;
 use super::tokenizer_files::token_content;
-use super::{clock, one_line, read_text};
+use super::{clock, one_line};
 use crate::error::{Error, Result};
+use crate::file::read_text;
 
 /// The configurations that hold templates have up to some MB of added tokens.
 const MAX_FILE: u64 = 16 << 20;

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
-use super::{one_line, read_text};
+use super::one_line;
 use crate::error::{Error, Result};
+use crate::file::read_text;
 
 /// The largest `tokenizer.json` in the family has 12 MB.
 const MAX_FILE: u64 = 256 << 20;
