@@ -1,0 +1,1 @@
+//! The C face: the CUDA driver API over memory, modules and launches.
