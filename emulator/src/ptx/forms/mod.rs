@@ -4,6 +4,7 @@ use super::ast::{Instruction, Operand};
 use super::parse::element_bytes;
 use super::names::{Names, Register};
 use crate::isa::*;
+use crate::program::Special;
 
 fn ty(modifier: &str) -> Option<Ty> {
     Some(match modifier {
@@ -24,6 +25,9 @@ fn source(operand: &Operand, ty: Ty, names: &mut dyn Names) -> Result<Reg, Strin
     match operand {
         Operand::Name(name) => match names.register(name) {
             Some(Register::Value { reg, .. }) => Ok(reg),
+            _ if name == "%laneid" => Ok(names.lanes(std::array::from_fn(|lane| lane as u32))),
+            _ if name == "%tid.x" => Ok(names.special(Special::Tid(0))),
+            _ if name == "%ctaid.y" => Ok(names.special(Special::CtaId(1))),
             _ => match names.variable(name) {
                 Some((_, address)) => Ok(names.constant(ty, address.into())),
                 None => Err(format!("`{name}` is not declared here")),
