@@ -181,13 +181,13 @@ fn refusals_name_the_line() {
         (".extern .global .u32 x;".into(), 4, "link"),
         (".tex .u32 x;".into(), 4, "`.tex`"),
         (".entry k(.param .b8 x[40000]) { ret; }".into(), 4, "32764"),
-        (in_kernel(".reg .b32 %r<1000001>;"), 4, "registers"),
-        (in_kernel(".reg .pred %p<70000>;"), 4, "predicates"),
+        (in_kernel(".reg .b32 %r<1000001>;"), 6, "registers"),
+        (in_kernel("\n.reg .pred %p<70000>;"), 7, "predicates"),
         (in_kernel(".local .b8 x[600000];"), 6, "512 KiB"),
         (in_kernel(".shared .b8 x[60000];"), 4, "static shared"),
         (in_kernel("@%p bra L;\nL: ret;"), 6, "`%p`"),
         (in_kernel("ret;\nbra M;"), 7, "`M`"),
-        (in_kernel("L: ret;\nL: ret;"), 4, "twice"),
+        (in_kernel("L: ret;\nL: ret;"), 7, "twice"),
         (in_kernel("call malloc, (1);"), 6, "`malloc`"),
         (in_kernel("call %r1, (1), proto;"), 6, "direct"),
         (in_kernel("nonsense.b32 %r1;"), 6, "nonsense"),
@@ -528,7 +528,9 @@ fn by_names(text: &str, steps: usize) -> Vec<u64> {
     let module = parse(text).unwrap();
     let statements = &module.functions[0].body.as_ref().unwrap().statements;
     let mut values: HashMap<String, u64> = HashMap::new();
-    let label = |name: &str| statements.iter().position(|s| matches!(s, Statement::Label(l) if l == name)).unwrap();
+    let label = |name: &str| {
+        statements.iter().position(|s| matches!(s, Statement::Label { name: l, .. } if l == name)).unwrap()
+    };
     let (mut at, mut stores, mut left) = (0, Vec::new(), steps);
     while let (Some(statement), 1..) = (statements.get(at), left) {
         at += 1;

@@ -82,13 +82,13 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// `.reg .b32 %r<100>, %x;`: expanded ranges stay a prefix and a count.
-    Registers { ty: String, names: Vec<RegName> },
+    Registers { ty: String, names: Vec<RegName>, line: u32 },
     Variable(Variable),
-    Label(String),
+    Label { name: String, line: u32 },
     /// `.loc file line column`.
     Loc { file: u32, line: u32 },
     /// `label: .branchtargets a, b, c;`
-    BranchTargets { name: String, labels: Vec<String> },
+    BranchTargets { name: String, labels: Vec<String>, line: u32 },
     /// `label: .callprototype ...;` is kept by name only.
     CallPrototype { name: String },
     Instruction(Instruction),

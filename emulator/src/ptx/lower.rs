@@ -57,7 +57,7 @@ pub(super) fn lower<'a>(
     let mut lowering = Lowering {
         module,
         frames,
-        frame: Frame::new(pool, names),
+        frame: Frame::new(pool, module, names),
         entry: function.entry,
         variables: placing.variables.iter(),
         code: Vec::new(),
@@ -71,7 +71,7 @@ pub(super) fn lower<'a>(
         lowering.frame.declare_variable(&variable.name, placed).map_err(at)?;
     }
     if let Some(body) = &function.body {
-        lowering.block(body, function.line)?;
+        lowering.block(body)?;
     }
     lowering.finish(function.line);
     // Row 0 of a callee is where each lane goes back to.
@@ -81,45 +81,42 @@ pub(super) fn lower<'a>(
 }
 
 impl<'a> Lowering<'a> {
-    fn block(&mut self, block: &'a Block, line: u32) -> Result<(), PtxError> {
-        let mut line = line;
-        self.frame.enter(block).map_err(|why| PtxError { line, why })?;
+    fn block(&mut self, block: &'a Block) -> Result<(), PtxError> {
+        self.frame.enter(block)?;
         for statement in &block.statements {
-            if let Statement::Instruction(inst) = statement {
-                line = inst.line;
-            }
-            self.statement(statement, line)?;
+            self.statement(statement)?;
         }
         self.frame.leave();
         Ok(())
     }
 
-    /// `line` is that of the last instruction: declarations of registers have none of their own.
-    fn statement(&mut self, statement: &'a Statement, line: u32) -> Result<(), PtxError> {
-        let at = |line, result: Result<(), String>| result.map_err(|why| PtxError { line, why });
-        match statement {
-            Statement::Registers { ty, names } => at(line, self.frame.declare(ty, names)),
-            Statement::Variable(variable) => match self.variables.next() {
-                Some(&placed) => at(variable.line, self.frame.declare_variable(&variable.name, placed)),
-                None => at(variable.line, Err(format!("`{}` has no place", variable.name))),
-            },
-            Statement::Label(name) => {
+    fn statement(&mut self, statement: &'a Statement) -> Result<(), PtxError> {
+        let (line, done) = match statement {
+            Statement::Registers { ty, names, line } => (*line, self.frame.declare(ty, names)),
+            Statement::Variable(variable) => {
+                let declared = match self.variables.next() {
+                    Some(&placed) => self.frame.declare_variable(&variable.name, placed),
+                    None => Err(format!("`{}` has no place", variable.name)),
+                };
+                (variable.line, declared)
+            }
+            Statement::Label { name, .. } => {
                 self.frame.place_label(name, self.code.len() as u32);
-                Ok(())
+                return Ok(());
             }
             Statement::Loc { file, line } => {
                 let path = self.module.files.iter().find(|(number, _)| number == file);
                 self.source = path.map(|(_, path)| (path.clone(), *line));
-                Ok(())
+                return Ok(());
             }
-            Statement::BranchTargets { .. } | Statement::CallPrototype { .. } => Ok(()),
-            Statement::Instruction(inst) => at(inst.line, self.instruction(inst)),
-            Statement::Block(inner) => self.block(inner, line),
-        }
+            Statement::BranchTargets { .. } | Statement::CallPrototype { .. } => return Ok(()),
+            Statement::Instruction(inst) => (inst.line, self.instruction(inst)),
+            Statement::Block(inner) => return self.block(inner),
+        };
+        done.map_err(|why| PtxError { line, why })
     }
 
     fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {
-        self.frame.prepare(inst);
         let guard = self.guard(inst)?;
         let ops = match inst.opcode.as_str() {
             "call" => self.call(inst)?,

@@ -14,7 +14,6 @@ mod number;
 mod parse;
 mod rows;
 mod scope;
-mod special;
 mod statement;
 
 pub use parse::parse;

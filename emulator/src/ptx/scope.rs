@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use super::ast::{Block, Instruction, Operand, RegName, Statement};
+use super::PtxError;
+use super::ast::{Block, Module, RegName, Statement};
 use super::names::{Names, Register};
-use super::special::{Known, special};
 use crate::isa::{Reg, Space, Ty};
 use crate::program::Special;
 use crate::registers::{Lanes, Row, WARP};
@@ -117,32 +117,31 @@ struct Scope<'a> {
 /// What names mean at one place of a function.
 pub(super) struct Frame<'a> {
     pool: &'a mut Pool,
+    module: &'a Module,
     /// Module-scope variables.
-    module: &'a HashMap<&'a str, Placed>,
+    globals: &'a HashMap<&'a str, Placed>,
     scopes: Vec<Scope<'a>>,
     ranges: Vec<Range>,
     rows: u32,
     declared: u32,
     predicates: Vec<Range>,
     predicate_count: u32,
-    /// Special registers that the instruction at hand names.
-    specials: HashMap<String, Register>,
     /// Positions of labels, as they become known.
     labels: Vec<Option<u32>>,
 }
 
 impl<'a> Frame<'a> {
-    pub fn new(pool: &'a mut Pool, module: &'a HashMap<&'a str, Placed>) -> Self {
+    pub fn new(pool: &'a mut Pool, module: &'a Module, globals: &'a HashMap<&'a str, Placed>) -> Self {
         Frame {
             pool,
             module,
+            globals,
             scopes: vec![Scope::default()],
             ranges: Vec::new(),
             rows: 0,
             declared: 0,
             predicates: Vec::new(),
             predicate_count: 0,
-            specials: HashMap::new(),
             labels: Vec::new(),
         }
     }
@@ -156,19 +155,21 @@ impl<'a> Frame<'a> {
     }
 
     /// Enters a scope: its labels are known in all of it.
-    pub fn enter(&mut self, block: &'a Block) -> Result<(), String> {
+    pub fn enter(&mut self, block: &'a Block) -> Result<(), PtxError> {
         let mut scope = Scope::default();
         for statement in &block.statements {
-            let (name, fresh) = match statement {
-                Statement::Label(name) => {
+            let (name, line, fresh) = match statement {
+                Statement::Label { name, line } => {
                     self.labels.push(None);
-                    (name, scope.labels.insert(name, self.labels.len() as u32 - 1).is_none())
+                    (name, line, scope.labels.insert(name, self.labels.len() as u32 - 1).is_none())
                 }
-                Statement::BranchTargets { name, labels } => (name, scope.targets.insert(name, labels).is_none()),
+                Statement::BranchTargets { name, labels, line } => {
+                    (name, line, scope.targets.insert(name, labels).is_none())
+                }
                 _ => continue,
             };
             if !fresh {
-                return Err(format!("the label `{name}` stands twice in one scope"));
+                return Err(PtxError { line: *line, why: format!("the label `{name}` stands twice in one scope") });
             }
         }
         self.scopes.push(scope);
@@ -244,26 +245,10 @@ impl<'a> Frame<'a> {
         Ok(Declared::Values { first, ty })
     }
 
-    /// Makes the special registers that an instruction names known to `register`.
-    pub fn prepare(&mut self, inst: &Instruction) {
-        self.specials.clear();
-        for operand in &inst.operands {
-            if let Operand::Name(name) = operand
-                && let Some(known) = special(name)
-            {
-                let register = match known {
-                    Known::Launch(special, ty) => Register::Value { reg: self.pool.special(special), ty },
-                    Known::Lanes(values) => Register::Value { reg: self.pool.lanes(values), ty: Ty::B32 },
-                };
-                self.specials.insert(name.clone(), register);
-            }
-        }
-    }
-
     /// The variable with its size.
     pub fn placed(&self, name: &str) -> Option<Placed> {
         let local = self.scopes.iter().rev().find_map(|s| s.variables.get(name));
-        local.or_else(|| self.module.get(name)).copied()
+        local.or_else(|| self.globals.get(name)).copied()
     }
 
     /// A predicate for one instruction.
@@ -344,9 +329,12 @@ impl Scope<'_> {
 }
 
 impl Names for Frame<'_> {
+    fn target(&self) -> ((u32, u32), u32) {
+        (self.module.version, self.module.target)
+    }
+
     fn register(&self, name: &str) -> Option<Register> {
-        let declared = self.scopes.iter().rev().find_map(|scope| scope.register(name));
-        declared.or_else(|| self.specials.get(name).copied())
+        self.scopes.iter().rev().find_map(|scope| scope.register(name))
     }
 
     fn variable(&self, name: &str) -> Option<(Space, u64)> {

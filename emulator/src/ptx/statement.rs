@@ -43,7 +43,7 @@ impl<'a> Cursor<'a> {
                 let (mark, line) = (self.mark(), self.line);
                 self.advance()?;
                 if self.accept(':')? {
-                    out.push(self.labelled(word)?);
+                    out.push(self.labelled(word, line)?);
                 } else {
                     out.push(self.instruction(None, word, mark, line)?);
                 }
@@ -57,7 +57,7 @@ impl<'a> Cursor<'a> {
         let line = self.line;
         self.advance()?;
         match directive {
-            "reg" => out.push(self.registers()?),
+            "reg" => out.push(self.registers(line)?),
             "loc" => out.push(self.loc()?),
             "file" => drop(self.file()?),
             "pragma" => self.pragma()?,
@@ -69,7 +69,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    fn registers(&mut self) -> Result<Statement, PtxError> {
+    fn registers(&mut self, line: u32) -> Result<Statement, PtxError> {
         let Some(ty) = self.dotted()? else { return self.error("this `.reg` has no type") };
         let mut names = Vec::new();
         loop {
@@ -81,7 +81,7 @@ impl<'a> Cursor<'a> {
             }
         }
         self.expect(';')?;
-        Ok(Statement::Registers { ty: ty.to_owned(), names })
+        Ok(Statement::Registers { ty: ty.to_owned(), names, line })
     }
 
     /// The number of `<5>`: no expression, in which `>` would be an operator.
@@ -118,7 +118,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// What follows `name:`.
-    fn labelled(&mut self, name: &str) -> Result<Statement, PtxError> {
+    fn labelled(&mut self, name: &str, line: u32) -> Result<Statement, PtxError> {
         let name = name.to_owned();
         match self.token {
             Token::Dotted("branchtargets" | "calltargets") => {
@@ -128,7 +128,11 @@ impl<'a> Cursor<'a> {
                     labels.push(self.word()?.to_owned());
                 }
                 self.expect(';')?;
-                Ok(if branches { Statement::BranchTargets { name, labels } } else { Statement::CallPrototype { name } })
+                Ok(if branches {
+                    Statement::BranchTargets { name, labels, line }
+                } else {
+                    Statement::CallPrototype { name }
+                })
             }
             Token::Dotted("callprototype") => {
                 while !self.accept(';')? {
@@ -138,7 +142,7 @@ impl<'a> Cursor<'a> {
                 }
                 Ok(Statement::CallPrototype { name })
             }
-            _ => Ok(Statement::Label(name)),
+            _ => Ok(Statement::Label { name, line }),
         }
     }
 
