@@ -3,7 +3,7 @@
 pub mod ast;
 mod call;
 mod flow;
-mod forms;
+pub mod forms;
 mod frames;
 mod globals;
 mod lex;
