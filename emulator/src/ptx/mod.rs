@@ -1,6 +1,7 @@
 //! The PTX front end: text -> `ast` (parse) -> `Program` (lower). Refuses what the machine cannot do, by line.
 
 pub mod ast;
+pub mod forms;
 pub mod names;
 
 use crate::device::Device;
