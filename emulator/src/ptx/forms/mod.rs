@@ -1,116 +1,153 @@
-//! Instructions to operations. Stand-in.
+//! The instruction table: which PTX the emulator runs, each form in one line, and what it becomes.
+//!
+//! Owns decoding of one instruction and the document of all of them. Guards, calls and returns are `lower`'s; what a name
+//! means is asked of [`Names`]. The surprise: a line's syntax is at once the matcher, the documentation and the source
+//! of the tests, so a modifier that is not written in the table is refused.
 
-use super::ast::{Instruction, Operand};
-use super::parse::element_bytes;
-use super::names::{Names, Register};
-use crate::isa::*;
-use crate::program::Special;
+mod asynchronous;
+mod atomics;
+mod compare;
+mod control;
+mod convert;
+mod float;
+mod integer;
+mod matrix;
+mod memory;
+mod movement;
+mod operands;
+mod pattern;
+mod special;
+#[cfg(test)]
+mod tests;
+mod warp;
 
-fn ty(modifier: &str) -> Option<Ty> {
-    Some(match modifier {
-        "pred" => Ty::Pred,
-        "b16" | "u16" => Ty::B16,
-        "f32" => Ty::F32,
-        "s32" => Ty::S32,
-        "s64" => Ty::S64,
-        other => match element_bytes(other)? {
-            4 => Ty::U32,
-            8 => Ty::U64,
-            _ => return None,
-        },
+use super::ast;
+use super::names::Names;
+use crate::isa::Op;
+use operands::Operands;
+use pattern::{Pattern, Slot};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::OnceLock;
+
+/// Makes the ops of an instruction whose operands are bound.
+type Build = fn(&mut Operands<'_>) -> Result<(), String>;
+
+/// The slots that an instruction fills, with what it fills them with.
+type Bound<'a> = Vec<(&'static Slot, &'a ast::Operand)>;
+
+/// One line of the table.
+struct Form {
+    syntax: &'static str,
+    /// The first PTX version and the first target that have it.
+    isa: (u32, u32),
+    sm: u32,
+    build: Build,
+}
+
+impl Form {
+    const fn since(self, major: u32, minor: u32, sm: u32) -> Form {
+        Form { isa: (major, minor), sm, ..self }
+    }
+}
+
+/// A form of every version and target that the emulator takes.
+const fn form(syntax: &'static str, build: Build) -> Form {
+    Form { syntax, isa: (7, 0), sm: 80, build }
+}
+
+/// The table, by class.
+static FORMS: &[(&str, &[Form])] = &[
+    ("Integer", integer::FORMS),
+    ("Floating point", float::FORMS),
+    ("Comparison and selection", compare::FORMS),
+    ("Conversion", convert::FORMS),
+    ("Data movement", movement::FORMS),
+    ("Memory", memory::FORMS),
+    ("Atomics", atomics::FORMS),
+    ("Warps and barriers", warp::FORMS),
+    ("Matrices", matrix::FORMS),
+    ("Asynchronous", asynchronous::FORMS),
+    ("Control", control::FORMS),
+];
+
+/// The compiled patterns, by opcode, in the order of the table.
+static INDEX: OnceLock<HashMap<&'static str, Vec<(&'static Form, Pattern)>>> = OnceLock::new();
+
+fn index() -> &'static HashMap<&'static str, Vec<(&'static Form, Pattern)>> {
+    INDEX.get_or_init(|| {
+        let mut index = HashMap::<_, Vec<_>>::new();
+        for form in FORMS.iter().flat_map(|(_, forms)| *forms) {
+            let pattern = Pattern::compile(form.syntax);
+            index.entry(pattern.opcode).or_default().push((form, pattern));
+        }
+        index
     })
 }
 
-fn source(operand: &Operand, ty: Ty, names: &mut dyn Names) -> Result<Reg, String> {
-    match operand {
-        Operand::Name(name) => match names.register(name) {
-            Some(Register::Value { reg, .. }) => Ok(reg),
-            _ if name == "%laneid" => Ok(names.lanes(std::array::from_fn(|lane| lane as u32))),
-            _ if name == "%tid.x" => Ok(names.special(Special::Tid(0))),
-            _ if name == "%ctaid.y" => Ok(names.special(Special::CtaId(1))),
-            _ => match names.variable(name) {
-                Some((_, address)) => Ok(names.constant(ty, address.into())),
-                None => Err(format!("`{name}` is not declared here")),
-            },
-        },
-        Operand::Integer(i) => Ok(names.constant(ty, *i as u128)),
-        Operand::Single(bits) => Ok(names.constant(ty, (*bits).into())),
-        other => Err(format!("{other:?} is no source")),
+/// The ops that an instruction becomes: one for nearly all, none never.
+///
+/// # Errors
+/// Why it is refused: the opcode, modifier or operand that does not fit, and the nearest syntax that would.
+pub fn decode(inst: &ast::Instruction, names: &mut dyn Names) -> Result<Vec<Op>, String> {
+    let (form, bound) = find(inst, names)?;
+    let (version, target) = names.target();
+    let Form { syntax, isa: (major, minor), sm, build } = form;
+    if version < form.isa {
+        return Err(format!("`{syntax}` needs PTX {major}.{minor}, this text is {}.{}", version.0, version.1));
     }
+    if target < *sm {
+        return Err(format!("`{syntax}` needs sm_{sm}, this text is for sm_{target}"));
+    }
+    let mut operands = Operands::new(inst, bound, names);
+    build(&mut operands)?;
+    Ok(operands.ops)
 }
 
-fn predicate(name: &str, names: &dyn Names) -> Result<u16, String> {
-    match names.register(name) {
-        Some(Register::Predicate(p)) => Ok(p),
-        _ => Err(format!("`{name}` is no predicate")),
-    }
-}
-
-fn address(operand: &Operand, names: &mut dyn Names) -> Result<(Space, Address), String> {
-    let Operand::Memory { base, offset, .. } = operand else { return Err("an address belongs here".into()) };
-    let space = match &**base {
-        Operand::Name(name) => names.variable(name).map(|(space, _)| space),
-        _ => None,
+/// The form of an instruction, and which operand stands for which of its slots.
+fn find<'a>(inst: &'a ast::Instruction, names: &dyn Names) -> Result<(&'static Form, Bound<'a>), String> {
+    let Some(forms) = index().get(&*inst.opcode) else {
+        return Err(format!("instruction `{}` is not supported; see INSTRUCTIONS.md", inst.opcode));
     };
-    let base = source(base, Ty::B64, names)?;
-    Ok((space.unwrap_or(Space::Generic), Address { base, wide: true, offset: *offset }))
-}
-
-fn destination(operand: &Operand, names: &dyn Names) -> Result<Reg, String> {
-    match operand {
-        Operand::Name(name) => match names.register(name) {
-            Some(Register::Value { reg, .. }) => Ok(reg),
-            _ => Err(format!("`{name}` is not declared here")),
-        },
-        other => Err(format!("{other:?} is no destination")),
+    let mut nearest = (0, &forms[0]);
+    let mut shaped = None;
+    for candidate in forms {
+        let (reached, fits) = candidate.1.fit(&inst.modifiers);
+        if fits {
+            if let Some(bound) = operands::bind(&candidate.1, inst, names) {
+                return Ok((candidate.0, bound));
+            }
+            shaped = shaped.or(Some(candidate.0.syntax));
+        }
+        if reached > nearest.0 {
+            nearest = (reached, candidate);
+        }
     }
+    let (reached, (form, _)) = nearest;
+    Err(match (shaped, inst.modifiers.get(reached as usize)) {
+        (Some(syntax), _) => format!("the operands do not fit `{syntax}`"),
+        (None, Some(word)) => format!("`.{word}` is not supported here; the nearest form is `{}`", form.syntax),
+        (None, None) => format!("a modifier is missing; the nearest form is `{}`", form.syntax),
+    })
 }
 
-/// One instruction as operations, without its guard.
-pub fn decode(inst: &Instruction, names: &mut dyn Names) -> Result<Vec<Op>, String> {
-    let last = inst.modifiers.last().and_then(|m| ty(m)).unwrap_or(Ty::U32);
-    let operands = &inst.operands[..];
-    Ok(vec![match (inst.opcode.as_str(), operands) {
-        ("mov", [d, a]) if last == Ty::Pred => match (d, a) {
-            (Operand::Name(d), Operand::Name(a)) => {
-                Op::Alu(Alu::MovPred { d: predicate(d, names)?, a: Pred::If(predicate(a, names)?) })
-            }
-            _ => return Err("predicates belong here".into()),
-        },
-        ("mov", [d, a]) => {
-            Op::Alu(Alu::Mov { ty: last, d: destination(d, names)?, a: source(a, last, names)? })
+/// The document of the table, `INSTRUCTIONS.md`.
+pub fn document() -> String {
+    let mut text = String::from(include_str!("preamble.md"));
+    let _ = write!(text, "```text\n");
+    for (name, list) in pattern::SETS {
+        let _ = writeln!(text, "{name:9} {list}");
+    }
+    let _ = write!(text, "```\n");
+    for (title, forms) in FORMS {
+        let _ = write!(text, "\n## {title}\n\n```text\n");
+        for Form { syntax, isa: (major, minor), sm, .. } in *forms {
+            let _ = match (major, minor) {
+                (7, 0) => writeln!(text, "{syntax}"),
+                _ => writeln!(text, "{syntax:70}  # PTX {major}.{minor}, sm_{sm}"),
+            };
         }
-        ("add", [d, a, b]) => {
-            let a = [source(a, last, names)?, source(b, last, names)?, names.constant(last, 0)];
-            Op::Alu(Alu::Int { op: IntOp::Add, ty: last, d: destination(d, names)?, a })
-        }
-        ("setp", [Operand::Name(p), a, b]) => {
-            let compare = Compare { cmp: Cmp::Lt, ty: last, ftz: false, combine: None };
-            let (a, b) = (source(a, last, names)?, source(b, last, names)?);
-            Op::Alu(Alu::SetP { compare, p: Some(predicate(p, names)?), q: None, a, b })
-        }
-        ("ld", [d, at]) => {
-            let (space, at) = address(at, names)?;
-            let d = Vector::new(&[Some(destination(d, names)?)]);
-            Op::Load(Load { space, order: Order::Weak, nc: false, ty: last, reg: last, d, at })
-        }
-        ("st", [at, a]) => {
-            let (mut space, at) = address(at, names)?;
-            if inst.modifiers[0] == "shared" {
-                space = Space::Shared;
-            }
-            let a = Vector::new(&[source(a, last, names)?]);
-            Op::Store(Store { space, order: Order::Weak, ty: last, reg: last, a, at })
-        }
-        ("bra", [Operand::Name(label)]) => match names.label(label) {
-            Some(target) => Op::Branch { target },
-            None => return Err(format!("there is no label `{label}` here")),
-        },
-        ("brx", [index, Operand::Name(list)]) => {
-            let index = source(index, Ty::U32, names)?;
-            let targets = names.branch_targets(list).ok_or("no such list")?.into();
-            Op::BranchIndexed { index, targets }
-        }
-        _ => return Err(format!("`{}` is not known", inst.opcode)),
-    }])
+        let _ = write!(text, "```\n");
+    }
+    text
 }
