@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use cuda_emulator::device::{A100, H100, RTX_4090};
 use cuda_emulator::isa::{Alu, Inst, IntOp, Op, Pred, Reg, Space};
 use cuda_emulator::memory::Memory;
+use cuda_emulator::operands::Operand as Role;
 use cuda_emulator::program::{Param, Program, Special};
 use cuda_emulator::ptx::ast::{Instruction, Operand, Statement, VarSpace};
 use cuda_emulator::ptx::{Module, PtxError, load, parse};
@@ -26,7 +27,44 @@ fn loaded(body: &str) -> Result<Module, PtxError> {
 }
 
 fn kernel(body: &str) -> Program {
-    loaded(body).unwrap_or_else(|e| panic!("{e}\n{body}")).kernels.remove(0)
+    let program = loaded(body).unwrap_or_else(|e| panic!("{e}\n{body}")).kernels.remove(0);
+    well_formed(&program);
+    program
+}
+
+/// What the machine relies on: registers, predicates and targets exist, and nothing runs off the end.
+fn well_formed(program: &Program) {
+    let (code, name) = (program.code.len() as u32, &program.name);
+    assert_eq!(program.places.len(), program.code.len(), "{name}");
+    let predicate = |p: Pred| match p {
+        Pred::Always => {}
+        Pred::If(p) | Pred::Unless(p) => assert!(u32::from(p) < program.predicates, "{name}"),
+    };
+    let register = |reg: Reg, rows: u32| match reg.constant() {
+        Some(i) => assert!(i + rows as usize <= program.constants.len(), "{name}"),
+        None => assert!(reg.0 + rows <= program.rows, "{name}"),
+    };
+    for inst in &program.code {
+        predicate(inst.guard);
+        inst.op.clone().registers(&mut |operand| match operand {
+            Role::Read(reg, rows) => register(*reg, rows),
+            Role::Write(reg, rows) => {
+                assert!(reg.constant().is_none() && program.specials.iter().all(|(_, s)| s != reg), "{name}");
+                register(*reg, rows);
+            }
+            Role::ReadPred(pred) => predicate(*pred),
+            Role::WritePred(p) => predicate(Pred::If(*p)),
+        });
+        match &inst.op {
+            Op::Branch { target } | Op::Call { target, .. } => assert!(*target < code, "{name}"),
+            Op::BranchIndexed { targets, .. } => assert!(targets.iter().all(|t| *t < code), "{name}"),
+            _ => {}
+        }
+    }
+    let last = program.code.last().unwrap();
+    let ends =
+        matches!(last.op, Op::Exit | Op::Trap | Op::Return { .. } | Op::Branch { .. } | Op::BranchIndexed { .. });
+    assert!(ends && last.guard == Pred::Always, "{name}");
 }
 
 #[test]
@@ -43,6 +81,28 @@ fn reads_what_nvcc_writes() {
         assert_eq!(module.functions.iter().filter(|f| f.entry).count(), kernels);
         assert!(!module.files.is_empty());
     }
+}
+
+#[test]
+fn what_nvcc_writes_becomes_programs() {
+    let programs: Vec<Program> =
+        [CALLS, VARIABLES, TILE].iter().flat_map(|text| load(text, &A100, &memory()).unwrap().kernels).collect();
+    assert_eq!(programs.iter().map(|p| &*p.name).collect::<Vec<_>>(), ["calls", "variables", "choose", "tile"]);
+    for program in &programs {
+        well_formed(program);
+        assert_eq!(program.tracked.count, 0, "{}: {:?}", program.name, program.tracked);
+    }
+    let [calls, _, _, tile] = &programs[..] else { panic!() };
+    let targets = calls.code.iter().filter_map(|inst| match inst.op {
+        Op::Call { target, .. } => Some(target),
+        _ => None,
+    });
+    let targets: std::collections::BTreeSet<u32> = targets.collect();
+    assert_eq!(targets.len(), 3, "weigh, make and both, each once");
+    assert_eq!((calls.needs.static_shared, calls.needs.dynamic_align, calls.needs.shared_granule), (512, 16, 1));
+    assert_eq!(calls.needs.max_threads, Some([128, 1, 1]));
+    assert_eq!((tile.needs.static_shared, tile.needs.local), (512, 0));
+    assert!(tile.code.iter().any(|inst| matches!(inst.op, Op::Mma(_))));
 }
 
 fn instructions(text: &str) -> Vec<Instruction> {
@@ -348,6 +408,9 @@ fn tracked_are_those_that_a_path_may_leave_unwritten() {
     assert_eq!(names("L: @%p1 bra M; mov.pred %p1, %p0; bra L; M: exit;"), [(2, "%p1".into())]);
     // The second read is behind a write on every path.
     assert_eq!(names("add.u32 %r2, %r1, 1; mov.u32 %r1, 1; add.u32 %r3, %r1, %r2;"), [(2, "%r1".into())]);
+    // Copies are no uses, but what chooses between them is one.
+    assert_eq!(names("mov.u32 %r2, %r1; selp.b32 %r3, %r2, %r1, %p0; { .local .u32 x; st.local.u32 [x], %r1; }"), []);
+    assert_eq!(names("selp.b32 %r3, 1, 2, %p1;"), [(2, "%p1".into())]);
     // A guarded write alone needs no check, and unreachable reads none.
     assert_eq!(names("@%p0 mov.u32 %r1, 1; exit; st.global.u32 [%rd], %r1;"), []);
 }
@@ -623,6 +686,7 @@ proptest! {
     #[test]
     fn programs_do_what_their_text_says(text in random_kernel()) {
         let program = load(&text, &A100, &memory()).unwrap().kernels.remove(0);
+        well_formed(&program);
         prop_assert_eq!(program.tracked.count, 0);
         // Every instruction of these texts is one operation, so the same number of steps is the same way.
         prop_assert_eq!(Lane::run(&program, 300), by_names(&text, 300));
@@ -636,10 +700,13 @@ proptest! {
         let text = mutate([CALLS, VARIABLES, TILE][which], &changes);
         let started = std::time::Instant::now();
         let memory = memory();
-        if let Err(error) = load(&text, &A100, &memory) {
-            prop_assert!(error.line as usize <= text.lines().count() + 1, "{}", error);
-            prop_assert!(!error.why.is_empty());
-            prop_assert_eq!(memory.usage().0, 0);
+        match load(&text, &A100, &memory) {
+            Ok(module) => module.kernels.iter().for_each(well_formed),
+            Err(error) => {
+                prop_assert!(error.line as usize <= text.lines().count() + 1, "{}", error);
+                prop_assert!(!error.why.is_empty());
+                prop_assert_eq!(memory.usage().0, 0);
+            }
         }
         prop_assert!(started.elapsed().as_secs() < 10);
     }

@@ -7,8 +7,8 @@ use super::names::{Names, Register};
 use super::scope::{Frame, Placed};
 use crate::isa::{Address, Load, Op, Order, Reg, Space, Store, Ty, Vector};
 
-/// Stands for the row of the return position until the callee's frame has one.
-pub(super) const LINK: Reg = Reg(0);
+/// Stands for the row of the return position until the callee's frame has one: no virtual register.
+pub(super) const LINK: Reg = Reg(u32::MAX >> 2);
 
 /// A call as operations. `target` of `Op::Call` is the callee's index in `frames`.
 pub(super) fn call(inst: &Instruction, frames: &Frames, callee: usize, frame: &mut Frame) -> Result<Vec<Op>, String> {

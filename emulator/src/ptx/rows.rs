@@ -2,14 +2,15 @@
 //!
 //! Registers of one width share a stretch of the frame. Two of them have one row only if one's span ends before the
 //! other's begins: sources and results of an instruction never do. A register that may be read before it is written
-//! keeps its row to itself, so that a lane's stale value is never another register's.
+//! keeps its row to itself, so that a lane's stale value is never another register's; copies aside, such reads are
+//! checked at run time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use super::flow::{Event, Graph, Kind, Liveness};
 use super::scope::Frame;
-use crate::isa::{Inst, Pred, Reg};
+use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
 use crate::operands::Operand;
 
 /// Steps that the analysis of one function may take: minutes of work are refused.
@@ -66,7 +67,9 @@ impl Rows {
             variable.tracked = live.from_entry;
             variable.span = if live.from_entry { (0, code.len() as u32) } else { ends };
             if live.from_entry {
-                watched.push(watch(variable, liveness.unproven(&variable.events), frame));
+                let mut reads = liveness.unproven(&variable.events);
+                reads.retain(|&at| !passes(&code[at as usize], variable.key));
+                watched.extend((!reads.is_empty()).then(|| watch(variable, reads, frame)));
             }
             if let Key::Rows(_) = variable.key {
                 for (from, to) in live.segments {
@@ -125,6 +128,17 @@ impl Rows {
     pub fn row(&self, key: Key) -> u32 {
         self.slots.get(&key).copied().unwrap_or(0)
     }
+}
+
+/// Whether an instruction only hands a value on. Compilers do so with values that no one will use: the padding of a
+/// structure that is passed, the arm of a `selp` before the first one was chosen.
+fn passes(inst: &Inst, key: Key) -> bool {
+    let copies = match &inst.op {
+        Op::Alu(alu) => matches!(alu, Alu::Mov { .. } | Alu::Pack { .. } | Alu::Unpack { .. } | Alu::SelP { .. }),
+        Op::Store(store) => store.space == Space::Local,
+        _ => false,
+    };
+    copies && matches!(key, Key::Rows(_))
 }
 
 fn watch(variable: &Variable, reads: Vec<u32>, frame: &Frame) -> Watched {
