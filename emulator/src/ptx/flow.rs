@@ -139,16 +139,15 @@ impl<'g> Liveness<'g> {
         while let Some(run) = open.pop() {
             for &from in &self.graph.runs[run as usize].before {
                 self.steps += 1;
-                let killed = self.events(events, from).iter().any(|e| e.kind == Kind::Write);
-                let eventless = self.events(events, from).is_empty();
-                let marks = &mut self.marks[from as usize];
-                if marks.live_out == self.stamp {
+                if std::mem::replace(&mut self.marks[from as usize].live_out, self.stamp) == self.stamp {
                     continue;
                 }
-                marks.live_out = self.stamp;
-                if eventless {
+                let here = self.events(events, from);
+                let killed = here.iter().any(|e| e.kind == Kind::Write);
+                if here.is_empty() {
                     through.push(from);
                 }
+                let marks = &mut self.marks[from as usize];
                 if !killed && marks.live_in != self.stamp {
                     marks.live_in = self.stamp;
                     open.push(from);

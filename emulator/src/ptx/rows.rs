@@ -13,8 +13,8 @@ use super::scope::Frame;
 use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
 use crate::operands::Operand;
 
-/// Steps that the analysis of one function may take: minutes of work are refused.
-const STEPS: u64 = 1 << 31;
+/// Steps that the analysis of one function may take, some seconds of work.
+const STEPS: u64 = 1 << 28;
 
 /// A register or a predicate of the function, by its virtual number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
