@@ -7,46 +7,48 @@ use crate::isa::{Address, CpAsync, MBarrier, MBarrierOp, Op, Space, Ty};
 
 type Result<T = ()> = std::result::Result<T, String>;
 
+#[rustfmt::skip]
 pub(super) static FORMS: &[Form] = &[
-    form("cp.async.ca.SHARED.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm{, size:u32}{, hint}", cp_async),
-    form("cp.async.cg.SHARED.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm{, size:u32}{, hint}", cp_async),
-    form("cp.async.ca.SHARED.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm, !ignore:pred{, hint}", cp_async),
-    form("cp.async.cg.SHARED.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm, !ignore:pred{, hint}", cp_async),
+    form("cp.async.ca.OWN.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm{, size:u32}{, hint}", cp_async),
+    form("cp.async.cg.OWN.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm{, size:u32}{, hint}", cp_async),
+    form("cp.async.ca.OWN.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm, !ignore:pred{, hint}", cp_async).since(7, 5, 80),
+    form("cp.async.cg.OWN.global{.L2::cache_hint}{.PREFETCH} [d], [a], n:imm, !ignore:pred{, hint}", cp_async).since(7, 5, 80),
     form("cp.async.commit_group", |o| o.emit(Op::CpAsyncCommit)),
     form("cp.async.wait_group n:imm", |o| {
         let pending = Some(o.number("n", 0..=i128::from(u32::MAX))? as u32);
         o.emit(Op::CpAsyncWait { pending })
     }),
     form("cp.async.wait_all", |o| o.emit(Op::CpAsyncWait { pending: None })),
-    form("cp.async.mbarrier.arrive{.noinc}{.SHARED}.b64 [a]", |o| {
+    form("cp.async.mbarrier.arrive{.noinc}{.OWN}.b64 [a]", |o| {
         let op = MBarrierOp::CpAsyncArrive { noinc: o.has("noinc") };
         mbarrier(o, op)
     }),
-    form("mbarrier.init{.SHARED}.b64 [a], n:u32", |o| {
+    form("mbarrier.init{.OWN}.b64 [a], n:u32", |o| {
         let op = MBarrierOp::Init { count: o.from("n")? };
         mbarrier(o, op)
     }),
-    form("mbarrier.inval{.SHARED}.b64 [a]", |o| mbarrier(o, MBarrierOp::Inval)),
-    form("mbarrier.(arrive|arrive_drop){.relaxed|.release}{.cta|.cluster}{.SHARED}.b64 d, [a]{, n:u32}", arrive),
-    form("mbarrier.(arrive|arrive_drop).noComplete{.relaxed|.release}{.cta|.cluster}{.SHARED}.b64 d, [a], n:u32", arrive),
-    form("mbarrier.(arrive|arrive_drop).expect_tx{.relaxed|.release}{.cta|.cluster}{.SHARED}.b64 d, [a], tx:u32", arrive)
+    form("mbarrier.inval{.OWN}.b64 [a]", |o| mbarrier(o, MBarrierOp::Inval)),
+    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a]", arrive),
+    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a], n:u32", arrive).since(7, 8, 90),
+    form("mbarrier.(arrive|arrive_drop).noComplete{.release.cta|.cta}{.OWN}.b64 d, [a], n:u32", arrive),
+    form("mbarrier.(arrive|arrive_drop).expect_tx{.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a], tx:u32", arrive)
         .since(8, 0, 90),
-    form("mbarrier.expect_tx{.relaxed}{.cta|.cluster}{.SHARED}.b64 [a], tx:u32", |o| {
+    form("mbarrier.expect_tx{.relaxed.(cta|cluster)}{.SHARED}.b64 [a], tx:u32", |o| {
         let op = MBarrierOp::ExpectTx { bytes: o.from("tx")? };
         mbarrier(o, op)
     })
     .since(8, 0, 90),
-    form("mbarrier.complete_tx{.relaxed}{.cta|.cluster}{.SHARED}.b64 [a], tx:u32", |o| {
+    form("mbarrier.complete_tx{.relaxed.(cta|cluster)}{.SHARED}.b64 [a], tx:u32", |o| {
         let op = MBarrierOp::CompleteTx { bytes: o.from("tx")? };
         mbarrier(o, op)
     })
     .since(8, 0, 90),
-    form("mbarrier.test_wait{.relaxed|.acquire}{.cta|.cluster}{.SHARED}.b64 p:pred, [a], state:b64", wait),
-    form("mbarrier.test_wait.parity{.relaxed|.acquire}{.cta|.cluster}{.SHARED}.b64 p:pred, [a], parity:u32", wait)
+    form("mbarrier.test_wait{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], state:b64", wait),
+    form("mbarrier.test_wait.parity{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], parity:u32", wait)
         .since(7, 1, 80),
-    form("mbarrier.try_wait{.relaxed|.acquire}{.cta|.cluster}{.SHARED}.b64 p:pred, [a], state:b64{, ns:u32}", wait)
+    form("mbarrier.try_wait{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], state:b64{, ns:u32}", wait)
         .since(7, 8, 90),
-    form("mbarrier.try_wait.parity{.relaxed|.acquire}{.cta|.cluster}{.SHARED}.b64 p:pred, [a], parity:u32{, ns:u32}", wait)
+    form("mbarrier.try_wait.parity{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], parity:u32{, ns:u32}", wait)
         .since(7, 8, 90),
     form("mbarrier.pending_count.b64 d:u32, state:b64", |o| {
         let (state, d) = (o.from("state")?, o.to("d")?);

@@ -7,22 +7,28 @@ use crate::isa::{Load, Op, Order, Scope, Store, Ty, Vector};
 
 type Result = std::result::Result<(), String>;
 
+#[rustfmt::skip]
 pub(super) static FORMS: &[Form] = &[
-    form("ld<{.weak}{.SPACE|.const}>{.ca|.cg|.cs|.lu|.cv}{.EVICT}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
-    form("ld<.global{.ca|.cg|.cs}.nc>{.EVICT}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
-    form("ld<.volatile{.SPACE|.const}>{.PREFETCH}.ELEMENT d*V, [a]", load),
-    form("ld<.(relaxed|acquire).SCOPE{.SPACE}>{.EVICT}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
+    form("ld<{.weak}{.global}>{.ca|.cg|.cs|.lu|.cv|.L1EVICT}{.L2::cache_hint}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
+    form("ld<.global.nc{.ca|.cg|.cs|.L1EVICT}>{.L2::cache_hint}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
+    form("ld<{.weak}.(SHARED|local|const|param|param::entry|param::func)>{.ca|.cg|.cs|.lu|.cv}.ELEMENT d*V, [a]", load),
+    form("ld<.volatile{.global}>{.PREFETCH}.ELEMENT d*V, [a]", load),
+    form("ld<.volatile.SHARED>.ELEMENT d*V, [a]", load),
+    form("ld<.(relaxed|acquire).SCOPE{.global}>{.L1EVICT}{.L2::cache_hint}{.PREFETCH}.ELEMENT d*V, [a]{, hint}", load),
+    form("ld<.(relaxed|acquire).SCOPE.SHARED>.ELEMENT d*V, [a]", load),
     form("ldu{.global}.ELEMENT d*V, [a]", load),
-    form("st<{.weak}{.SPACE}>{.wb|.cg|.cs|.wt}{.EVICT}.ELEMENT [a], b*V{, hint}", store),
-    form("st<.volatile{.SPACE}>.ELEMENT [a], b*V", store),
-    form("st<.(relaxed|release).SCOPE{.SPACE}>{.EVICT}.ELEMENT [a], b*V{, hint}", store),
+    form("st<{.weak}{.global}>{.wb|.cg|.cs|.wt|.L1EVICT}{.L2::cache_hint}.ELEMENT [a], b*V{, hint}", store),
+    form("st<{.weak}.(SHARED|local|param|param::func)>{.wb|.cg|.cs|.wt}.ELEMENT [a], b*V", store),
+    form("st<.volatile{.global|.SHARED}>.ELEMENT [a], b*V", store),
+    form("st<.(relaxed|release).SCOPE{.global}>{.L1EVICT}{.L2::cache_hint}.ELEMENT [a], b*V{, hint}", store),
+    form("st<.(relaxed|release).SCOPE.SHARED>.ELEMENT [a], b*V", store),
     form("membar.(cta|gl|sys)", |o| fence(o, Order::SeqCst)),
     form("fence{.sc|.acq_rel}.SCOPE", |o| fence(o, Order::AcqRel)),
     form("fence.(acquire|release).SCOPE", |o| fence(o, Order::AcqRel)).since(8, 6, 90),
     form("fence.mbarrier_init.release.cluster", |o| fence(o, Order::Release)).since(8, 0, 90),
     // One proxy sees all of memory here.
     form("fence.proxy.alias", |o| o.emit(Op::Nop)),
-    form("fence.proxy.async{.global|.SHARED}", |o| o.emit(Op::Nop)).since(8, 0, 90),
+    form("fence.proxy.async{.global|.shared::cta|.shared::cluster}", |o| o.emit(Op::Nop)).since(8, 0, 90),
     form("prefetch{.global|.local}.(L1|L2) [a]", hint),
     form("prefetch.global.(L2::evict_last|L2::evict_normal) [a]", hint).since(7, 4, 80),
     form("prefetchu.L1 [a]", hint),

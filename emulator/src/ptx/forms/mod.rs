@@ -71,6 +71,18 @@ static FORMS: &[(&str, &[Form])] = &[
     ("Control", control::FORMS),
 ];
 
+/// Modifiers that are younger than the forms they stand in.
+static NEWER: &[(&str, (u32, u32), u32)] = &[
+    ("xorsign", (7, 2), 86),
+    ("L2::cache_hint", (7, 4), 80),
+    ("shared::cta", (7, 8), 80),
+    ("shared::cluster", (7, 8), 90),
+    ("cluster", (7, 8), 90),
+    ("b128", (8, 3), 80),
+    ("param::entry", (8, 3), 80),
+    ("param::func", (8, 3), 80),
+];
+
 /// The compiled patterns, by opcode, in the order of the table.
 static INDEX: OnceLock<HashMap<&'static str, Vec<(&'static Form, Pattern)>>> = OnceLock::new();
 
@@ -98,6 +110,11 @@ pub fn decode(inst: &ast::Instruction, names: &mut dyn Names) -> Result<Vec<Op>,
     }
     if target < *sm {
         return Err(format!("`{syntax}` needs sm_{sm}, this text is for sm_{target}"));
+    }
+    for word in &inst.modifiers {
+        if let Some((_, (major, minor), sm)) = NEWER.iter().find(|(w, isa, sm)| w == word && (version < *isa || target < *sm)) {
+            return Err(format!("`.{word}` needs PTX {major}.{minor} and sm_{sm}"));
+        }
     }
     let mut operands = Operands::new(inst, bound, names);
     build(&mut operands)?;
@@ -139,6 +156,11 @@ pub fn document() -> String {
         let _ = writeln!(text, "{name:9} {list}");
     }
     let _ = write!(text, "```\n");
+    let _ = writeln!(text, "\nModifiers that need more than their form:\n\n```text");
+    for (word, (major, minor), sm) in NEWER {
+        let _ = writeln!(text, ".{word:15} PTX {major}.{minor}, sm_{sm}");
+    }
+    let _ = writeln!(text, "```");
     for (title, forms) in FORMS {
         let _ = write!(text, "\n## {title}\n\n```text\n");
         for Form { syntax, isa: (major, minor), sm, .. } in *forms {

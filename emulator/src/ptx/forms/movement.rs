@@ -23,9 +23,9 @@ pub(super) static FORMS: &[Form] = &[
     form("mov.b64 d*4:b16, a", unpack),
     form("mov.b128 d*2:b64, a", unpack).since(8, 3, 80),
     form("prmt.b32{.f4e|.b4e|.rc8|.ecl|.ecr|.rc16} d, a, b, c", prmt),
-    form("cvta.(SPACE|const).u64 d, a", |o| cvta(o, IntOp::Add)),
-    form("cvta.to.(SPACE|const).u64 d, a", |o| cvta(o, IntOp::Sub)),
-    form("isspacep.(SPACE|const) p:pred, a:u64", |o| {
+    form("cvta.(global|SHARED|local|const|param|param::entry).u64 d, a", |o| cvta(o, IntOp::Add)),
+    form("cvta.to.(global|SHARED|local|const|param|param::entry).u64 d, a", |o| cvta(o, IntOp::Sub)),
+    form("isspacep.(global|SHARED|local|const|param|param::entry) p:pred, a:u64", |o| {
         let (space, a, p) = (o.space(), o.from("a")?, o.to_pred("p")?);
         o.emit(Op::IsSpace { space, p, a })
     }),

@@ -61,10 +61,10 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
         (Kind::Predicate { negatable }, O::Not(name)) => negatable && predicate(name),
         (Kind::Predicate { .. }, o) => matches!(o, O::Integer(_) | O::Sink),
         (Kind::Value(_), O::Vector(items)) => items.len() == many(slot, words) && slot.count != Count::One,
-        (Kind::Value(_), O::Name(name)) => many(slot, words) == 1 && !predicate(name),
-        (Kind::Value(_), O::NameOffset(..) | O::Integer(_) | O::Double(_) | O::Single(_) | O::Sink) => {
-            many(slot, words) == 1
-        }
+        // A vector that always is one is in braces even if it has one element.
+        (Kind::Value(_), _) if many(slot, words) != 1 || slot.count == Count::Fixed(1) => false,
+        (Kind::Value(_), O::Name(name)) => !predicate(name),
+        (Kind::Value(_), O::NameOffset(..) | O::Integer(_) | O::Double(_) | O::Single(_) | O::Sink) => true,
         (Kind::Value(_), _) => false,
     }
 }
