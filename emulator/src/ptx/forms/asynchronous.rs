@@ -24,7 +24,7 @@ pub(super) static FORMS: &[Form] = &[
         mbarrier(o, op)
     }),
     form("mbarrier.init{.OWN}.b64 [a], n:u32", |o| {
-        let op = MBarrierOp::Init { count: o.from("n")? };
+        let op = MBarrierOp::Init { count: o.source("n")? };
         mbarrier(o, op)
     }),
     form("mbarrier.inval{.OWN}.b64 [a]", |o| mbarrier(o, MBarrierOp::Inval)),
@@ -34,12 +34,12 @@ pub(super) static FORMS: &[Form] = &[
     form("mbarrier.(arrive|arrive_drop).expect_tx{.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a], tx:u32", arrive)
         .since(8, 0, 90),
     form("mbarrier.expect_tx{.relaxed.(cta|cluster)}{.SHARED}.b64 [a], tx:u32", |o| {
-        let op = MBarrierOp::ExpectTx { bytes: o.from("tx")? };
+        let op = MBarrierOp::ExpectTx { bytes: o.source("tx")? };
         mbarrier(o, op)
     })
     .since(8, 0, 90),
     form("mbarrier.complete_tx{.relaxed.(cta|cluster)}{.SHARED}.b64 [a], tx:u32", |o| {
-        let op = MBarrierOp::CompleteTx { bytes: o.from("tx")? };
+        let op = MBarrierOp::CompleteTx { bytes: o.source("tx")? };
         mbarrier(o, op)
     })
     .since(8, 0, 90),
@@ -51,7 +51,7 @@ pub(super) static FORMS: &[Form] = &[
     form("mbarrier.try_wait.parity{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], parity:u32{, ns:u32}", wait)
         .since(7, 8, 90),
     form("mbarrier.pending_count.b64 d:u32, state:b64", |o| {
-        let (state, d) = (o.from("state")?, o.to("d")?);
+        let (state, d) = (o.source("state")?, o.dest("d")?);
         // It reads the token alone; the address of no barrier stands where the others have theirs.
         let at = Address { base: o.names.constant(Ty::U64, 0), wide: true, offset: 0 };
         o.emit(Op::MBarrier(Box::new(MBarrier { at, space: Space::Shared, op: MBarrierOp::PendingCount { d, state } })))
@@ -66,7 +66,7 @@ fn cp_async(o: &mut Operands<'_>) -> Result {
     }
     let (_, to) = o.at_space("d", Space::Shared)?;
     let (_, from) = o.at_space("a", Space::Global)?;
-    let (src_size, ignore) = (o.from_some("size")?, o.pred_some("ignore")?);
+    let (src_size, ignore) = (o.source_some("size")?, o.pred_some("ignore")?);
     o.emit(Op::CpAsync(CpAsync { to, from, bytes, src_size, ignore }))
 }
 
@@ -76,18 +76,18 @@ fn mbarrier(o: &mut Operands<'_>, op: MBarrierOp) -> Result {
 }
 
 fn arrive(o: &mut Operands<'_>) -> Result {
-    let (count, expect_tx) = (o.from_some("n")?, o.from_some("tx")?);
-    let (state, drop) = (o.to_some("d")?, o.has("arrive_drop"));
+    let (count, expect_tx) = (o.source_some("n")?, o.source_some("tx")?);
+    let (state, drop) = (o.dest_some("d")?, o.has("arrive_drop"));
     mbarrier(o, MBarrierOp::Arrive { state, count, expect_tx, drop })
 }
 
 /// `try_wait` may wait for a while, for as long as it likes.
 fn wait(o: &mut Operands<'_>) -> Result {
-    let (p, may_block) = (o.to_pred("p")?, o.has("try_wait"));
-    o.from_some("ns")?;
-    let op = match o.from_some("parity")? {
+    let (p, may_block) = (o.dest_pred("p")?, o.has("try_wait"));
+    o.source_some("ns")?;
+    let op = match o.source_some("parity")? {
         Some(parity) => MBarrierOp::TestWaitParity { p, parity, may_block },
-        None => MBarrierOp::TestWait { p, state: o.from("state")?, may_block },
+        None => MBarrierOp::TestWait { p, state: o.source("state")?, may_block },
     };
     mbarrier(o, op)
 }

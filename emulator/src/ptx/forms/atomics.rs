@@ -47,8 +47,8 @@ pub(super) static FORMS: &[Form] = &[
 fn atom(o: &mut Operands<'_>) -> Result {
     policy(o)?;
     let (space, at) = o.at("a")?;
-    let b = o.from_all("b")?;
-    let (d, width) = if o.given("d") { o.to_vector("d")? } else { (vec![None; b.len()], o.ty()) };
+    let b = o.source_all("b")?;
+    let (d, width) = if o.given("d") { o.dest_vector("d")? } else { (vec![None; b.len()], o.ty()) };
     if width.bits() != o.ty().bits() {
         return Err(format!("the result has {} bits, its register {}", o.ty().bits(), width.bits()));
     }
@@ -61,7 +61,7 @@ fn atom(o: &mut Operands<'_>) -> Result {
 fn element(o: &mut Operands<'_>, space: Space, at: Address, index: usize, b: Reg, d: Option<Reg>) -> Result {
     let ty = o.ty();
     let at = Address { offset: at.offset + index as i64 * i64::from(ty.bytes()), ..at };
-    let c = o.from_some("c")?.unwrap_or_else(|| o.names.constant(ty, 0));
+    let c = o.source_some("c")?.unwrap_or_else(|| o.names.constant(ty, 0));
     let op = o.pick(operation).ok_or("an operation is missing")?;
     let (order, scope) = (order(o).unwrap_or(Order::Relaxed), scope(o).unwrap_or(Scope::Gpu));
     o.emit(Op::Atom(Atom { space, op, ty, order, scope, d, at, b, c }))

@@ -44,8 +44,8 @@ pub(super) static FORMS: &[Form] = &[
     form("set.FLOAT.(bf16x2|u32|s32).bf16x2 d, a:U, b:U", set).since(7, 8, 90),
     form("set.FLOAT.BOOL.(bf16x2|u32|s32).bf16x2 d, a:U, b:U, !c:pred", set).since(7, 8, 90),
     form("selp.(BITS|INT|f32|f64) d, a, b, c:pred", |o| {
-        let (ty, a, b) = (o.ty(), o.from("a")?, o.from("b")?);
-        let (p, d) = (o.pred("c")?, o.to("d")?);
+        let (ty, a, b) = (o.ty(), o.source("a")?, o.source("b")?);
+        let (p, d) = (o.pred("c")?, o.dest("d")?);
         o.alu(Alu::SelP { ty, d, a, b, p })
     }),
     form("slct.(BITS|INT|f32|f64).s32 d, a, b, c:U", slct),
@@ -54,20 +54,20 @@ pub(super) static FORMS: &[Form] = &[
 
 fn slct(o: &mut Operands<'_>) -> Result {
     let (ty, cty, ftz) = (o.ty(), o.ty2(), o.has("ftz"));
-    let (a, b, c, d) = (o.from("a")?, o.from("b")?, o.from("c")?, o.to("d")?);
+    let (a, b, c, d) = (o.source("a")?, o.source("b")?, o.source("c")?, o.dest("d")?);
     o.alu(Alu::Slct { ty, cty, ftz, d, a, b, c })
 }
 
 fn setp(o: &mut Operands<'_>) -> Result {
     let compare = Compare { ty: o.ty(), ..compare(o)? };
-    let (a, b) = (o.from("a")?, o.from("b")?);
-    let (p, q) = (o.to_pred_some("p")?, o.to_pred_some("q")?);
+    let (a, b) = (o.source("a")?, o.source("b")?);
+    let (p, q) = (o.dest_pred_some("p")?, o.dest_pred_some("q")?);
     o.alu(Alu::SetP { compare, p, q, a, b })
 }
 
 fn set(o: &mut Operands<'_>) -> Result {
     let compare = compare(o)?;
-    let (dty, a, b, d) = (o.ty(), o.from("a")?, o.from("b")?, o.to("d")?);
+    let (dty, a, b, d) = (o.ty(), o.source("a")?, o.source("b")?, o.dest("d")?);
     o.alu(Alu::Set { compare, dty, d, a, b })
 }
 

@@ -52,8 +52,8 @@ fn cvt(o: &mut Operands<'_>) -> Result {
         satfinite: o.has("satfinite"),
         relu: o.has("relu"),
     };
-    let (a, b) = (narrow_source(o, from)?, o.from_some("b")?);
-    let (d, width) = o.to_wide("d")?;
+    let (a, b) = (narrow_source(o, from)?, o.source_some("b")?);
+    let (d, width) = o.dest_wide("d")?;
     let fill = width.bits() > to.bits() && (to.signed() || width.rows() > to.rows());
     if !fill {
         return o.alu(Alu::Cvt { to, from, how, d, a, b });
@@ -65,7 +65,7 @@ fn cvt(o: &mut Operands<'_>) -> Result {
 
 /// The source. The machine reads the low bits of a row, but the low half of a 64-bit register is not a row.
 fn narrow_source(o: &mut Operands<'_>, from: Ty) -> Result<Reg> {
-    let (a, width) = o.from_wide("a")?;
+    let (a, width) = o.source_wide("a")?;
     if width.rows() == from.rows() {
         return Ok(a);
     }
@@ -90,7 +90,7 @@ fn integer(width: Ty, signed: bool) -> Ty {
 }
 
 fn pack(o: &mut Operands<'_>) -> Result {
-    let (to, a, b) = (o.ty(), o.from("a")?, o.from("b")?);
-    let (c, d) = (o.from_some("c")?, o.to("d")?);
+    let (to, a, b) = (o.ty(), o.source("a")?, o.source("b")?);
+    let (c, d) = (o.source_some("c")?, o.dest("d")?);
     o.alu(Alu::CvtPack { to, d, a, b, c })
 }

@@ -35,18 +35,19 @@ pub(super) static FORMS: &[Form] = &[
     form("applypriority{.global}.L2::evict_normal [a], n:imm", sized_hint).since(7, 4, 80),
     form("discard{.global}.L2 [a], n:imm", sized_hint).since(7, 4, 80),
     form("createpolicy.fractional.POLICY{.L2::evict_first|.L2::evict_unchanged}.b64 d{, f:f32}", |o| {
-        o.from_some("f")?;
+        o.source_some("f")?;
         zero(o, Ty::B64)
     })
     .since(7, 4, 80),
     form("createpolicy.range{.global}.POLICY{.L2::evict_first|.L2::evict_unchanged}.b64 d, [a], n:u32, m:u32", |o| {
         o.at("a")?;
-        (o.from("n")?, o.from("m")?);
+        o.source("n")?;
+        o.source("m")?;
         zero(o, Ty::B64)
     })
     .since(7, 4, 80),
     form("createpolicy.cvt.L2.b64 d, a", |o| {
-        o.from("a")?;
+        o.source("a")?;
         zero(o, Ty::B64)
     })
     .since(7, 4, 80),
@@ -83,13 +84,13 @@ pub(super) fn scope(o: &Operands<'_>) -> Option<Scope> {
 
 /// A cache policy must be a 64-bit register; what it says has no effect.
 pub(super) fn policy(o: &mut Operands<'_>) -> Result {
-    o.from_some("hint").map(|_| ())
+    o.source_some("hint").map(|_| ())
 }
 
 fn load(o: &mut Operands<'_>) -> Result {
     policy(o)?;
     let (space, at) = o.at("a")?;
-    let (d, reg) = o.to_vector("d")?;
+    let (d, reg) = o.dest_vector("d")?;
     let order = order(o).unwrap_or(Order::Weak);
     o.emit(Op::Load(Load { space, order, nc: o.has("nc"), ty: o.ty(), reg, d: Vector::new(&d), at }))
 }
@@ -97,7 +98,7 @@ fn load(o: &mut Operands<'_>) -> Result {
 fn store(o: &mut Operands<'_>) -> Result {
     policy(o)?;
     let (space, at) = o.at("a")?;
-    let (a, reg) = o.from_vector("b")?;
+    let (a, reg) = o.source_vector("b")?;
     let order = order(o).unwrap_or(Order::Weak);
     o.emit(Op::Store(Store { space, order, ty: o.ty(), reg, a: Vector::new(&a), at }))
 }

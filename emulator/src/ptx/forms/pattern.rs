@@ -43,7 +43,10 @@ pub(super) type Sequence = Vec<Node>;
 pub(super) enum Node {
     Word(&'static str),
     /// One of several, or with `optional` none.
-    Choice { of: Vec<Sequence>, optional: bool },
+    Choice {
+        of: Vec<Sequence>,
+        optional: bool,
+    },
     AnyOrder(Sequence),
 }
 

@@ -42,7 +42,8 @@ fn visited(ops: &mut [Op]) -> Roles {
 }
 
 /// Instructions whose operands, or some of them, have no effect here.
-const HINTS: &[&str] = &["prefetch", "prefetchu", "applypriority", "discard", "createpolicy", "nanosleep", "getctarank", "mapa"];
+const HINTS: &[&str] =
+    &["prefetch", "prefetchu", "applypriority", "discard", "createpolicy", "nanosleep", "getctarank", "mapa"];
 
 #[test]
 fn every_spelling_of_every_form_is_decoded_by_it() {
@@ -69,9 +70,12 @@ fn every_alternative_is_spelled() {
         let all: Vec<String> = spellings(&pattern).into_iter().map(|t| t.text).collect();
         for word in expand::words(&pattern.modifiers) {
             let dotted = format!(".{word}");
-            let has = |t: &String| t.split_whitespace().next().is_some_and(|head| {
-                head.match_indices(&dotted).any(|(i, _)| head[i + dotted.len()..].chars().next().is_none_or(|c| c == '.'))
-            });
+            let has = |t: &String| {
+                t.split_whitespace().next().is_some_and(|head| {
+                    head.match_indices(&dotted)
+                        .any(|(i, _)| head[i + dotted.len()..].chars().next().is_none_or(|c| c == '.'))
+                })
+            };
             assert!(all.iter().any(has), "{}: no spelling has .{word}", form.syntax);
         }
     }
@@ -112,22 +116,9 @@ fn the_document_is_up_to_date() {
 }
 
 #[test]
-fn what_nvcc_writes_is_decoded() {
-    let lines = include_str!("tests/nvcc.txt").lines();
-    let refused = lines.filter_map(|line| Some(format!("{line} {}", decode(&instruction(line), &mut Scope::default()).err()?)));
+fn what_nvcc_and_triton_write_is_decoded() {
+    let lines = include_str!("tests/nvcc.txt").lines().chain(include_str!("tests/triton.txt").lines());
+    let refused =
+        lines.filter_map(|line| Some(format!("{line} {}", decode(&instruction(line), &mut Scope::default()).err()?)));
     assert_eq!(refused.collect::<Vec<_>>(), Vec::<String>::new());
-}
-
-#[test]
-fn scratch_dump() {
-    let mut out = String::new();
-    for form in forms() {
-        let pattern = Pattern::compile(form.syntax);
-        let all = spellings(&pattern);
-        let step = (all.len() / 300).max(1);
-        for Text { text, .. } in all.into_iter().step_by(step) {
-            out += &format!("{}\t{}\t{}.{}\t{}\n", text, form.sm, form.isa.0, form.isa.1, form.syntax);
-        }
-    }
-    std::fs::write("/tmp/forms_dump.tsv", out).unwrap();
 }

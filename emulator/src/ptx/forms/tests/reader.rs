@@ -46,7 +46,7 @@ fn parts(name: &str) -> Option<(usize, u32)> {
 pub struct Scope {
     pub target: ((u32, u32), u32),
     pub constants: Vec<(Ty, u128)>,
-    temporaries: u32,
+    pub temporaries: u32,
 }
 
 impl Default for Scope {
