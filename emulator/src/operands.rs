@@ -3,9 +3,7 @@
 //! The one list of what every `Op` reads and writes: register allocation renames through it, analyses look through it.
 //! Reads come before writes. It does not know which registers are constants: callers that care skip them.
 
-use crate::isa::{
-    Address, Alu, BarrierKind, CarryOp, FloatOp, IntOp, MBarrierOp, MatTy, Op, Pred, Reg, Ty, VoteDest,
-};
+use crate::isa::{Address, Alu, BarrierKind, CarryOp, FloatOp, IntOp, MBarrierOp, MatTy, Op, Pred, Reg, Ty, VoteDest};
 
 /// One register operand. Numbers are the rows of the register; a write is of the lanes that execute.
 #[derive(Debug)]

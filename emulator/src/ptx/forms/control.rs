@@ -13,7 +13,7 @@ pub(super) static FORMS: &[Form] = &[
         o.emit(Op::Branch { target })
     }),
     form("brx.idx{.uni} a:u32, list:labels", |o| {
-        let (index, name) = (o.from("a")?, o.label("list")?);
+        let (index, name) = (o.source("a")?, o.label("list")?);
         let targets = o.names.branch_targets(name).ok_or_else(|| format!("`{name}` names no `.branchtargets`"))?;
         o.emit(Op::BranchIndexed { index, targets: targets.into() })
     }),
@@ -22,7 +22,7 @@ pub(super) static FORMS: &[Form] = &[
     // Without a debugger a breakpoint is an error, as on a GPU.
     form("brkpt", |o| o.emit(Op::Trap)),
     form("nanosleep.u32 a", |o| {
-        o.from("a")?;
+        o.source("a")?;
         o.emit(Op::Yield)
     }),
     form("griddepcontrol.(launch_dependents|wait)", |o| o.emit(Op::Nop)).since(7, 8, 90),

@@ -11,22 +11,29 @@ type Result<T = ()> = std::result::Result<T, String>;
 
 pub(super) static FORMS: &[Form] = &[
     form("cvt{.sat}.INT8.INT8 d, a:U", cvt),
-    form("cvt.ROUND{.ftz}{.sat}.(f16|f32|f64).INT8 d, a:U", cvt),
+    form("cvt.ROUND{.ftz}{.sat}.f32.INT8 d, a:U", cvt),
+    form("cvt.ROUND{.sat}.(f16|f64).INT8 d, a:U", cvt),
     form("cvt.ROUND.bf16.INT8 d, a:U", cvt).since(7, 8, 90),
-    form("cvt.IROUND{.ftz}{.sat}.INT8.(f16|f32|f64) d, a:U", cvt),
-    form("cvt.IROUND{.sat}.INT8.bf16 d, a:U", cvt).since(7, 8, 90),
-    form("cvt{.ftz}{.sat}.(f32.f16|f64.f16|f64.f32) d, a:U", cvt),
-    form("cvt.ROUND{.ftz}{.sat}.(f32.f64|f16.f32|f16.f64) d, a:U", cvt),
-    form("cvt{.IROUND}{.ftz}{.sat}.(f16.f16|f32.f32|f64.f64) d, a:U", cvt),
+    form("cvt.IROUND{.ftz}{.sat}.INT8.f32 d, a:U", cvt),
+    form("cvt.IROUND{.sat}.INT8.(f16|f64) d, a:U", cvt),
+    form("cvt.IROUND.INT8.bf16 d, a:U", cvt).since(7, 8, 90),
+    form("cvt{.ftz}{.sat}.(f32.f16|f64.f32) d, a:U", cvt),
+    form("cvt{.sat}.f64.f16 d, a:U", cvt),
+    form("cvt.ROUND{.ftz}{.sat}.(f32.f64|f16.f32) d, a:U", cvt),
+    form("cvt.ROUND{.sat}.f16.f64 d, a:U", cvt),
+    form("cvt{.IROUND}{.ftz}{.sat}.f32.f32 d, a:U", cvt),
+    form("cvt{.IROUND}{.sat}.(f16.f16|f64.f64) d, a:U", cvt),
     form("cvt{.IROUND}.bf16.bf16 d, a:U", cvt).since(7, 8, 90),
-    form("cvt.(rn|rz).relu{.satfinite}.f16.f32 d, a:U", cvt),
-    form("cvt.(rn|rz).satfinite.f16.f32 d, a:U", cvt),
-    form("cvt.(rn|rz){.relu}{.satfinite}.bf16.f32 d, a:U", cvt),
+    form("cvt.(rn|rz).relu.f16.f32 d, a:U", cvt),
+    form("cvt.(rn|rz){.relu}.bf16.f32 d, a:U", cvt),
+    form("cvt.(rn|rz){.relu}.satfinite.(f16|bf16).f32 d, a:U", cvt).since(8, 1, 80),
     form("cvt.(rm|rp).bf16.f32 d, a:U", cvt).since(7, 8, 90),
     form("cvt.ROUND.(bf16.f64|bf16.f16|f16.bf16) d, a:U", cvt).since(7, 8, 90),
     form("cvt.(f32.bf16|f64.bf16) d, a:U", cvt).since(7, 8, 90),
-    form("cvt.(rn|rz){.relu}{.satfinite}.(f16x2|bf16x2).f32 d, a:U, b:U", cvt),
-    form("cvt.rna{.satfinite}.tf32.f32 d, a:U", cvt),
+    form("cvt.(rn|rz){.relu}.(f16x2|bf16x2).f32 d, a:U, b:U", cvt),
+    form("cvt.(rn|rz){.relu}.satfinite.(f16x2|bf16x2).f32 d, a:U, b:U", cvt).since(8, 1, 80),
+    form("cvt.rna.tf32.f32 d, a:U", cvt),
+    form("cvt.rna.satfinite.tf32.f32 d, a:U", cvt).since(8, 1, 80),
     form("cvt.(rn|rz){.relu}.tf32.f32 d, a:U", cvt).since(7, 8, 90),
     form("cvt.rn.satfinite{.relu}.(e4m3x2|e5m2x2).f32 d, a:U, b:U", cvt).since(7, 8, 89),
     form("cvt.rn.satfinite{.relu}.(e4m3x2|e5m2x2).f16x2 d, a:U", cvt).since(7, 8, 89),
@@ -45,8 +52,8 @@ fn cvt(o: &mut Operands<'_>) -> Result {
         satfinite: o.has("satfinite"),
         relu: o.has("relu"),
     };
-    let (a, b) = (narrow_source(o, from)?, o.from_some("b")?);
-    let (d, width) = o.to_wide("d")?;
+    let (a, b) = (narrow_source(o, from)?, o.source_some("b")?);
+    let (d, width) = o.dest_wide("d")?;
     let fill = width.bits() > to.bits() && (to.signed() || width.rows() > to.rows());
     if !fill {
         return o.alu(Alu::Cvt { to, from, how, d, a, b });
@@ -58,7 +65,7 @@ fn cvt(o: &mut Operands<'_>) -> Result {
 
 /// The source. The machine reads the low bits of a row, but the low half of a 64-bit register is not a row.
 fn narrow_source(o: &mut Operands<'_>, from: Ty) -> Result<Reg> {
-    let (a, width) = o.from_wide("a")?;
+    let (a, width) = o.source_wide("a")?;
     if width.rows() == from.rows() {
         return Ok(a);
     }
@@ -83,7 +90,7 @@ fn integer(width: Ty, signed: bool) -> Ty {
 }
 
 fn pack(o: &mut Operands<'_>) -> Result {
-    let (to, a, b) = (o.ty(), o.from("a")?, o.from("b")?);
-    let (c, d) = (o.from_some("c")?, o.to("d")?);
+    let (to, a, b) = (o.ty(), o.source("a")?, o.source("b")?);
+    let (c, d) = (o.source_some("c")?, o.dest("d")?);
     o.alu(Alu::CvtPack { to, d, a, b, c })
 }

@@ -56,7 +56,7 @@ pub(super) static FORMS: &[Form] = &[
 
 fn float(o: &mut Operands<'_>, op: FloatOp) -> Result {
     let (ty, how) = (o.ty(), o.float_mods());
-    let (a, d) = (o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (a, d) = (o.sources(["a", "b", "c"])?, o.dest("d")?);
     o.alu(Alu::Float { op, ty, how, d, a })
 }
 
@@ -73,6 +73,6 @@ fn testp(o: &mut Operands<'_>) -> Result {
         })
     };
     let test = o.pick(test).ok_or("a test is missing")?;
-    let (ty, a, d) = (o.ty(), o.from("a")?, o.to_pred("p")?);
+    let (ty, a, d) = (o.ty(), o.source("a")?, o.dest_pred("p")?);
     o.alu(Alu::TestP { test, ty, d, a })
 }

@@ -57,7 +57,7 @@ pub(super) static FORMS: &[Form] = &[
     form("or.pred d:pred, !a:pred, !b:pred", |o| predicates(o, BoolOp::Or)),
     form("xor.pred d:pred, !a:pred, !b:pred", |o| predicates(o, BoolOp::Xor)),
     form("not.pred d:pred, a:pred", |o| {
-        let (a, d) = (o.pred("a")?, o.to_pred("d")?);
+        let (a, d) = (o.pred("a")?, o.dest_pred("d")?);
         o.alu(Alu::NotPred { d, a })
     }),
     form("lop3.b32 d, a, b, c, table:imm", |o| lop3(o, None)),
@@ -67,7 +67,7 @@ pub(super) static FORMS: &[Form] = &[
     form("shr.(b16|b32|b64|u16|u32|u64|s16|s32|s64) d, a, b:u32", |o| int(o, IntOp::Shr)),
     form("shf.(l|r).(clamp|wrap).b32 d, a, b, c:u32", |o| {
         let (left, clamp) = (o.has("l"), o.has("clamp"));
-        let (a, d) = (o.sources(["a", "b", "c"])?, o.to("d")?);
+        let (a, d) = (o.sources(["a", "b", "c"])?, o.dest("d")?);
         o.alu(Alu::Shf { left, clamp, d, a })
     }),
     form("popc.(b32|b64) d:u32, a", |o| int(o, IntOp::Popc)),
@@ -77,8 +77,8 @@ pub(super) static FORMS: &[Form] = &[
     form("brev.(b32|b64) d, a", |o| int(o, IntOp::Brev)),
     form("bfe.(u32|u64|s32|s64) d, a, b:u32, c:u32", |o| int(o, IntOp::Bfe)),
     form("bfi.(b32|b64) d, a, b, c:u32, e:u32", |o| {
-        let (ty, a, b) = (o.ty(), o.from("a")?, o.from("b")?);
-        let (pos, len, d) = (o.from("c")?, o.from("e")?, o.to("d")?);
+        let (ty, a, b) = (o.ty(), o.source("a")?, o.source("b")?);
+        let (pos, len, d) = (o.source("c")?, o.source("e")?, o.dest("d")?);
         o.alu(Alu::Bfi { ty, d, a, b, pos, len })
     }),
     form("fns.b32 d, a, b, c", |o| int(o, IntOp::Fns)),
@@ -89,20 +89,20 @@ pub(super) static FORMS: &[Form] = &[
 ];
 
 fn int(o: &mut Operands<'_>, op: IntOp) -> Result {
-    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.dest("d")?);
     o.alu(Alu::Int { op, ty, d, a })
 }
 
 /// The result, then its maximum with zero.
 fn relu(o: &mut Operands<'_>, op: IntOp) -> Result {
-    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.dest("d")?);
     let (between, zero) = (o.names.temporary(ty), o.names.constant(ty, 0));
     o.alu(Alu::Int { op, ty, d: between, a })?;
     o.alu(Alu::Int { op: IntOp::Max, ty, d, a: [between, zero, zero] })
 }
 
 fn carry(o: &mut Operands<'_>, op: CarryOp, carry_in: bool) -> Result {
-    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (ty, a, d) = (o.ty(), o.sources(["a", "b", "c"])?, o.dest("d")?);
     let carry_out = o.has("cc");
     o.alu(Alu::Carry { op, ty, d, a, carry_in, carry_out })
 }
@@ -112,25 +112,25 @@ fn dot(o: &mut Operands<'_>, op: fn(bool, bool, bool) -> IntOp) -> Result {
     let (a_signed, b_signed) = (o.ty().signed(), o.ty2().signed());
     let op = op(a_signed, b_signed, o.has("hi"));
     let ty = if a_signed || b_signed { Ty::S32 } else { Ty::U32 };
-    let (a, d) = (o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (a, d) = (o.sources(["a", "b", "c"])?, o.dest("d")?);
     o.alu(Alu::Int { op, ty, d, a })
 }
 
 fn predicates(o: &mut Operands<'_>, op: BoolOp) -> Result {
-    let (a, b, d) = (o.pred("a")?, o.pred("b")?, o.to_pred("d")?);
+    let (a, b, d) = (o.pred("a")?, o.pred("b")?, o.dest_pred("d")?);
     o.alu(Alu::PredLogic { op, d, a, b })
 }
 
 fn lop3(o: &mut Operands<'_>, op: Option<BoolOp>) -> Result {
     let (a, table) = (o.sources(["a", "b", "c"])?, o.number("table", 0..=255)? as u8);
     let Some(op) = op else {
-        let d = o.to("d")?;
+        let d = o.dest("d")?;
         return o.alu(Alu::Lop3 { d, a, table, p: None });
     };
-    let d = match o.to_some("d")? {
+    let d = match o.dest_some("d")? {
         Some(d) => d,
         None => o.names.temporary(Ty::B32),
     };
-    let (p, q) = (o.to_pred("p")?, o.pred("q")?);
+    let (p, q) = (o.dest_pred("p")?, o.pred("q")?);
     o.alu(Alu::Lop3 { d, a, table, p: Some(Lop3Pred { op, p, q }) })
 }

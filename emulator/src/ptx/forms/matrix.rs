@@ -36,15 +36,15 @@ pub(super) static FORMS: &[Form] = &[
     form("mma.sync.aligned.m16n8k16.row.col.f16.(e4m3|e5m2).(e4m3|e5m2).f16 d*2:b32, a*2:b32, b*1:b32, c*2:b32", mma).since(8, 7, 89),
     form("mma.sync.aligned.m16n8k32.row.col.f16.(e4m3|e5m2).(e4m3|e5m2).f16 d*2:b32, a*4:b32, b*2:b32, c*2:b32", mma).since(8, 7, 89),
     form("ldmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.SHARED}.b16 d*V:b32, [a]", |o| {
-        let (registers, access) = (o.to_all("d")?, access(o)?);
+        let (registers, access) = (o.dest_all("d")?, access(o)?);
         o.emit(Op::LdMatrix(Box::new(MatrixAccess { registers, ..access })))
     }),
     form("stmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.SHARED}.b16 [a], b*V:b32", |o| {
-        let (registers, access) = (o.from_all("b")?, access(o)?);
+        let (registers, access) = (o.source_all("b")?, access(o)?);
         o.emit(Op::StMatrix(Box::new(MatrixAccess { registers, ..access })))
     }).since(7, 8, 90),
     form("movmatrix.sync.aligned.m8n8.trans.b16 d:b32, a:b32", |o| {
-        let (a, d) = (o.from("a")?, o.to("d")?);
+        let (a, d) = (o.source("a")?, o.dest("d")?);
         o.emit(Op::MovMatrix { d, a })
     }).since(7, 8, 80),
 ];
@@ -61,7 +61,7 @@ fn mma(o: &mut Operands<'_>) -> Result {
     let [d_ty, a_ty, b_ty, c_ty] = o.all(|w| element(w, and))[..] else {
         return Err("four types are needed: of d, a, b and c".to_owned());
     };
-    let (a, b, c, d) = (o.from_all("a")?, o.from_all("b")?, o.from_all("c")?, o.to_all("d")?);
+    let (a, b, c, d) = (o.source_all("a")?, o.source_all("b")?, o.source_all("c")?, o.dest_all("d")?);
     let satfinite = o.has("satfinite");
     o.emit(Op::Mma(Box::new(Mma { m, n, k, a_ty, b_ty, c_ty, d_ty, satfinite, d, a, b, c })))
 }

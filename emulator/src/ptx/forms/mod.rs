@@ -27,7 +27,6 @@ use crate::isa::Op;
 use operands::Operands;
 use pattern::{Pattern, Slot};
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::OnceLock;
 
 /// Makes the ops of an instruction whose operands are bound.
@@ -71,6 +70,18 @@ static FORMS: &[(&str, &[Form])] = &[
     ("Control", control::FORMS),
 ];
 
+/// Modifiers that are younger than the forms they stand in.
+static NEWER: &[(&str, (u32, u32), u32)] = &[
+    ("xorsign", (7, 2), 86),
+    ("L2::cache_hint", (7, 4), 80),
+    ("shared::cta", (7, 8), 80),
+    ("shared::cluster", (7, 8), 90),
+    ("cluster", (7, 8), 90),
+    ("b128", (8, 3), 80),
+    ("param::entry", (8, 3), 80),
+    ("param::func", (8, 3), 80),
+];
+
 /// The compiled patterns, by opcode, in the order of the table.
 static INDEX: OnceLock<HashMap<&'static str, Vec<(&'static Form, Pattern)>>> = OnceLock::new();
 
@@ -98,6 +109,13 @@ pub fn decode(inst: &ast::Instruction, names: &mut dyn Names) -> Result<Vec<Op>,
     }
     if target < *sm {
         return Err(format!("`{syntax}` needs sm_{sm}, this text is for sm_{target}"));
+    }
+    for word in &inst.modifiers {
+        if let Some((_, (major, minor), sm)) =
+            NEWER.iter().find(|(w, isa, sm)| w == word && (version < *isa || target < *sm))
+        {
+            return Err(format!("`.{word}` needs PTX {major}.{minor} and sm_{sm}"));
+        }
     }
     let mut operands = Operands::new(inst, bound, names);
     build(&mut operands)?;
@@ -134,20 +152,27 @@ fn find<'a>(inst: &'a ast::Instruction, names: &dyn Names) -> Result<(&'static F
 /// The document of the table, `INSTRUCTIONS.md`.
 pub fn document() -> String {
     let mut text = String::from(include_str!("preamble.md"));
-    let _ = write!(text, "```text\n");
-    for (name, list) in pattern::SETS {
-        let _ = writeln!(text, "{name:9} {list}");
-    }
-    let _ = write!(text, "```\n");
+    block(&mut text, pattern::SETS.iter().map(|(name, list)| format!("{name:9} {list}")));
+    text += "\nModifiers that need more than their form:\n\n";
+    let newer = |(word, (major, minor), sm): &_| format!(".{word:15} PTX {major}.{minor}, sm_{sm}");
+    block(&mut text, NEWER.iter().map(newer));
     for (title, forms) in FORMS {
-        let _ = write!(text, "\n## {title}\n\n```text\n");
-        for Form { syntax, isa: (major, minor), sm, .. } in *forms {
-            let _ = match (major, minor) {
-                (7, 0) => writeln!(text, "{syntax}"),
-                _ => writeln!(text, "{syntax:70}  # PTX {major}.{minor}, sm_{sm}"),
-            };
-        }
-        let _ = write!(text, "```\n");
+        text += &format!("\n## {title}\n\n");
+        block(&mut text, forms.iter().map(line));
     }
     text
+}
+
+/// A form as the document has it.
+fn line(Form { syntax, isa, sm, .. }: &Form) -> String {
+    match isa {
+        (7, 0) => (*syntax).to_owned(),
+        (major, minor) => format!("{syntax:70}  # PTX {major}.{minor}, sm_{sm}"),
+    }
+}
+
+fn block(text: &mut String, lines: impl Iterator<Item = String>) {
+    *text += "```text\n";
+    lines.for_each(|line| *text += &(line + "\n"));
+    *text += "```\n";
 }

@@ -23,34 +23,34 @@ pub(super) static FORMS: &[Form] = &[
     form("mov.b64 d*4:b16, a", unpack),
     form("mov.b128 d*2:b64, a", unpack).since(8, 3, 80),
     form("prmt.b32{.f4e|.b4e|.rc8|.ecl|.ecr|.rc16} d, a, b, c", prmt),
-    form("cvta.(SPACE|const).u64 d, a", |o| cvta(o, IntOp::Add)),
-    form("cvta.to.(SPACE|const).u64 d, a", |o| cvta(o, IntOp::Sub)),
-    form("isspacep.(SPACE|const) p:pred, a:u64", |o| {
-        let (space, a, p) = (o.space(), o.from("a")?, o.to_pred("p")?);
+    form("cvta.(global|SHARED|local|const|param|param::entry).u64 d, a", |o| cvta(o, IntOp::Add)),
+    form("cvta.to.(global|SHARED|local|const|param|param::entry).u64 d, a", |o| cvta(o, IntOp::Sub)),
+    form("isspacep.(global|SHARED|local|const|param|param::entry) p:pred, a:u64", |o| {
+        let (space, a, p) = (o.space(), o.source("a")?, o.dest_pred("p")?);
         o.emit(Op::IsSpace { space, p, a })
     }),
     // A cluster is one block here: every shared address is in block 0 of it.
     form("mapa{.shared::cluster}.(u32|u64) d, a, b:u32", mov).since(7, 8, 90),
     form("getctarank{.shared::cluster}.(u32|u64) d:u32, a", |o| {
-        o.from("a")?;
+        o.source("a")?;
         zero(o, Ty::U32)
     })
     .since(7, 8, 90),
 ];
 
 fn mov(o: &mut Operands<'_>) -> Result {
-    let (ty, a, d) = (o.ty(), o.from("a")?, o.to("d")?);
+    let (ty, a, d) = (o.ty(), o.source("a")?, o.dest("d")?);
     o.alu(Alu::Mov { ty, d, a })
 }
 
 /// Writes a zero of this type to `d`.
 pub(super) fn zero(o: &mut Operands<'_>, ty: Ty) -> Result {
-    let (d, a) = (o.to("d")?, o.names.constant(ty, 0));
+    let (d, a) = (o.dest("d")?, o.names.constant(ty, 0));
     o.alu(Alu::Mov { ty, d, a })
 }
 
 fn mov_pred(o: &mut Operands<'_>) -> Result {
-    let d = o.to_pred("d")?;
+    let d = o.dest_pred("d")?;
     if o.number("a", 0..=0).is_ok() {
         return o.alu(Alu::NotPred { d, a: Pred::Always });
     }
@@ -59,13 +59,13 @@ fn mov_pred(o: &mut Operands<'_>) -> Result {
 }
 
 fn pack(o: &mut Operands<'_>) -> Result {
-    let (ty, parts, d) = (o.ty(), o.from_all("a")?, o.to("d")?);
+    let (ty, parts, d) = (o.ty(), o.source_all("a")?, o.dest("d")?);
     o.alu(Alu::Pack { ty, d, parts })
 }
 
 fn unpack(o: &mut Operands<'_>) -> Result {
-    let (ty, a) = (o.ty(), o.from("a")?);
-    let (parts, width) = o.to_vector("d")?;
+    let (ty, a) = (o.ty(), o.source("a")?);
+    let (parts, width) = o.dest_vector("d")?;
     if width.bits() * parts.len() as u32 != ty.bits() {
         return Err(format!("{} registers of {} bits do not make {}", parts.len(), width.bits(), ty.bits()));
     }
@@ -85,7 +85,7 @@ fn prmt(o: &mut Operands<'_>) -> Result {
         })
     };
     let mode = o.pick(mode).unwrap_or(PrmtMode::Index);
-    let (a, d) = (o.sources(["a", "b", "c"])?, o.to("d")?);
+    let (a, d) = (o.sources(["a", "b", "c"])?, o.dest("d")?);
     o.alu(Alu::Prmt { mode, d, a })
 }
 
@@ -95,7 +95,7 @@ fn cvta(o: &mut Operands<'_>, op: IntOp) -> Result {
     if window(space) == 0 {
         return mov(o);
     }
-    let (a, d) = (o.from("a")?, o.to("d")?);
+    let (a, d) = (o.source("a")?, o.dest("d")?);
     let (base, zero) = (o.names.constant(Ty::U64, window(space).into()), o.names.constant(Ty::U64, 0));
     o.alu(Alu::Int { op, ty: Ty::U64, d, a: [a, base, zero] })
 }

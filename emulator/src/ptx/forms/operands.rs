@@ -61,10 +61,10 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
         (Kind::Predicate { negatable }, O::Not(name)) => negatable && predicate(name),
         (Kind::Predicate { .. }, o) => matches!(o, O::Integer(_) | O::Sink),
         (Kind::Value(_), O::Vector(items)) => items.len() == many(slot, words) && slot.count != Count::One,
-        (Kind::Value(_), O::Name(name)) => many(slot, words) == 1 && !predicate(name),
-        (Kind::Value(_), O::NameOffset(..) | O::Integer(_) | O::Double(_) | O::Single(_) | O::Sink) => {
-            many(slot, words) == 1
-        }
+        // A vector that always is one is in braces even if it has one element.
+        (Kind::Value(_), _) if many(slot, words) != 1 || slot.count == Count::Fixed(1) => false,
+        (Kind::Value(_), O::Name(name)) => !predicate(name),
+        (Kind::Value(_), O::NameOffset(..) | O::Integer(_) | O::Double(_) | O::Single(_) | O::Sink) => true,
         (Kind::Value(_), _) => false,
     }
 }
@@ -203,7 +203,7 @@ impl<'a> Operands<'a> {
     }
 
     /// A destination as wide as its type.
-    pub fn to(&mut self, name: &str) -> Result<Reg> {
+    pub fn dest(&mut self, name: &str) -> Result<Reg> {
         let (_, operand, ty) = self.get(name)?;
         let (reg, is) = self.register(operand)?;
         exact(operand, is, ty)?;
@@ -211,15 +211,15 @@ impl<'a> Operands<'a> {
     }
 
     /// A destination that may be missing or `_`.
-    pub fn to_some(&mut self, name: &str) -> Result<Option<Reg>> {
+    pub fn dest_some(&mut self, name: &str) -> Result<Option<Reg>> {
         match self.find(name) {
             None | Some((_, ast::Operand::Sink)) => Ok(None),
-            Some(_) => self.to(name).map(Some),
+            Some(_) => self.dest(name).map(Some),
         }
     }
 
     /// A destination that may also be wider than its type, with the register's width.
-    pub fn to_wide(&mut self, name: &str) -> Result<(Reg, Ty)> {
+    pub fn dest_wide(&mut self, name: &str) -> Result<(Reg, Ty)> {
         let (_, operand, ty) = self.get(name)?;
         let (reg, is) = self.register(operand)?;
         at_least(operand, is, ty)?;
@@ -227,22 +227,22 @@ impl<'a> Operands<'a> {
     }
 
     /// A source as wide as its type.
-    pub fn from(&mut self, name: &str) -> Result<Reg> {
+    pub fn source(&mut self, name: &str) -> Result<Reg> {
         let (_, operand, ty) = self.get(name)?;
         let operand = match operand {
             ast::Operand::Vector(items) if items.len() == 1 => &items[0],
             operand => operand,
         };
-        self.source(operand, ty)
+        self.value(operand, ty)
     }
 
     /// A source that may be missing.
-    pub fn from_some(&mut self, name: &str) -> Result<Option<Reg>> {
-        if self.given(name) { self.from(name).map(Some) } else { Ok(None) }
+    pub fn source_some(&mut self, name: &str) -> Result<Option<Reg>> {
+        if self.given(name) { self.source(name).map(Some) } else { Ok(None) }
     }
 
     /// A source that may also be wider than its type, with the register's width.
-    pub fn from_wide(&mut self, name: &str) -> Result<(Reg, Ty)> {
+    pub fn source_wide(&mut self, name: &str) -> Result<(Reg, Ty)> {
         let (_, operand, ty) = self.get(name)?;
         if let ast::Operand::Name(text) = operand
             && let Some(Register::Value { reg, ty: is }) = self.names.register(text)
@@ -250,7 +250,7 @@ impl<'a> Operands<'a> {
             at_least(operand, is, ty)?;
             return Ok((reg, untyped(is.bits())));
         }
-        Ok((self.source(operand, ty)?, untyped(ty.bits())))
+        Ok((self.value(operand, ty)?, untyped(ty.bits())))
     }
 
     /// The sources that are there, then zeros.
@@ -259,14 +259,14 @@ impl<'a> Operands<'a> {
         let mut all = [zero; 3];
         for (reg, name) in all.iter_mut().zip(names) {
             if self.given(name) {
-                *reg = self.from(name)?;
+                *reg = self.source(name)?;
             }
         }
         Ok(all)
     }
 
     /// Destinations of a vector, none where `_` stands, with the width of the registers.
-    pub fn to_vector(&mut self, name: &str) -> Result<(Vec<Option<Reg>>, Ty)> {
+    pub fn dest_vector(&mut self, name: &str) -> Result<(Vec<Option<Reg>>, Ty)> {
         let (_, operand, ty) = self.get(name)?;
         let (mut regs, mut width) = (Vec::new(), None);
         for item in items(operand) {
@@ -283,7 +283,7 @@ impl<'a> Operands<'a> {
     }
 
     /// Sources of a vector with the width of the registers.
-    pub fn from_vector(&mut self, name: &str) -> Result<(Vec<Reg>, Ty)> {
+    pub fn source_vector(&mut self, name: &str) -> Result<(Vec<Reg>, Ty)> {
         let (_, operand, ty) = self.get(name)?;
         let mut width = None;
         for item in items(operand) {
@@ -296,12 +296,12 @@ impl<'a> Operands<'a> {
         }
         // An immediate of a narrow float type does not exist, so widening to the registers' bit type loses nothing.
         let ty = width.filter(|w| w.bits() != ty.bits()).unwrap_or(ty);
-        let regs = items(operand).iter().map(|item| self.source(item, ty)).collect::<Result<Vec<_>>>()?;
+        let regs = items(operand).iter().map(|item| self.value(item, ty)).collect::<Result<Vec<_>>>()?;
         Ok((regs, untyped(ty.bits())))
     }
 
     /// Destinations of a vector, each as wide as its type.
-    pub fn to_all(&mut self, name: &str) -> Result<Box<[Reg]>> {
+    pub fn dest_all(&mut self, name: &str) -> Result<Box<[Reg]>> {
         let (_, operand, ty) = self.get(name)?;
         items(operand)
             .iter()
@@ -313,9 +313,9 @@ impl<'a> Operands<'a> {
     }
 
     /// Sources of a vector, each as wide as its type.
-    pub fn from_all(&mut self, name: &str) -> Result<Box<[Reg]>> {
+    pub fn source_all(&mut self, name: &str) -> Result<Box<[Reg]>> {
         let (_, operand, ty) = self.get(name)?;
-        items(operand).iter().map(|item| self.source(item, ty)).collect()
+        items(operand).iter().map(|item| self.value(item, ty)).collect()
     }
 
     /// A predicate as a source.
@@ -328,7 +328,9 @@ impl<'a> Operands<'a> {
         match operand {
             ast::Operand::Name(text) => number(text).map(Pred::If),
             ast::Operand::Not(text) => number(text).map(Pred::Unless),
-            ast::Operand::Integer(0) => Err("the predicate operand 0: write it to a register with `mov.pred` first".to_owned()),
+            ast::Operand::Integer(0) => {
+                Err("the predicate operand 0: write it to a register with `mov.pred` first".to_owned())
+            }
             ast::Operand::Integer(_) => Ok(Pred::Always),
             _ => Err(format!("operand `{name}` must be a predicate register")),
         }
@@ -340,7 +342,7 @@ impl<'a> Operands<'a> {
     }
 
     /// A predicate to write, which may be missing or `_`.
-    pub fn to_pred_some(&mut self, name: &str) -> Result<Option<u16>> {
+    pub fn dest_pred_some(&mut self, name: &str) -> Result<Option<u16>> {
         match self.find(name) {
             None | Some((_, ast::Operand::Sink)) => Ok(None),
             Some((_, ast::Operand::Name(text))) => match self.names.register(text) {
@@ -352,8 +354,8 @@ impl<'a> Operands<'a> {
     }
 
     /// A predicate to write.
-    pub fn to_pred(&mut self, name: &str) -> Result<u16> {
-        self.to_pred_some(name)?.ok_or_else(|| format!("operand `{name}` must be a predicate register"))
+    pub fn dest_pred(&mut self, name: &str) -> Result<u16> {
+        self.dest_pred_some(name)?.ok_or_else(|| format!("operand `{name}` must be a predicate register"))
     }
 
     /// A number within the range.
@@ -440,7 +442,7 @@ impl<'a> Operands<'a> {
     }
 
     /// A source of exactly this type: register, special register, immediate or address of a variable.
-    pub fn source(&mut self, operand: &ast::Operand, ty: Ty) -> Result<Reg> {
+    fn value(&mut self, operand: &ast::Operand, ty: Ty) -> Result<Reg> {
         if let Some(bits) = immediate(operand, ty)? {
             return Ok(self.names.constant(ty, bits));
         }
@@ -489,7 +491,9 @@ fn immediate(operand: &ast::Operand, ty: Ty) -> Result<Option<u128>> {
     let mask = if ty.bits() == 128 { u128::MAX } else { (1 << ty.bits()) - 1 };
     Ok(Some(match (operand, ty) {
         (ast::Operand::Integer(_), Ty::F32 | Ty::F64) => {
-            return Err(format!("{} is an integer, .{ty:?} needs 0f... or a decimal point", shown(operand)).to_lowercase());
+            return Err(
+                format!("{} is an integer, .{ty:?} needs 0f... or a decimal point", shown(operand)).to_lowercase()
+            );
         }
         (ast::Operand::Integer(n), _) => *n as u128 & mask,
         (ast::Operand::Single(bits), Ty::F64) => f64::from(f32::from_bits(*bits)).to_bits().into(),

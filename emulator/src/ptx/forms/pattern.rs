@@ -26,11 +26,10 @@ pub(super) static SETS: &[(&str, &str)] = &[
     ("ORDERED", "eq|ne|lt|le|gt|ge"),
     ("UNSIGNED", "eq|ne|lt|le|gt|ge|lo|ls|hi|hs"),
     ("FLOAT", "eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|num|nan"),
-    ("SPACE", "global|shared|shared::cta|shared::cluster|local|param|param::entry|param::func"),
     ("SHARED", "shared|shared::cta|shared::cluster"),
+    ("OWN", "shared|shared::cta"),
     ("SCOPE", "cta|cluster|gpu|sys"),
     ("ELEMENT", "{.v2|.v4}.(b8|b16|b32|u8|u16|u32|s8|s16|s32|f32)|{.v2}.(b64|u64|s64|f64)|b128"),
-    ("EVICT", "{.L1EVICT}{.L2::evict_normal|.L2::evict_first|.L2::evict_last}{.L2::cache_hint}"),
     ("L1EVICT", "L1::evict_normal|L1::evict_unchanged|L1::evict_first|L1::evict_last|L1::no_allocate"),
     ("POLICY", "L2::evict_normal|L2::evict_unchanged|L2::evict_first|L2::evict_last"),
     ("SEM", "relaxed|acquire|release|acq_rel"),
@@ -44,7 +43,10 @@ pub(super) type Sequence = Vec<Node>;
 pub(super) enum Node {
     Word(&'static str),
     /// One of several, or with `optional` none.
-    Choice { of: Vec<Sequence>, optional: bool },
+    Choice {
+        of: Vec<Sequence>,
+        optional: bool,
+    },
     AnyOrder(Sequence),
 }
 

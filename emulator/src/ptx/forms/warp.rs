@@ -16,7 +16,7 @@ pub(super) static FORMS: &[Form] = &[
     form("barrier{.cta}.red.popc{.aligned}.u32 d, a{, b}, !c:pred", |o| reduce(o, o.has("aligned"))),
     form("barrier{.cta}.red.(and|or){.aligned}.pred p:pred, a:u32{, b:u32}, !c:pred", |o| reduce(o, o.has("aligned"))),
     form("bar.warp.sync m:b32", |o| {
-        let members = o.from("m")?;
+        let members = o.source("m")?;
         o.emit(Op::WarpSync { members })
     }),
     form("shfl.sync.(up|down|bfly|idx).b32 d{|p:pred}, a, b:u32, c:u32, m:b32", shfl),
@@ -27,29 +27,29 @@ pub(super) static FORMS: &[Form] = &[
     form("redux.sync.(add|min|max).(u32|s32) d, a, m:b32", redux),
     form("redux.sync.(and|or|xor).b32 d, a, m:b32", redux),
     form("elect.sync d:b32|p:pred, m:b32", |o| {
-        let (members, d, p) = (o.from("m")?, o.to_some("d")?, o.to_pred("p")?);
+        let (members, d, p) = (o.source("m")?, o.dest_some("d")?, o.dest_pred("p")?);
         o.emit(Op::Elect { d, p, members })
     })
     .since(8, 0, 90),
     form("activemask.b32 d", |o| {
-        let d = o.to("d")?;
+        let d = o.dest("d")?;
         o.emit(Op::ActiveMask { d })
     }),
 ];
 
 fn barrier(o: &mut Operands<'_>, aligned: bool, kind: BarrierKind) -> Result {
-    let (id, threads) = (o.from("a")?, o.from_some("b")?);
+    let (id, threads) = (o.source("a")?, o.source_some("b")?);
     o.emit(Op::Barrier(Barrier { aligned, id, threads, kind }))
 }
 
 fn reduce(o: &mut Operands<'_>, aligned: bool) -> Result {
     let a = o.pred("c")?;
     let kind = if o.has("popc") {
-        BarrierKind::RedPopc { d: o.to("d")?, a }
+        BarrierKind::RedPopc { d: o.dest("d")?, a }
     } else if o.has("and") {
-        BarrierKind::RedAnd { d: o.to_pred("p")?, a }
+        BarrierKind::RedAnd { d: o.dest_pred("p")?, a }
     } else {
-        BarrierKind::RedOr { d: o.to_pred("p")?, a }
+        BarrierKind::RedOr { d: o.dest_pred("p")?, a }
     };
     barrier(o, aligned, kind)
 }
@@ -65,8 +65,8 @@ fn shfl(o: &mut Operands<'_>) -> Result {
         })
     };
     let mode = o.pick(mode).ok_or("a mode is missing")?;
-    let (a, b, c, members) = (o.from("a")?, o.from("b")?, o.from("c")?, o.from("m")?);
-    let (d, p) = (o.to("d")?, o.to_pred_some("p")?);
+    let (a, b, c, members) = (o.source("a")?, o.source("b")?, o.source("c")?, o.source("m")?);
+    let (d, p) = (o.dest("d")?, o.dest_pred_some("p")?);
     o.emit(Op::Shfl(Shfl { mode, d, p, a, b, c, members }))
 }
 
@@ -81,14 +81,14 @@ fn vote(o: &mut Operands<'_>) -> Result {
         })
     };
     let kind = o.pick(kind).ok_or("a kind is missing")?;
-    let (a, members) = (o.pred("a")?, o.from("m")?);
-    let d = if kind == VoteKind::Ballot { VoteDest::Ballot(o.to("d")?) } else { VoteDest::Pred(o.to_pred("p")?) };
+    let (a, members) = (o.pred("a")?, o.source("m")?);
+    let d = if kind == VoteKind::Ballot { VoteDest::Ballot(o.dest("d")?) } else { VoteDest::Pred(o.dest_pred("p")?) };
     o.emit(Op::Vote { kind, d, a, members })
 }
 
 fn matches(o: &mut Operands<'_>) -> Result {
-    let (all, ty, a, members) = (o.has("all"), o.ty(), o.from("a")?, o.from("m")?);
-    let (d, p) = (o.to("d")?, o.to_pred_some("p")?);
+    let (all, ty, a, members) = (o.has("all"), o.ty(), o.source("a")?, o.source("m")?);
+    let (d, p) = (o.dest("d")?, o.dest_pred_some("p")?);
     o.emit(Op::Match { all, ty, d, p, a, members })
 }
 
@@ -105,6 +105,6 @@ fn redux(o: &mut Operands<'_>) -> Result {
         })
     };
     let kind = o.pick(kind).ok_or("an operation is missing")?;
-    let (ty, a, members, d) = (o.ty(), o.from("a")?, o.from("m")?, o.to("d")?);
+    let (ty, a, members, d) = (o.ty(), o.source("a")?, o.source("m")?, o.dest("d")?);
     o.emit(Op::Redux { kind, ty, d, a, members })
 }

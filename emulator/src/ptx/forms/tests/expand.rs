@@ -127,7 +127,7 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         Kind::Value(_) => {
             let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
             let names: Vec<String> = (0..n).map(|j| value(i * 10 + j, bits)).collect();
-            if n == 1 && (slot.count == Count::One || walk.choose(2) == 0) {
+            if n == 1 && (slot.count == Count::One || (slot.count == Count::Said && walk.choose(2) == 0)) {
                 names[0].clone()
             } else {
                 format!("{{{}}}", names.join(", "))

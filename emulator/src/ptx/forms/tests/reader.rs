@@ -46,7 +46,7 @@ fn parts(name: &str) -> Option<(usize, u32)> {
 pub struct Scope {
     pub target: ((u32, u32), u32),
     pub constants: Vec<(Ty, u128)>,
-    temporaries: u32,
+    pub temporaries: u32,
 }
 
 impl Default for Scope {
@@ -85,7 +85,7 @@ impl Names for Scope {
         let space = match name {
             _ if name.contains("_param_") => Space::Param,
             _ if name.starts_with("param") || name.starts_with("retval") => Space::Local,
-            _ if name.starts_with("__local_depot") => Space::Local,
+            _ if name.starts_with("local") || name.starts_with("__local_depot") => Space::Local,
             _ if name.starts_with("shared") => Space::Shared,
             _ if name.starts_with("const") => Space::Const,
             _ if name.starts_with("global") => Space::Global,
@@ -197,7 +197,8 @@ fn operand(text: &str) -> Operand {
 }
 
 fn integer(text: &str) -> Option<i128> {
-    match text.strip_prefix("0x") {
+    let text = text.trim_end_matches('U');
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hex) => i128::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
     }
