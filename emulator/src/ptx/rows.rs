@@ -27,7 +27,6 @@ struct Variable {
     key: Key,
     rows: u32,
     events: Vec<Event>,
-    tracked: bool,
     /// First and last position at which it is live.
     span: (u32, u32),
 }
@@ -64,7 +63,6 @@ impl Rows {
                 return Err("the function is too large: too many registers live across too many blocks".into());
             }
             let ends = live.segments.iter().fold((u32::MAX, 0), |(a, b), s| (a.min(s.0), b.max(s.1)));
-            variable.tracked = live.from_entry;
             variable.span = if live.from_entry { (0, code.len() as u32) } else { ends };
             if live.from_entry {
                 let mut reads = liveness.unproven(&variable.events);
@@ -160,7 +158,7 @@ fn collect(code: &mut [Inst], frame: &Frame) -> Vec<Variable> {
         let guarded = inst.guard != Pred::Always;
         let mut note = |key, rows, temporary: bool, kind| {
             let variable = *index.entry(key).or_insert_with(|| {
-                variables.push(Variable { key, rows, events: Vec::new(), tracked: false, span: (0, 0) });
+                variables.push(Variable { key, rows, events: Vec::new(), span: (0, 0) });
                 variables.len() - 1
             });
             // A temporary is read where it was written, under the same guard.
