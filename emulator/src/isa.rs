@@ -142,8 +142,9 @@ pub enum Op {
     Trap,
     /// `membar`, `fence`: orders memory. `scope` is what else must see it.
     Fence { scope: Scope, order: Order },
-    /// Lets others run: `nanosleep`, and the hints without an effect here (`prefetch`, `griddepcontrol`, `setmaxnreg`).
+    /// Lets others run: `nanosleep`.
     Yield,
+    /// Hints without an effect here: `prefetch`, `griddepcontrol`, `setmaxnreg`, ...
     Nop,
 }
 
@@ -174,6 +175,7 @@ pub enum Alu {
     TestP { test: FloatTest, ty: Ty, d: u16, a: Reg },
     PredLogic { op: BoolOp, d: u16, a: Pred, b: Pred },
     NotPred { d: u16, a: Pred },
+    /// An integer source is the low bits of its register, which may hold more than the type's (a register of at most 32).
     Cvt { to: Ty, from: Ty, how: CvtMods, d: Reg, a: Reg, b: Option<Reg> },
     /// `cvt.pack.sat.{u8,s8}.s32.b32 d, a, b, c`, and the two-operand 16-bit form.
     CvtPack { to: Ty, d: Reg, a: Reg, b: Reg, c: Option<Reg> },
