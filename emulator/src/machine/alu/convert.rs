@@ -1,7 +1,7 @@
 //! `cvt`: every value is read exactly (as an integer, or as a double) and rounded once into the type it becomes. The
 //! conversions that kernels live on have loops of their own, which say the same.
 
-use super::float::flush;
+use super::float::{canonical, flush};
 use super::lanes::{map1, map2};
 use super::number::{Format, Real, half_to_f32, narrow, round_bf16, round_f16};
 use crate::isa::{CvtMods, Reg, Round, Ty};
@@ -66,11 +66,6 @@ fn common(to: Ty, from: Ty, d: Reg, a: [Reg; 2], registers: &mut Registers, mask
     }
     true
 }
-}
-
-#[inline(always)]
-fn canonical(x: f32) -> f32 {
-    if x.is_nan() { super::float::NAN } else { x }
 }
 
 /// What a value, or one half of a pair, is.

@@ -8,19 +8,19 @@ use super::number::{Format, Real};
 use crate::isa::Round;
 
 /// `a + b` rounded to odd. `round` decides the sign of a zero that two numbers cancel to.
+#[inline(always)]
 pub fn sum(a: f64, b: f64, round: Round) -> f64 {
     let s = a + b;
-    if s == 0.0 {
-        let negative = s.is_sign_negative() || (round == Round::Down && (a.is_sign_negative() || b.is_sign_negative()));
-        return if negative { -0.0 } else { 0.0 };
+    if round == Round::Down && s == 0.0 && (a.is_sign_negative() || b.is_sign_negative()) {
+        return -0.0;
     }
     // Knuth's two-sum: a + b = s + error.
     let b_part = s - a;
-    let error = (a - (s - b_part)) + (b - b_part);
-    odd(s, error)
+    odd(s, (a - (s - b_part)) + (b - b_part))
 }
 
 /// `a / b` rounded to odd.
+#[inline(always)]
 pub fn quotient(a: f64, b: f64) -> f64 {
     let q = a / b;
     // a = q b + error b: the sign of the error is that of the remainder over b.
@@ -29,18 +29,18 @@ pub fn quotient(a: f64, b: f64) -> f64 {
 }
 
 /// The square root rounded to odd.
+#[inline(always)]
 pub fn root(a: f64) -> f64 {
     let s = a.sqrt();
     odd(s, (-s).mul_add(s, a))
 }
 
 /// `s + error` rounded to odd, where `error` is less than a unit of `s`.
+#[inline(always)]
 fn odd(s: f64, error: f64) -> f64 {
-    if !s.is_finite() || error == 0.0 || error.is_nan() {
-        return s;
-    }
-    let towards_zero = s.to_bits() - ((error > 0.0) != (s > 0.0)) as u64;
-    f64::from_bits(towards_zero | 1)
+    let towards_zero = s.to_bits().wrapping_sub(((error > 0.0) != (s > 0.0)) as u64);
+    // The error of an infinity is no number.
+    if error.abs() > 0.0 && s.is_finite() { f64::from_bits(towards_zero | 1) } else { s }
 }
 
 /// `a * b + c` of finite doubles, rounded once. Addition is a product with 1, multiplication a sum with [`no_addend`].

@@ -72,10 +72,12 @@ vectorised! {
 fn single(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
     macro_rules! lanes {
         ($f:expr) => {
-            map3(registers, mask, d, a, |a: f32, b: f32, c: f32| {
-                let f = $f;
-                if how.ftz { finish(how, flush(f(flush(a), flush(b), flush(c)))) } else { finish(how, f(a, b, c)) }
-            })
+            if how.ftz || how.sat {
+                let flush = |x| if how.ftz { flush(x) } else { x };
+                map3(registers, mask, d, a, |a, b, c| clamp(how, flush($f(flush(a), flush(b), flush(c)))))
+            } else {
+                map3(registers, mask, d, a, |a, b, c| canonical($f(a, b, c)))
+            }
         };
     }
     let nearest = how.round == Round::Nearest || how.approx;
@@ -107,6 +109,7 @@ fn single(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Regi
 }
 
 /// An operation on values of at most 24 bits of significand, rounded to odd: the next rounding is the only one.
+#[inline(always)]
 pub fn odd(op: FloatOp, round: Round, [a, b, c]: [f64; 3]) -> f64 {
     match op {
         FloatOp::Add => exact::sum(a, b, round),
@@ -131,13 +134,17 @@ pub fn extreme(op: FloatOp, how: FloatMods, a: f32, b: f32) -> f32 {
     if how.xorsign_abs && negative { -result } else { result }
 }
 
-/// What every f32 result goes through: clamping, and the one NaN.
+/// f32 results have one NaN.
 #[inline(always)]
-pub fn finish(how: FloatMods, x: f32) -> f32 {
-    if how.sat {
-        return if x > 0.0 { x.min(1.0) } else { 0.0 };
-    }
+pub fn canonical(x: f32) -> f32 {
     if x.is_nan() { NAN } else { x }
+}
+
+/// `.sat`, if asked for.
+#[inline(always)]
+fn clamp(how: FloatMods, x: f32) -> f32 {
+    let clamped = if x > 0.0 { x.min(1.0) } else { 0.0 };
+    if how.sat { clamped } else { canonical(x) }
 }
 
 vectorised! {

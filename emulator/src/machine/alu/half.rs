@@ -1,11 +1,12 @@
 //! Arithmetic of f16 and bf16, alone and in pairs. Operands become doubles, the operation is rounded to odd, and one
-//! rounding makes the result.
+//! rounding to nearest (these types know no other) makes the result.
 
+use super::approx;
 use super::float::{maximum, minimum, odd};
 use super::lanes::{halves, map3};
-use super::number::{Format, narrow};
-use super::approx;
-use crate::isa::{FloatMods, FloatOp, Reg, Ty};
+use super::number::{Format, half_to_f32, odd_f32, round_bf16, round_f16};
+use crate::isa::{FloatMods, FloatOp, Reg, Round, Ty};
+use crate::machine::simd::vectorised;
 use crate::registers::{Mask, Registers};
 
 /// The format of a 16-bit type, alone or packed.
@@ -13,38 +14,61 @@ pub fn format(ty: Ty) -> Format {
     if matches!(ty, Ty::BF16 | Ty::BF16x2) { Format::BF16 } else { Format::F16 }
 }
 
+vectorised! {
 pub fn run(op: FloatOp, ty: Ty, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
-    let format = format(ty);
-    if matches!(ty, Ty::F16x2 | Ty::BF16x2) {
-        map3(registers, mask, d, a, |a, b, c| halves(a, b, c, |a, b, c| one(op, format, how, [a, b, c])));
-    } else {
-        map3(registers, mask, d, a, |a, b, c| one(op, format, how, [a, b, c]));
+    let packed = matches!(ty, Ty::F16x2 | Ty::BF16x2);
+    macro_rules! lanes {
+        ($widen:expr, $f:expr, $round:expr) => {{
+            let normal = format(ty).smallest_normal();
+            let flush = |x: f64| if how.ftz && x.abs() < normal { 0f64.copysign(x) } else { x };
+            let value = |bits: u16| flush($widen(bits) as f64);
+            let one = |a, b, c| {
+                let result = $round(odd_f32(clamp(how, $f(value(a), value(b), value(c)))));
+                if how.ftz && format(ty).subnormal(result as u64) { result & 0x8000 } else { result }
+            };
+            if packed {
+                map3(registers, mask, d, a, |a, b, c| halves(a, b, c, one))
+            } else {
+                map3(registers, mask, d, a, one)
+            }
+        }};
+        ($f:expr) => {
+            if format(ty) == Format::BF16 {
+                lanes!(|bits: u16| f32::from_bits((bits as u32) << 16), $f, round_bf16)
+            } else {
+                lanes!(half_to_f32, $f, round_f16)
+            }
+        };
+    }
+    const ROUND: Round = Round::Nearest;
+    match op {
+        FloatOp::Copysign => map3(registers, mask, d, a, |a: u32, b: u32, _: u32| (a & 0x8000_8000) | (b & 0x7fff_7fff)),
+        FloatOp::Add => lanes!(|a, b, c| odd(FloatOp::Add, ROUND, [a, b, c])),
+        FloatOp::Mul => lanes!(|a, b, c| odd(FloatOp::Mul, ROUND, [a, b, c])),
+        FloatOp::Fma => lanes!(|a, b, c| odd(FloatOp::Fma, ROUND, [a, b, c])),
+        _ => lanes!(|a, b, c| other(op, how, [a, b, c])),
     }
 }
+}
 
-fn one(op: FloatOp, format: Format, how: FloatMods, operands: [u16; 3]) -> u16 {
-    let flush = |x: f64| if how.ftz && x.abs() < format.smallest_normal() { 0f64.copysign(x) } else { x };
-    if op == FloatOp::Copysign {
-        return (operands[0] & 0x8000) | (operands[1] & 0x7fff);
-    }
-    let [a, b, c] = operands.map(|bits| flush(format.value(bits as u64)));
-    let exact = match op {
+/// What is not worth a loop of its own.
+fn other(op: FloatOp, how: FloatMods, [a, b, c]: [f64; 3]) -> f64 {
+    match op {
         FloatOp::Abs => a.abs(),
         FloatOp::Neg => -a,
         FloatOp::Min | FloatOp::Max => extreme(op, how, a, b),
         FloatOp::Tanh => a.tanh(),
         FloatOp::Ex2 => approx::ex2(a),
-        FloatOp::Sin => a.sin(),
-        FloatOp::Cos => a.cos(),
-        FloatOp::Lg2 => a.log2(),
-        FloatOp::Rsqrt => approx::rsqrt(a),
-        _ => odd(op, how.round, [a, b, c]),
-    };
-    // Clamping commutes with rounding: both ends are representable.
-    let exact = if how.relu && exact <= 0.0 { 0.0 } else { exact };
-    let exact = if how.sat { if exact > 0.0 { exact.min(1.0) } else { 0.0 } } else { exact };
-    let result = narrow(exact, format, how.round);
-    (if how.ftz && format.subnormal(result) { result & format.sign() } else { result }) as u16
+        _ => odd(op, Round::Nearest, [a, b, c]),
+    }
+}
+
+/// `.relu` and `.sat`. Clamping commutes with rounding: both ends are representable.
+#[inline(always)]
+fn clamp(how: FloatMods, x: f64) -> f64 {
+    let x = if how.relu && x <= 0.0 { 0.0 } else { x };
+    let clamped = if x > 0.0 { x.min(1.0) } else { 0.0 };
+    if how.sat { clamped } else { x }
 }
 
 /// `min` and `max` with their modifiers.

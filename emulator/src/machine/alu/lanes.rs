@@ -5,7 +5,7 @@ use crate::registers::{Lanes, Mask, Registers, WARP};
 use std::array::from_fn;
 
 /// A type that a register's lanes can be read as. 16-bit values are the low half of a row.
-pub trait Element: Copy {
+pub trait Element: Copy + Default {
     fn get(registers: &Registers, reg: Reg) -> Lanes<Self>;
     fn put(registers: &mut Registers, reg: Reg, mask: Mask, values: &Lanes<Self>);
 }
@@ -43,7 +43,7 @@ element! {
 #[inline(always)]
 pub fn map1<A: Element, D: Element>(registers: &mut Registers, mask: Mask, d: Reg, a: Reg, f: impl Fn(A) -> D) {
     let a = A::get(registers, a);
-    D::put(registers, d, mask, &from_fn(|lane| f(a[lane])));
+    put(registers, d, mask, |lane| f(a[lane]));
 }
 
 /// `d = f(a, b)` in every lane of the mask.
@@ -56,7 +56,7 @@ pub fn map2<A: Element, B: Element, D: Element>(
     f: impl Fn(A, B) -> D,
 ) {
     let (a, b) = (A::get(registers, a), B::get(registers, b));
-    D::put(registers, d, mask, &from_fn(|lane| f(a[lane], b[lane])));
+    put(registers, d, mask, |lane| f(a[lane], b[lane]));
 }
 
 /// `d = f(a, b, c)` in every lane of the mask.
@@ -69,7 +69,17 @@ pub fn map3<A: Element, B: Element, C: Element, D: Element>(
     f: impl Fn(A, B, C) -> D,
 ) {
     let (a, b, c) = (A::get(registers, a), B::get(registers, b), C::get(registers, c));
-    D::put(registers, d, mask, &from_fn(|lane| f(a[lane], b[lane], c[lane])));
+    put(registers, d, mask, |lane| f(a[lane], b[lane], c[lane]));
+}
+
+/// A plain loop: it vectorises where `from_fn` may not.
+#[inline(always)]
+fn put<D: Element>(registers: &mut Registers, d: Reg, mask: Mask, f: impl Fn(usize) -> D) {
+    let mut values = [D::default(); WARP];
+    for (lane, value) in values.iter_mut().enumerate() {
+        *value = f(lane);
+    }
+    D::put(registers, d, mask, &values);
 }
 
 /// The lanes in which `f` holds.

@@ -158,6 +158,19 @@ pub fn half_to_f32(bits: u16) -> f32 {
     f32::from_bits(scaled | special | ((bits & 0x8000) as u32) << 16)
 }
 
+/// A double as f32, rounded to odd, so that a rounding to at most 22 bits may follow. Without branches.
+#[inline(always)]
+pub fn odd_f32(x: f64) -> f32 {
+    let near = x as f32;
+    let error = x - near as f64;
+    let bits = near.to_bits();
+    let cut = bits.wrapping_sub(((error > 0.0) != (near > 0.0)) as u32) | 1;
+    let tiny = if error < 0.0 { 0x8000_0001 } else { 1 };
+    let odd = if near == 0.0 { tiny } else { cut };
+    // The error of an infinity or a NaN is no number: those stay.
+    f32::from_bits(if error.abs() > 0.0 && near.is_finite() { odd } else { bits })
+}
+
 /// The nearest bf16, without branches; NaN becomes 0x7fff.
 #[inline(always)]
 pub fn round_bf16(x: f32) -> u16 {
