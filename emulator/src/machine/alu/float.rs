@@ -134,10 +134,11 @@ pub fn extreme(op: FloatOp, how: FloatMods, a: f32, b: f32) -> f32 {
     if how.xorsign_abs && negative { -result } else { result }
 }
 
-/// f32 results have one NaN.
+/// f32 results have one NaN. Asked of the bits: the compiler knows that a root of a negative number is NaN, and takes
+/// any for as good as this one.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { NAN } else { x }
+    if x.to_bits() & 0x7fff_ffff > 0x7f80_0000 { NAN } else { x }
 }
 
 /// `.sat`, if asked for.
