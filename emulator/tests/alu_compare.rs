@@ -180,7 +180,7 @@ fn selections() {
                 let first = match cty {
                     Ty::S32 => bits < 1 << 31,
                     _ if bits & 0x7fff_ffff > 0x7f80_0000 => false,
-                    _ => bits < 1 << 31 || bits == 1 << 31 || (ftz && bits & 0x7f80_0000 == 0),
+                    _ => bits <= 1 << 31 || (ftz && bits & 0x7f80_0000 == 0),
                 };
                 assert_eq!(got[lane], if first { a[lane] } else { b[lane] }, "{cty:?} {bits:x}");
             }

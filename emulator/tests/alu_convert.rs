@@ -1,5 +1,7 @@
 //! `cvt`: every target format against a search of its patterns, integers against arithmetic in i128, all 16-bit and 8-bit
 //! sources exhaustively.
+// A lane or a place indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 mod lanes;
 

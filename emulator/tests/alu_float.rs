@@ -1,6 +1,8 @@
 //! Floating-point arithmetic: f32 and f64 against the processor in each of its rounding modes, the 16-bit formats against
 //! exact integers and a search for the nearest pattern, the approximations against the ISA's error bounds.
 #![cfg(target_arch = "x86_64")]
+// A lane or a place indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 mod lanes;
 

@@ -1,4 +1,6 @@
 //! Integer instructions against arithmetic in i128, bit by bit where the ISA defines bits.
+// A lane indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 mod lanes;
 

@@ -1,5 +1,7 @@
 //! `mma` of every shape against a plain product. The layout here is the ISA's, written per element with groupID and
 //! threadID_in_group; `cuda_emulator` states it per register.
+// A lane or a place indexes several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 mod lanes;
 
@@ -27,7 +29,7 @@ fn a_at(m: usize, e: usize, lane: usize, i: usize) -> (usize, usize) {
     if m == 8 {
         return (group, thread * e + i);
     }
-    let row = if i / e % 2 == 0 { group } else { group + 8 };
+    let row = if (i / e).is_multiple_of(2) { group } else { group + 8 };
     (row, thread * e + i % e + i / (2 * e) * (4 * e))
 }
 

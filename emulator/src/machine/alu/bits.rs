@@ -32,27 +32,30 @@ pub fn select(ty: Ty, d: Reg, (a, b): (Reg, Reg), p: Mask, registers: &mut Regis
     }
 }
 
-/// A register of up to 128 bits, zero-extended.
-fn read(bits: u32, reg: Reg, registers: &Registers) -> Lanes<u128> {
-    match bits {
-        ..=32 => registers.b32(reg).map(|x| x as u128),
-        64 => registers.b64(reg).map(|x| x as u128),
-        _ => *registers.b128(reg),
+/// A register of up to 64 bits, zero-extended.
+#[inline(always)]
+fn read(bits: u32, reg: Reg, registers: &Registers) -> Lanes<u64> {
+    if bits == 64 { *registers.b64(reg) } else { registers.b32(reg).map(|x| x as u64) }
+}
+
+#[inline(always)]
+fn write(bits: u32, reg: Reg, values: &Lanes<u64>, registers: &mut Registers, mask: Mask) {
+    if bits == 64 {
+        registers.set_b64(reg, mask, values);
+    } else {
+        registers.set_b32(reg, mask, &values.map(|x| x as u32));
     }
 }
 
-fn write(bits: u32, reg: Reg, values: &Lanes<u128>, registers: &mut Registers, mask: Mask) {
-    match bits {
-        ..=32 => registers.set_b32(reg, mask, &values.map(|x| x as u32)),
-        64 => registers.set_b64(reg, mask, &values.map(|x| x as u64)),
-        _ => registers.set_b128(reg, mask, values),
-    }
-}
-
+vectorised! {
 pub fn pack(ty: Ty, d: Reg, parts: &[Reg], registers: &mut Registers, mask: Mask) {
     let width = ty.bits() / parts.len() as u32;
-    let keep = u128::MAX >> (128 - width);
-    let mut whole = [0u128; WARP];
+    if ty.bits() == 128 {
+        let (low, high) = (read(width, parts[0], registers), read(width, parts[1], registers));
+        return registers.set_b128(d, mask, &from_fn(|lane| (high[lane] as u128) << 64 | low[lane] as u128));
+    }
+    let keep = u64::MAX >> (64 - width);
+    let mut whole = [0; WARP];
     for (i, &part) in parts.iter().enumerate() {
         let part = read(width, part, registers);
         for lane in 0..WARP {
@@ -61,34 +64,37 @@ pub fn pack(ty: Ty, d: Reg, parts: &[Reg], registers: &mut Registers, mask: Mask
     }
     write(ty.bits(), d, &whole, registers, mask);
 }
+}
 
+vectorised! {
 pub fn unpack(ty: Ty, parts: &[Option<Reg>], a: Reg, registers: &mut Registers, mask: Mask) {
     let width = ty.bits() / parts.len() as u32;
-    let keep = u128::MAX >> (128 - width);
-    let whole = read(ty.bits(), a, registers);
-    for (i, part) in parts.iter().enumerate() {
-        if let Some(part) = *part {
-            write(width, part, &whole.map(|x| x >> (i as u32 * width) & keep), registers, mask);
-        }
+    let keep = u64::MAX >> (64 - width);
+    let mut whole = [[0; WARP]; 2];
+    if ty.bits() == 128 {
+        let a = registers.b128(a);
+        whole = [a.map(|x| x as u64), a.map(|x| (x >> 64) as u64)];
+    } else {
+        whole[0] = read(ty.bits(), a, registers);
     }
+    for (i, part) in parts.iter().enumerate() {
+        let Some(part) = *part else { continue };
+        let at = i as u32 * width;
+        write(width, part, &whole[at as usize / 64].map(|x| x >> (at % 64) & keep), registers, mask);
+    }
+}
 }
 
 /// `a` into `b` at `pos` for `len` bits.
-pub fn bfi(
-    ty: Ty,
-    d: Reg,
-    (a, b): (Reg, Reg),
-    (pos, len): (Reg, Reg),
-    registers: &mut Registers,
-    mask: Mask,
-) {
+pub fn bfi(ty: Ty, d: Reg, (a, b): (Reg, Reg), (pos, len): (Reg, Reg), registers: &mut Registers, mask: Mask) {
     let (a, b) = (read(ty.bits(), a, registers), read(ty.bits(), b, registers));
     let (pos, len) = (*registers.b32(pos), *registers.b32(len));
     let merged = from_fn(|lane| {
         let (pos, len) = (pos[lane] & 0xff, len[lane] & 0xff);
+        let ones = if len < 64 { (1 << len) - 1 } else { u64::MAX };
         // Bits beyond the type's width are cut when the result is written.
-        let field = if pos >= 64 { 0 } else { ((1u128 << len.min(64)) - 1) << pos };
-        (b[lane] & !field) | (a[lane] << pos.min(64) & field)
+        let up = |x: u64| x.checked_shl(pos).unwrap_or(0);
+        (b[lane] & !up(ones)) | up(a[lane] & ones)
     });
     write(ty.bits(), d, &merged, registers, mask);
 }

@@ -52,7 +52,8 @@ fn packed(ty: Ty) -> bool {
 fn holds(compare: Compare, a: Reg, b: Reg, registers: &Registers) -> [Mask; 2] {
     let Compare { cmp, ty, ftz, .. } = compare;
     if packed(ty) {
-        return [0, 16].map(|shift| ordered(cmp, &halves(ty, ftz, a, shift, registers), &halves(ty, ftz, b, shift, registers)));
+        return [0, 16]
+            .map(|shift| ordered(cmp, &halves(ty, ftz, a, shift, registers), &halves(ty, ftz, b, shift, registers)));
     }
     let low = match ty {
         Ty::F16 | Ty::BF16 => ordered(cmp, &halves(ty, ftz, a, 0, registers), &halves(ty, ftz, b, 0, registers)),

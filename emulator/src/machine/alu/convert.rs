@@ -9,16 +9,9 @@ use crate::machine::simd::vectorised;
 use crate::registers::{Lanes, Mask, Registers};
 use std::array::from_fn;
 
-pub fn run(
-    to: Ty,
-    from: Ty,
-    how: CvtMods,
-    d: Reg,
-    (a, b): (Reg, Option<Reg>),
-    registers: &mut Registers,
-    mask: Mask,
-) {
-    if how == CvtMods::default() && common(to, from, d, [a, b.unwrap_or(a)], registers, mask) {
+pub fn run(to: Ty, from: Ty, how: CvtMods, d: Reg, (a, b): (Reg, Option<Reg>), registers: &mut Registers, mask: Mask) {
+    let plain = CvtMods { round: how.round, integer: how.integer, ..CvtMods::default() } == how;
+    if plain && common(to, from, how.round, d, [a, b.unwrap_or(a)], registers, mask) {
         return;
     }
     let high = read(from, a, registers);
@@ -32,37 +25,53 @@ pub fn run(
         (true, true, _) => high.map(|x| convert(x >> (from.bits() / 2)) << (to.bits() / 2) | convert(x)),
         _ => high.map(convert),
     };
-    match to.rows() {
-        2 => registers.set_b64(d, mask, &result),
-        _ => registers.set_b32(d, mask, &result.map(|x| x as u32)),
-    }
+    write(to, d, &result, registers, mask);
 }
 
+#[inline(always)]
 fn read(ty: Ty, reg: Reg, registers: &Registers) -> Lanes<u64> {
     if ty.rows() == 2 { *registers.b64(reg) } else { registers.b32(reg).map(|x| x as u64) }
 }
 
+#[inline(always)]
+fn write(ty: Ty, reg: Reg, values: &Lanes<u64>, registers: &mut Registers, mask: Mask) {
+    if ty.rows() == 2 {
+        registers.set_b64(reg, mask, values);
+    } else {
+        registers.set_b32(reg, mask, &values.map(|x| x as u32));
+    }
+}
+
 vectorised! {
-/// Without modifiers; says whether it was one of these.
-fn common(to: Ty, from: Ty, d: Reg, a: [Reg; 2], registers: &mut Registers, mask: Mask) -> bool {
+/// Without modifiers but a rounding; says whether it was one of these.
+fn common(to: Ty, from: Ty, round: Round, d: Reg, a: [Reg; 2], registers: &mut Registers, mask: Mask) -> bool {
     let [a, b] = a;
+    let nearest = round == Round::Nearest;
     match (to, from) {
-        (Ty::F32, Ty::F16) => map1(registers, mask, d, a, |x: u16| canonical(half_to_f32(x))),
-        (Ty::F32, Ty::BF16) => map1(registers, mask, d, a, |x: u16| canonical(f32::from_bits((x as u32) << 16))),
-        (Ty::F16, Ty::F32) => map1(registers, mask, d, a, round_f16),
-        (Ty::BF16, Ty::F32) => map1(registers, mask, d, a, round_bf16),
-        (Ty::F16x2, Ty::F32) => {
+        (Ty::F32, Ty::F16) if nearest => map1(registers, mask, d, a, |x: u16| canonical(half_to_f32(x))),
+        (Ty::F32, Ty::BF16) if nearest => {
+            map1(registers, mask, d, a, |x: u16| canonical(f32::from_bits((x as u32) << 16)));
+        }
+        (Ty::F16, Ty::F32) if nearest => map1(registers, mask, d, a, round_f16),
+        (Ty::BF16, Ty::F32) if nearest => map1(registers, mask, d, a, round_bf16),
+        (Ty::F16x2, Ty::F32) if nearest => {
             map2(registers, mask, d, (a, b), |a, b| (round_f16(a) as u32) << 16 | round_f16(b) as u32);
         }
-        (Ty::BF16x2, Ty::F32) => {
+        (Ty::BF16x2, Ty::F32) if nearest => {
             map2(registers, mask, d, (a, b), |a, b| (round_bf16(a) as u32) << 16 | round_bf16(b) as u32);
         }
-        (Ty::F32, Ty::S32) => map1(registers, mask, d, a, |x: i32| x as f32),
-        (Ty::F32, Ty::U32) => map1(registers, mask, d, a, |x: u32| x as f32),
-        (Ty::U64, Ty::U32) | (Ty::S64, Ty::U32) => map1(registers, mask, d, a, |x: u32| x as u64),
-        (Ty::U64, Ty::S32) | (Ty::S64, Ty::S32) => map1(registers, mask, d, a, |x: i32| x as u64),
-        (Ty::U32, Ty::U64) | (Ty::S32, Ty::S64) => map1(registers, mask, d, a, |x: u64| x as u32),
-        _ => return false,
+        (Ty::F32, Ty::S32) if nearest => map1(registers, mask, d, a, |x: i32| x as f32),
+        (Ty::F32, Ty::U32) if nearest => map1(registers, mask, d, a, |x: u32| x as f32),
+        (Ty::S32, Ty::F32) if nearest => map1(registers, mask, d, a, |x: f32| x.round_ties_even() as i32),
+        (Ty::S32, Ty::F32) if round == Round::Zero => map1(registers, mask, d, a, |x: f32| x as i32),
+        (Ty::U32, Ty::F32) if round == Round::Zero => map1(registers, mask, d, a, |x: f32| x as u32),
+        _ => match (kind(to), kind(from)) {
+            (Kind::Integer { bits, .. }, Kind::Integer { bits: width, signed }) => {
+                let value = read(from, a, registers).map(|x| extend(x, width, signed) & (u64::MAX >> (64 - bits)));
+                write(to, d, &value, registers, mask);
+            }
+            _ => return false,
+        },
     }
     true
 }
@@ -96,11 +105,11 @@ fn packed(ty: Ty) -> bool {
 fn one(to: Kind, from: Kind, how: CvtMods, bits: u64) -> u64 {
     match (from, to) {
         (Kind::Integer { bits: width, signed }, Kind::Integer { .. }) => {
-            let value = extend(bits, width, signed);
+            let value = integer(bits, width, signed);
             fit(if how.sat { clamp(value, to) } else { value }, to)
         }
         (Kind::Integer { bits: width, signed }, Kind::Float(format)) => {
-            let value = extend(bits, width, signed);
+            let value = integer(bits, width, signed);
             let value = if how.sat { value.clamp(0, 1) } else { value };
             Real { negative: value < 0, mantissa: value.unsigned_abs() as u64, exponent: 0 }.round(format, how.round)
         }
@@ -109,9 +118,17 @@ fn one(to: Kind, from: Kind, how: CvtMods, bits: u64) -> u64 {
     }
 }
 
-fn extend(bits: u64, width: u32, signed: bool) -> i128 {
+/// The low bits of a register, sign- or zero-extended to 64.
+#[inline(always)]
+fn extend(bits: u64, width: u32, signed: bool) -> u64 {
     let top = bits << (64 - width);
-    if signed { (top as i64 >> (64 - width)) as i128 } else { (top >> (64 - width)) as i128 }
+    if signed { (top as i64 >> (64 - width)) as u64 } else { top >> (64 - width) }
+}
+
+/// The integer that the low bits of a register stand for.
+fn integer(bits: u64, width: u32, signed: bool) -> i128 {
+    let bits = extend(bits, width, signed);
+    if signed { bits as i64 as i128 } else { bits as i128 }
 }
 
 fn clamp(value: i128, to: Kind) -> i128 {

@@ -81,7 +81,11 @@ impl Exact {
     /// The same value with bit 126 as its highest. Zero stays.
     fn normal(self) -> Exact {
         let by = self.mantissa.leading_zeros() as i32 - 1;
-        if self.mantissa == 0 { self } else { Exact { mantissa: self.mantissa << by, exponent: self.exponent - by, ..self } }
+        if self.mantissa == 0 {
+            self
+        } else {
+            Exact { mantissa: self.mantissa << by, exponent: self.exponent - by, ..self }
+        }
     }
 
     fn times(self, b: Exact) -> Exact {
@@ -133,11 +137,8 @@ impl Exact {
     fn round(self, round: Round) -> f64 {
         let a = self;
         let by = 64u32.saturating_sub(a.mantissa.leading_zeros());
-        let real = Real {
-            negative: a.negative,
-            mantissa: shift_odd(a.mantissa, by) as u64,
-            exponent: a.exponent + by as i32,
-        };
+        let real =
+            Real { negative: a.negative, mantissa: shift_odd(a.mantissa, by) as u64, exponent: a.exponent + by as i32 };
         f64::from_bits(real.round(Format::F64, round))
     }
 }

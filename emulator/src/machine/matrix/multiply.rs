@@ -128,7 +128,7 @@ fn accumulate<const K: usize>(op: &Mma, registers: &mut Registers, a: &A<f32, K>
     } else {
         load_c::<_, _, 2>(c, |x, i| half_to_f32((x >> (16 * i)) as u16))
     };
-    fma_chain(a, b, &mut sums, op.k as usize);
+    chain(a, b, &mut sums, op.k as usize, f32::mul_add);
     for (i, &reg) in op.d.iter().enumerate() {
         let d = if wide {
             store_d(&sums, i, |[x]: [f32; 1]| if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
@@ -139,15 +139,16 @@ fn accumulate<const K: usize>(op: &Mma, registers: &mut Registers, a: &A<f32, K>
     }
 }
 
-/// Eight rows at a time: their sums and a row of B stay in vector registers.
+/// C = A B + C by steps of k. Some rows at a time: their sums and a row of B stay in vector registers.
 #[inline(always)]
-fn fma_chain<const K: usize>(a: &A<f32, K>, b: &B<f32, K>, c: &mut C<f32>, k: usize) {
-    for (a, c) in a.chunks_exact(8).zip(c.chunks_exact_mut(8)) {
-        let mut sums: [[f32; N]; 8] = from_fn(|row| c[row]);
+fn chain<T: Copy, const K: usize>(a: &A<T, K>, b: &B<T, K>, c: &mut C<T>, k: usize, fma: impl Fn(T, T, T) -> T) {
+    const ROWS: usize = 8;
+    for (a, c) in a.chunks_exact(ROWS).zip(c.chunks_exact_mut(ROWS)) {
+        let mut sums: [[T; N]; ROWS] = from_fn(|row| c[row]);
         for step in 0..k.min(K) {
-            for row in 0..8 {
+            for row in 0..ROWS {
                 for column in 0..N {
-                    sums[row][column] = a[row][step].mul_add(b[step][column], sums[row][column]);
+                    sums[row][column] = fma(a[row][step], b[step][column], sums[row][column]);
                 }
             }
         }
@@ -162,13 +163,7 @@ pub fn doubles(op: &Mma, registers: &mut Registers) {
     let a = load_a::<_, _, 1, 16>(op.m as usize, read(&op.a), value);
     let b = load_b::<_, _, 1, 16>(read(&op.b), value);
     let mut c = load_c::<_, _, 1>(read(&op.c), value);
-    for (a, c) in a.iter().zip(&mut c).take(op.m as usize) {
-        for (a, b) in a.iter().zip(&b).take(op.k as usize) {
-            for column in 0..N {
-                c[column] = a.mul_add(b[column], c[column]);
-            }
-        }
-    }
+    chain(&a, &b, &mut c, op.k as usize, f64::mul_add);
     for (i, &reg) in op.d.iter().enumerate() {
         registers.set_b64(reg, Mask::MAX, &store_d(&c, i, |[x]: [f64; 1]| x.to_bits()));
     }
@@ -192,14 +187,8 @@ pub fn integers(op: &Mma, registers: &mut Registers) {
         )
     };
     let mut products = [[0i32; N]; M];
-    for (a, sums) in a.iter().zip(&mut products).take(m) {
-        for (a, b) in a.iter().zip(&b).take(op.k as usize) {
-            for column in 0..N {
-                // 64 products of 8 bits each are far from the limits.
-                sums[column] += a * b[column];
-            }
-        }
-    }
+    // 64 products of 8 bits each are far from the limits.
+    chain(&a, &b, &mut products, op.k as usize, |a, b, sum| sum + a * b);
     add_c(op, registers, &products);
 }
 }
