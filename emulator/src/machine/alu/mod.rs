@@ -4,8 +4,8 @@
 //! Results are those of the PTX ISA document. Where it leaves room, this is what happens: integer `x / 0` is all ones and
 //! `x % 0` is `x`; approximations (`.approx`, `.full`) are correctly rounded or within 2^-30 before their last rounding;
 //! NaN results are 0x7fffffff in f32 and 0x7fff in the 16-bit formats, while f64 keeps the payload of the first NaN
-//! operand, quieted; `.ftz` flushes what is subnormal after rounding. An 8-bit result of `cvt` is zero-extended: the front end adds the extension that a wider
-//! destination asks for.
+//! operand, quieted; `.ftz` flushes what is subnormal after rounding. An 8-bit result of `cvt` is zero-extended: the
+//! front end adds the extension that a wider destination asks for.
 
 mod approx;
 mod bits;
