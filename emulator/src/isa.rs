@@ -247,8 +247,10 @@ pub enum FloatOp {
     Mul,
     /// `fma`; `mad.f32` too.
     Fma,
-    /// Correctly rounded, `.approx`, or `.full`: see [`FloatMods::approx`].
+    /// Correctly rounded, or `.approx`: see [`FloatMods::approx`].
     Div,
+    /// `div.full`: unlike `.approx`, it has no divisors that are too large.
+    DivFull,
     Abs,
     Neg,
     Min,
@@ -285,7 +287,7 @@ pub struct FloatMods {
     pub sat: bool,
     /// `fma.relu`: negative and NaN results are handled as the ISA says.
     pub relu: bool,
-    /// `.approx` and `.full` forms.
+    /// `.approx` forms.
     pub approx: bool,
     /// `min.NaN`, `max.NaN`.
     pub nan: bool,

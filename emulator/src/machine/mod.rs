@@ -1,5 +1,9 @@
 //! Runs a program: grids of blocks of warps, with the checks and the counters.
 
+pub mod alu;
+pub mod matrix;
+mod simd;
+
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::device::Device;
