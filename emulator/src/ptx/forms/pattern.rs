@@ -8,7 +8,7 @@
 //! the list of that name in [`SETS`]. Operands: `d` a register (a source may also be an immediate) of the first type
 //! among the modifiers; `d:U` of the second, `d:W` of twice the width of the first, `d:u32` of that type; `p:pred` a
 //! predicate, `!p:pred` one that may be negated; `n:imm` a number; `[a]` an address; `a*4` a vector of four, `a*V` of
-//! as many as `.v2` says, `a*X` as `.x4` says; `d|p`, `d{|p}` a pair; `{, b}` may be left out; `{, hint}` a cache policy, there
+//! as many as `.v2` says, `a*X` as `.x4` says; `d|p`, `d{|p}` a pair; `_` itself; `{, b}` may be left out; `{, hint}` a cache policy, there
 //! exactly when `.L2::cache_hint` is.
 //!
 //! It knows no instruction and no register.
