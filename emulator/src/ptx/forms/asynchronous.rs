@@ -28,11 +28,13 @@ pub(super) static FORMS: &[Form] = &[
         mbarrier(o, op)
     }),
     form("mbarrier.inval{.OWN}.b64 [a]", |o| mbarrier(o, MBarrierOp::Inval)),
-    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a]", arrive),
-    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a], n:u32", arrive).since(7, 8, 90),
-    form("mbarrier.(arrive|arrive_drop).noComplete{.release.cta|.cta}{.OWN}.b64 d, [a], n:u32", arrive),
-    form("mbarrier.(arrive|arrive_drop).expect_tx{.release.(cta|cluster)|.cta|.cluster}{.SHARED}.b64 d, [a], tx:u32", arrive)
+    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)}{.OWN}.b64 d, [a]", arrive),
+    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)}{.OWN}.b64 d, [a], n:u32", arrive).since(7, 8, 90),
+    form("mbarrier.(arrive|arrive_drop).noComplete{.release.cta}{.OWN}.b64 d, [a], n:u32", arrive),
+    form("mbarrier.(arrive|arrive_drop).expect_tx{.release.(cta|cluster)}{.OWN}.b64 d, [a], tx:u32", arrive)
         .since(8, 0, 90),
+    form("mbarrier.(arrive|arrive_drop){.release.(cta|cluster)}.shared::cluster.b64 _, [a]{, n:u32}", arrive).since(8, 0, 90),
+    form("mbarrier.(arrive|arrive_drop).expect_tx{.release.(cta|cluster)}.shared::cluster.b64 _, [a], tx:u32", arrive).since(8, 0, 90),
     form("mbarrier.expect_tx{.relaxed.(cta|cluster)}{.SHARED}.b64 [a], tx:u32", |o| {
         let op = MBarrierOp::ExpectTx { bytes: o.source("tx")? };
         mbarrier(o, op)
@@ -43,12 +45,12 @@ pub(super) static FORMS: &[Form] = &[
         mbarrier(o, op)
     })
     .since(8, 0, 90),
-    form("mbarrier.test_wait{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], state:b64", wait),
-    form("mbarrier.test_wait.parity{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], parity:u32", wait)
+    form("mbarrier.test_wait{.acquire.(cta|cluster)}{.OWN}.b64 p:pred, [a], state:b64", wait),
+    form("mbarrier.test_wait.parity{.acquire.(cta|cluster)}{.OWN}.b64 p:pred, [a], parity:u32", wait)
         .since(7, 1, 80),
-    form("mbarrier.try_wait{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], state:b64{, ns:u32}", wait)
+    form("mbarrier.try_wait{.acquire.(cta|cluster)}{.OWN}.b64 p:pred, [a], state:b64{, ns:u32}", wait)
         .since(7, 8, 90),
-    form("mbarrier.try_wait.parity{.acquire.(cta|cluster)|.cta|.cluster}{.OWN}.b64 p:pred, [a], parity:u32{, ns:u32}", wait)
+    form("mbarrier.try_wait.parity{.acquire.(cta|cluster)}{.OWN}.b64 p:pred, [a], parity:u32{, ns:u32}", wait)
         .since(7, 8, 90),
     form("mbarrier.pending_count.b64 d:u32, state:b64", |o| {
         let (state, d) = (o.source("state")?, o.dest("d")?);

@@ -14,8 +14,8 @@ pub(super) static FORMS: &[Form] = &[
     form("atom<{.SEM}{.SCOPE}{.global}.(and|or|xor|exch)>{.L2::cache_hint}.(b32|b64) d, [a], b{, hint}", atom),
     form("atom<{.SEM}{.SCOPE}.SHARED.(and|or|xor|exch)>.(b32|b64) d, [a], b", atom),
     form("atom<{.SEM}{.SCOPE}{.global|.SHARED}.cas>.(b16|b32|b64) d, [a], b, c", atom),
-    form("atom<{.SEM}{.SCOPE}{.global}.add>{.L2::cache_hint}.(u32|s32|u64|s64|f32|f64) d, [a], b{, hint}", atom),
-    form("atom<{.SEM}{.SCOPE}.SHARED.add>.(u32|s32|u64|s64|f32|f64) d, [a], b", atom),
+    form("atom<{.SEM}{.SCOPE}{.global}.add>{.L2::cache_hint}.(u32|s32|u64|f32|f64) d, [a], b{, hint}", atom),
+    form("atom<{.SEM}{.SCOPE}.SHARED.add>.(u32|s32|u64|f32|f64) d, [a], b", atom),
     form("atom<{.SEM}{.SCOPE}{.global}.(inc|dec)>{.L2::cache_hint}.u32 d, [a], b{, hint}", atom),
     form("atom<{.SEM}{.SCOPE}.SHARED.(inc|dec)>.u32 d, [a], b", atom),
     form("atom<{.SEM}{.SCOPE}{.global}.(min|max)>{.L2::cache_hint}.(u32|s32|u64|s64) d, [a], b{, hint}", atom),
@@ -29,8 +29,8 @@ pub(super) static FORMS: &[Form] = &[
     form("atom<{.SEM}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(v2|v4).(f16x2|bf16x2) d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.(and|or|xor)>{.L2::cache_hint}.(b32|b64) [a], b{, hint}", atom),
     form("red<{.relaxed|.release}{.SCOPE}.SHARED.(and|or|xor)>.(b32|b64) [a], b", atom),
-    form("red<{.relaxed|.release}{.SCOPE}{.global}.add>{.L2::cache_hint}.(u32|s32|u64|s64|f32|f64) [a], b{, hint}", atom),
-    form("red<{.relaxed|.release}{.SCOPE}.SHARED.add>.(u32|s32|u64|s64|f32|f64) [a], b", atom),
+    form("red<{.relaxed|.release}{.SCOPE}{.global}.add>{.L2::cache_hint}.(u32|s32|u64|f32|f64) [a], b{, hint}", atom),
+    form("red<{.relaxed|.release}{.SCOPE}.SHARED.add>.(u32|s32|u64|f32|f64) [a], b", atom),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.(inc|dec)>{.L2::cache_hint}.u32 [a], b{, hint}", atom),
     form("red<{.relaxed|.release}{.SCOPE}.SHARED.(inc|dec)>.u32 [a], b", atom),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.(min|max)>{.L2::cache_hint}.(u32|s32|u64|s64) [a], b{, hint}", atom),
@@ -60,7 +60,7 @@ fn atom(o: &mut Operands<'_>) -> Result {
 
 fn element(o: &mut Operands<'_>, space: Space, at: Address, index: usize, b: Reg, d: Option<Reg>) -> Result {
     let ty = o.ty();
-    let at = Address { offset: at.offset + index as i64 * i64::from(ty.bytes()), ..at };
+    let at = Address { offset: at.offset.wrapping_add(index as i64 * i64::from(ty.bytes())), ..at };
     let c = o.source_some("c")?.unwrap_or_else(|| o.names.constant(ty, 0));
     let op = o.pick(operation).ok_or("an operation is missing")?;
     let (order, scope) = (order(o).unwrap_or(Order::Relaxed), scope(o).unwrap_or(Scope::Gpu));

@@ -10,7 +10,10 @@ use crate::isa::{Alu, CvtMods, Reg, Ty};
 type Result<T = ()> = std::result::Result<T, String>;
 
 pub(super) static FORMS: &[Form] = &[
-    form("cvt{.sat}.INT8.INT8 d, a:U", cvt),
+    form("cvt.INT8.INT8 d, a:U", cvt),
+    form("cvt.sat.(u8.(u16|u32|u64|s8|s16|s32|s64)|u16.(u32|u64|s8|s16|s32|s64)|u32.(u64|s8|s16|s32|s64)) d, a:U", cvt),
+    form("cvt.sat.(u64.(s8|s16|s32|s64)|s8.(u8|u16|u32|u64|s16|s32|s64)|s16.(u16|u32|u64|s32|s64)) d, a:U", cvt),
+    form("cvt.sat.(s32.(u32|u64|s64)|s64.u64) d, a:U", cvt),
     form("cvt.ROUND{.ftz}{.sat}.f32.INT8 d, a:U", cvt),
     form("cvt.ROUND{.sat}.(f16|f64).INT8 d, a:U", cvt),
     form("cvt.ROUND.bf16.INT8 d, a:U", cvt).since(7, 8, 90),

@@ -35,11 +35,11 @@ pub(super) static FORMS: &[Form] = &[
     form("mma.sync.aligned.m16n8k32.row.col.f32.(e4m3|e5m2).(e4m3|e5m2).f32 d*4:f32, a*4:b32, b*2:b32, c*4:f32", mma).since(8, 4, 89),
     form("mma.sync.aligned.m16n8k16.row.col.f16.(e4m3|e5m2).(e4m3|e5m2).f16 d*2:b32, a*2:b32, b*1:b32, c*2:b32", mma).since(8, 7, 89),
     form("mma.sync.aligned.m16n8k32.row.col.f16.(e4m3|e5m2).(e4m3|e5m2).f16 d*2:b32, a*4:b32, b*2:b32, c*2:b32", mma).since(8, 7, 89),
-    form("ldmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.SHARED}.b16 d*V:b32, [a]", |o| {
+    form("ldmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.OWN}.b16 d*X:b32, [a]", |o| {
         let (registers, access) = (o.dest_all("d")?, access(o)?);
         o.emit(Op::LdMatrix(Box::new(MatrixAccess { registers, ..access })))
     }),
-    form("stmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.SHARED}.b16 [a], b*V:b32", |o| {
+    form("stmatrix.sync.aligned<.m8n8.(x1|x2|x4){.trans}>{.OWN}.b16 [a], b*X:b32", |o| {
         let (registers, access) = (o.source_all("b")?, access(o)?);
         o.emit(Op::StMatrix(Box::new(MatrixAccess { registers, ..access })))
     }).since(7, 8, 90),

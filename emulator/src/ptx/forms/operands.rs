@@ -55,6 +55,7 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
     let predicate = |name: &str| matches!(names.register(name), Some(Register::Predicate(_)));
     match (slot.kind, operand) {
         (Kind::Memory, o) => matches!(o, O::Memory { .. }),
+        (Kind::Sink, o) => *o == O::Sink,
         (Kind::Number, o) => matches!(o, O::Integer(_)),
         (Kind::Label | Kind::Labels, o) => matches!(o, O::Name(_)),
         (Kind::Predicate { .. }, O::Name(name)) => predicate(name),
@@ -62,7 +63,9 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
         (Kind::Predicate { .. }, o) => matches!(o, O::Integer(_) | O::Sink),
         (Kind::Value(_), O::Vector(items)) => items.len() == many(slot, words) && slot.count != Count::One,
         // A vector that always is one is in braces even if it has one element.
-        (Kind::Value(_), _) if many(slot, words) != 1 || slot.count == Count::Fixed(1) => false,
+        (Kind::Value(_), _) if many(slot, words) != 1 || matches!(slot.count, Count::Fixed(1) | Count::Matrices) => {
+            false
+        }
         (Kind::Value(_), O::Name(name)) => !predicate(name),
         (Kind::Value(_), O::NameOffset(..) | O::Integer(_) | O::Double(_) | O::Single(_) | O::Sink) => true,
         (Kind::Value(_), _) => false,
@@ -71,11 +74,12 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
 
 /// The registers that an operand consists of.
 pub(super) fn many(slot: &Slot, words: &[String]) -> usize {
-    let said = |w: &String| w.strip_prefix(['v', 'x'])?.parse().ok();
+    let said = |letter| words.iter().find_map(|w| w.strip_prefix(letter)?.parse().ok()).unwrap_or(1);
     match slot.count {
         Count::One => 1,
         Count::Fixed(n) => n,
-        Count::Said => words.iter().find_map(said).unwrap_or(1),
+        Count::Elements => said('v'),
+        Count::Matrices => said('x'),
     }
 }
 

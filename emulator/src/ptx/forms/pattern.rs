@@ -8,7 +8,7 @@
 //! the list of that name in [`SETS`]. Operands: `d` a register (a source may also be an immediate) of the first type
 //! among the modifiers; `d:U` of the second, `d:W` of twice the width of the first, `d:u32` of that type; `p:pred` a
 //! predicate, `!p:pred` one that may be negated; `n:imm` a number; `[a]` an address; `a*4` a vector of four, `a*V` of
-//! as many as `.v2`, `.x4` say; `d|p`, `d{|p}` a pair; `{, b}` may be left out; `{, hint}` a cache policy, there
+//! as many as `.v2` says, `a*X` as `.x4` says; `d|p`, `d{|p}` a pair; `_` itself; `{, b}` may be left out; `{, hint}` a cache policy, there
 //! exactly when `.L2::cache_hint` is.
 //!
 //! It knows no instruction and no register.
@@ -35,6 +35,9 @@ pub(super) static SETS: &[(&str, &str)] = &[
     ("SEM", "relaxed|acquire|release|acq_rel"),
     ("PREFETCH", "L2::64B|L2::128B|L2::256B"),
 ];
+
+/// More modifiers than any instruction has; their positions are bits of a word.
+const MOST_WORDS: usize = 31;
 
 /// Modifiers one after the other.
 pub(super) type Sequence = Vec<Node>;
@@ -65,9 +68,13 @@ pub(super) struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Value(Width),
-    Predicate { negatable: bool },
+    Predicate {
+        negatable: bool,
+    },
     Number,
     Memory,
+    /// `_`
+    Sink,
     Label,
     Labels,
 }
@@ -85,8 +92,10 @@ pub(super) enum Width {
 pub(super) enum Count {
     One,
     Fixed(usize),
-    /// As `.v4`, `.x2` say; one without.
-    Said,
+    /// As `.v4` says; one, without braces, where nothing is said.
+    Elements,
+    /// As `.x4` says.
+    Matrices,
 }
 
 /// A compiled line of the table.
@@ -112,7 +121,7 @@ impl Pattern {
     pub fn fit(&self, words: &[String]) -> (u32, bool) {
         let mut far = 0;
         let ends = advance(&self.modifiers, words, 1, &mut far);
-        (far, ends >> words.len() & 1 == 1)
+        (far, words.len() < MOST_WORDS && ends >> words.len() & 1 == 1)
     }
 }
 
@@ -127,7 +136,7 @@ fn step(node: &Node, words: &[String], starts: u32, far: &mut u32) -> u32 {
     }
     match node {
         Node::Word(word) => {
-            let fits = (0..words.len().min(31)).filter(|&i| words[i] == *word).fold(0, |m, i| m | 1 << i);
+            let fits = (0..words.len().min(MOST_WORDS)).filter(|&i| words[i] == *word).fold(0, |m, i| m | 1 << i);
             let ends = (starts & fits) << 1;
             *far = (*far).max(31 - (ends | 1).leading_zeros());
             ends
@@ -219,11 +228,13 @@ fn slot(text: &'static str) -> Slot {
     let (plain, ty) = plain.split_once(':').unwrap_or((plain, if plain == "hint" { "b64" } else { "" }));
     let (name, count) = match plain.split_once('*') {
         None => (plain, Count::One),
-        Some((name, "V")) => (name, Count::Said),
+        Some((name, "V")) => (name, Count::Elements),
+        Some((name, "X")) => (name, Count::Matrices),
         Some((name, n)) => (name, Count::Fixed(n.parse().expect("a count"))),
     };
     let kind = match ty {
         _ if text.starts_with('[') => Kind::Memory,
+        _ if text == "_" => Kind::Sink,
         "pred" => Kind::Predicate { negatable: text.starts_with('!') },
         "imm" => Kind::Number,
         "label" => Kind::Label,

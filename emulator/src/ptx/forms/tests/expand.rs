@@ -127,7 +127,7 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         Kind::Value(_) => {
             let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
             let names: Vec<String> = (0..n).map(|j| value(i * 10 + j, bits)).collect();
-            if n == 1 && (slot.count == Count::One || (slot.count == Count::Said && walk.choose(2) == 0)) {
+            if n == 1 && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(2) == 0)) {
                 names[0].clone()
             } else {
                 format!("{{{}}}", names.join(", "))
@@ -147,6 +147,7 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
             "pmevent" => "7".to_owned(),
             _ => "16".to_owned(),
         },
+        Kind::Sink => "_".to_owned(),
         Kind::Label => "$L_1".to_owned(),
         Kind::Labels => "$T_1".to_owned(),
     }

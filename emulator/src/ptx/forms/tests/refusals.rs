@@ -46,6 +46,13 @@ fn a_message_names_what_does_not_fit() {
 }
 
 #[test]
+fn no_number_of_modifiers_is_too_many_to_refuse() {
+    for count in 1..70 {
+        refused(&format!("add{}.s32 %r1, %r2, %r3;", ".sat".repeat(count + 1)), &mut Scope::default(), &["`.sat`"]);
+    }
+}
+
+#[test]
 fn older_targets_and_versions_lack_newer_forms() {
     let mut scope = Scope { target: ((8, 0), 80), ..Scope::default() };
     refused("add.bf16 %rs1, %rs2, %rs3;", &mut scope, &["sm_90", "sm_80"]);
