@@ -276,7 +276,7 @@ fn alu_registers(alu: &mut Alu, v: &mut Visitor<'_>) {
 fn float_sources(op: FloatOp) -> usize {
     match op {
         FloatOp::Fma => 3,
-        FloatOp::Add | FloatOp::Sub | FloatOp::Mul | FloatOp::Div => 2,
+        FloatOp::Add | FloatOp::Sub | FloatOp::Mul | FloatOp::Div | FloatOp::DivFull => 2,
         FloatOp::Min | FloatOp::Max | FloatOp::Copysign => 2,
         FloatOp::Abs | FloatOp::Neg | FloatOp::Rcp | FloatOp::Sqrt | FloatOp::Rsqrt => 1,
         FloatOp::Sin | FloatOp::Cos | FloatOp::Lg2 | FloatOp::Ex2 | FloatOp::Tanh => 1,

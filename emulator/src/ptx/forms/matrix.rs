@@ -63,7 +63,9 @@ fn mma(o: &mut Operands<'_>) -> Result {
     };
     let (a, b, c, d) = (o.source_all("a")?, o.source_all("b")?, o.source_all("c")?, o.dest_all("d")?);
     let satfinite = o.has("satfinite");
-    o.emit(Op::Mma(Box::new(Mma { m, n, k, a_ty, b_ty, c_ty, d_ty, satfinite, d, a, b, c })))
+    let mma = Mma { m, n, k, a_ty, b_ty, c_ty, d_ty, satfinite, d, a, b, c };
+    crate::machine::matrix::check(&mma)?;
+    o.emit(Op::Mma(Box::new(mma)))
 }
 
 /// `m16n8k16` as numbers.

@@ -177,7 +177,7 @@ impl<'a> Operands<'a> {
             ftz: self.has("ftz"),
             sat: self.has("sat"),
             relu: self.has("relu"),
-            approx: self.has("approx") || self.has("full"),
+            approx: self.has("approx"),
             nan: self.has("NaN"),
             xorsign_abs: self.has("xorsign"),
         }
