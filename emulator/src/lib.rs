@@ -14,6 +14,7 @@ pub mod fault;
 pub mod isa;
 pub mod machine;
 pub mod memory;
+pub mod operands;
 pub mod program;
 pub mod ptx;
 pub mod registers;
