@@ -225,3 +225,42 @@ fn shared_bytes(launch: &Launch) -> u32 {
         dynamic => needs.static_shared.next_multiple_of(needs.dynamic_align.max(1)) + dynamic,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::A100;
+    use crate::isa::{Inst, Op, Pred};
+    use crate::program::{Needs, Tracked};
+
+    #[test]
+    fn a_kernel_that_spins_for_ever_is_stopped() {
+        let program = Program {
+            name: "spin".into(),
+            code: vec![Inst { guard: Pred::Always, op: Op::Branch { target: 0 } }],
+            places: Vec::new(),
+            rows: 0,
+            predicates: 0,
+            constants: Vec::new(),
+            specials: Vec::new(),
+            tracked: Tracked::default(),
+            params: Vec::new(),
+            needs: Needs::default(),
+        };
+        let launch = Launch {
+            program: &program,
+            device: &A100,
+            grid: [2, 1, 1],
+            block: [64, 1, 1],
+            dynamic_shared: 0,
+            params: &[],
+            cooperative: false,
+            operands: None,
+        };
+        let memory = Memory::new(1 << 20).expect("address space");
+        let table = memory.table();
+        let fault = Grid::new(&launch, &memory, &table, &Config::default(), 100_000).run(2).expect_err("it spins");
+        assert_eq!(fault.kind, FaultKind::Deadlock);
+        assert!(fault.why.contains("100000 warp instructions"), "{fault}");
+    }
+}

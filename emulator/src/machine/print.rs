@@ -154,3 +154,34 @@ fn formatted(spec: &str, value: impl Printed) -> Vec<u8> {
         buffer = vec![0; needed + 1];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &[u8], stars: &[i32]) -> Option<(String, bool, u8, usize)> {
+        let mut stars = stars.iter().copied();
+        let (c, rest) = conversion(text, || stars.next().unwrap_or(0))?;
+        Some((c.spec, c.wide, c.letter, rest.len()))
+    }
+
+    #[test]
+    fn conversions_are_told_from_text() {
+        assert_eq!(parsed(b"-08.3f tail", &[]), Some(("-08.3".into(), false, b'f', 5)));
+        assert_eq!(parsed(b"llu", &[]), Some((String::new(), true, b'u', 0)));
+        assert_eq!(parsed(b"*.*e", &[12, 4]), Some(("12.4".into(), false, b'e', 0)));
+        assert_eq!(parsed(b"hhd", &[]), Some((String::new(), false, b'd', 0)));
+        assert_eq!(parsed(b"y", &[]), None);
+        assert_eq!(parsed(b"", &[]), None);
+    }
+
+    #[test]
+    fn values_look_as_c_writes_them() {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("ASCII");
+        assert_eq!(text(formatted("%5lld|", -42i64)), "  -42|");
+        assert_eq!(text(formatted("%#llx", 255u64)), "0xff");
+        assert_eq!(text(formatted("%.2e", 12345.678)), "1.23e+04");
+        assert_eq!(text(formatted("%g", 0.0001)), "0.0001");
+        assert_eq!(text(formatted("%200lld", 7i64)).len(), 200);
+    }
+}
