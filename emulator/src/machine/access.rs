@@ -2,7 +2,7 @@
 //!
 //! Every space ends as host addresses, so data moves in one way; what differs are the checks before.
 
-use super::global::{How, Request, bounds, repeat_inactive, sectors};
+use super::global::{How, Request, Shape, repeat_inactive, sectors};
 use super::races::{Trouble, Use};
 use super::report::{Run, broken, instruction};
 use super::shared::wavefronts;
@@ -74,7 +74,7 @@ impl<'g> Warp<'g> {
     }
 
     /// Checks an access by the lanes of `mask` (not empty) and finds where its bytes are.
-    pub(super) fn resolve(&mut self, cx: &mut Cx, want: Want, at: &Lanes<u64>, mask: Mask) -> Run<Target> {
+    pub(super) fn resolve(&mut self, cx: &mut Cx, want: Want, at: Lanes<u64>, mask: Mask) -> Run<Target> {
         let at = repeat_inactive(at, mask);
         let all = at.iter().fold(0, |m, a| m | a);
         let align = want.bytes & want.bytes.wrapping_neg();
@@ -89,7 +89,7 @@ impl<'g> Warp<'g> {
         while left != 0 {
             let (space, _) = space_of(at[left.trailing_zeros() as usize]);
             let alike = lanes(left).filter(|&i| space_of(at[i]).0 == space).fold(0, |m, i| m | 1 << i);
-            let inside = repeat_inactive(&std::array::from_fn(|i| space_of(at[i]).1), alike);
+            let inside = repeat_inactive(std::array::from_fn(|i| space_of(at[i]).1), alike);
             let part = self.resolve_in(cx, Want { space, ..want }, inside, alike)?;
             lanes(part.mask).for_each(|i| target.at[i] = part.at[i]);
             target.mask |= part.mask;
@@ -130,18 +130,19 @@ impl<'g> Warp<'g> {
     }
 
     fn resolve_global(&mut self, cx: &mut Cx, want: Want, at: Lanes<u64>, mask: Mask) -> Run<Target> {
-        let request = Request { mask, at: &at, bytes: want.bytes, how: want.how };
+        let shape = Shape::of(&at, mask, want.bytes);
+        let request = Request { mask, at: &at, bytes: want.bytes, how: want.how, shape };
         let mask = cx.grid.global.access(&request, &mut cx.work.recent[want.pc as usize])?;
         let total = &mut cx.work.tally.total;
         match want.how {
             _ if want.space == Space::Const => {}
             How::Read | How::ReadOnly => {
                 total.global_load_requests += 1;
-                total.global_load_sectors += sectors(&at, want.bytes);
+                total.global_load_sectors += sectors(&request);
             }
             How::Write => {
                 total.global_store_requests += 1;
-                total.global_store_sectors += sectors(&at, want.bytes);
+                total.global_store_sectors += sectors(&request);
             }
             How::Update => total.global_atomics += 1,
         }
@@ -159,7 +160,9 @@ impl<'g> Warp<'g> {
         if mask == 0 {
             return Ok(host);
         }
-        let dense = self.watch_shared(cx, want, how, &at, mask)?;
+        let shape = Shape::of(&at, mask, want.bytes);
+        self.watch_shared(cx, want, how, &at, (mask, shape))?;
+        let dense = shape == Shape::Dense;
         if how == Use::Update {
             cx.work.tally.total.shared_atomics += 1;
         } else {
@@ -175,22 +178,16 @@ impl<'g> Warp<'g> {
         Ok(Target { apart: if dense { 0 } else { mask }, ..host })
     }
 
-    /// Tells the race detector; whether the request is one range without holes.
-    fn watch_shared(&mut self, cx: &mut Cx, want: Want, how: Use, at: &Lanes<u64>, mask: Mask) -> Run<bool> {
-        let dense = mask == Mask::MAX && (0..WARP).all(|i| at[i] == at[0] + i as u64 * want.bytes);
+    /// Tells the race detector.
+    fn watch_shared(&mut self, cx: &mut Cx, want: Want, how: Use, at: &Lanes<u64>, (mask, shape): (Mask, Shape)) -> Run {
         let (warp, strong, bytes) = (self.index as usize, strong(want.order), want.bytes as u32);
         let mut note = |offset: u64, bytes: u32| cx.cta.races.access(warp, strong, want.pc, how, (offset as u32, bytes));
-        let done = if dense {
-            note(at[0], bytes * WARP as u32)
-        } else if at.iter().all(|a| *a == at[0]) {
-            note(at[0], bytes)
-        } else {
-            lanes(mask).try_for_each(|i| note(at[i], bytes))
+        let done = match shape {
+            Shape::Dense => note(at[0], bytes * WARP as u32),
+            Shape::Same => note(at[0], bytes),
+            Shape::Scattered => lanes(mask).try_for_each(|i| note(at[i], bytes)),
         };
-        match done {
-            Ok(()) => Ok(dense),
-            Err((offset, trouble)) => Err(self.shared_trouble(cx, how, at, mask, want.bytes, (u64::from(offset), trouble))),
-        }
+        done.map_err(|(offset, trouble)| self.shared_trouble(cx, how, at, mask, want.bytes, (u64::from(offset), trouble)))
     }
 
     #[cold]
@@ -248,8 +245,7 @@ impl<'g> Warp<'g> {
         let bytes = element * load.d.as_slice().len() as u64;
         let how = if load.nc { How::ReadOnly } else { How::Read };
         let want = Want { pc, space: load.space, bytes, how, order: load.order };
-        let at = self.addresses(&load.at);
-        let target = self.resolve(cx, want, &at, mask)?;
+        let target = self.resolve(cx, want, self.addresses(&load.at), mask)?;
         for (i, d) in load.d.as_slice().iter().enumerate() {
             if let Some(d) = d {
                 self.fetch(*d, (load.ty, load.reg), &target, i as u64 * element, mask);
@@ -298,7 +294,7 @@ impl<'g> Warp<'g> {
         let bytes = element * store.a.as_slice().len() as u64;
         let want = Want { pc, space: store.space, bytes, how: How::Write, order: store.order };
         let at = self.addresses(&store.at);
-        let target = self.resolve(cx, want, &at, mask)?;
+        let target = self.resolve(cx, want, at, mask)?;
         cx.work.progress = true;
         for (i, a) in store.a.as_slice().iter().enumerate() {
             self.put(*a, (store.ty, store.reg), &target, i as u64 * element);
@@ -321,7 +317,11 @@ impl<'g> Warp<'g> {
             }
             (4, 1) => {
                 let v = self.regs.b32(a);
-                lanes(target.mask).for_each(|i| memory::store::<AtomicU32>(target.at[i] + offset, v[i]));
+                if target.mask == Mask::MAX {
+                    (0..WARP).for_each(|i| memory::store::<AtomicU32>(target.at[i] + offset, v[i]));
+                } else {
+                    lanes(target.mask).for_each(|i| memory::store::<AtomicU32>(target.at[i] + offset, v[i]));
+                }
             }
             (bytes, 1) => {
                 let v = self.regs.b32(a);
@@ -359,7 +359,7 @@ fn misaligned<T>(at: &Lanes<u64>, bytes: u64, align: u64) -> Run<T> {
 
 /// The lanes whose access lies within `size` bytes; without the check others are dropped.
 fn inside(cx: &Cx, want: Want, at: &Lanes<u64>, mask: Mask, size: u64, what: &str) -> Run<Mask> {
-    let (_, high) = bounds(at);
+    let high = at.iter().fold(0, |high, a| high.max(*a));
     if high.checked_add(want.bytes).is_some_and(|end| end <= size) {
         return Ok(mask);
     }

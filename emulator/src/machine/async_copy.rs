@@ -54,12 +54,12 @@ impl<'g> Warp<'g> {
             left &= !alike;
             if size > 0 {
                 let want = Want { pc, space: Space::Global, bytes: size.into(), how: How::Read, order: Order::Weak };
-                let source = self.resolve(cx, want, &from, alike)?;
+                let source = self.resolve(cx, want, from, alike)?;
                 lanes(source.mask).for_each(|i| data[i] = gather(source.at[i], size));
             }
         }
         let want = Want { pc, space: Space::Shared, bytes: copy.bytes.into(), how: How::Write, order: Order::Weak };
-        let target = self.resolve_shared(cx, want, super::global::repeat_inactive(&to, mask), mask, Use::Issue)?;
+        let target = self.resolve_shared(cx, want, super::global::repeat_inactive(to, mask), mask, Use::Issue)?;
         let to = to.map(|a| a as u32);
         let group = self.copies.committed;
         self.copies.pending.push(InFlight { pc, mask: target.mask, bytes: copy.bytes, to, group, data });

@@ -22,8 +22,7 @@ impl<'g> Warp<'g> {
         // Without a qualifier an atomic is relaxed, never weak.
         let order = if atom.order == crate::isa::Order::Weak { crate::isa::Order::Relaxed } else { atom.order };
         let want = Want { pc, space: atom.space, bytes, how: How::Update, order };
-        let at = self.addresses(&atom.at);
-        let target = self.resolve(cx, want, &at, mask)?;
+        let target = self.resolve(cx, want, self.addresses(&atom.at), mask)?;
         let old = self.update(cx, atom, &target);
         if let Some(d) = atom.d {
             match atom.ty.rows() {

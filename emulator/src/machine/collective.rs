@@ -217,21 +217,23 @@ impl<'g> Warp<'g> {
         let count = access.registers.len();
         let mask = Mask::MAX >> (WARP - 8 * count);
         let want = Want { pc, space: access.space, bytes: 16, how, order: Order::Weak };
-        let at = self.addresses(&access.at);
-        let target = self.resolve(cx, want, &at, mask)?;
+        let target = self.resolve(cx, want, self.addresses(&access.at), mask)?;
         cx.work.progress |= how.writes();
         for (i, &register) in access.registers.iter().enumerate() {
-            let word = |r: usize, w: usize| target.at[8 * i + r] + 4 * w as u64;
-            let there = |r: usize| target.mask >> (8 * i + r) & 1 == 1;
+            let row = |r: usize| (target.mask >> (8 * i + r) & 1 == 1).then_some(target.at[8 * i + r]);
             if how.writes() {
-                let rows = matrix::to_rows(self.regs.b32(register), access.transposed);
-                for r in (0..8).filter(|r| there(*r)) {
-                    (0..4).for_each(|w| store_narrow(word(r, w), 4, rows[r][w].into()));
+                let tile = matrix::stmatrix(self.regs.b32(register), access.transposed);
+                for (r, bytes) in tile.iter().enumerate() {
+                    if let Some(at) = row(r) {
+                        let data = u128::from_le_bytes(*bytes);
+                        store_narrow(at, 8, data as u64);
+                        store_narrow(at + 8, 8, (data >> 64) as u64);
+                    }
                 }
             } else {
-                let load = |r, w| if there(r) { load_narrow(word(r, w), 4) as u32 } else { 0 };
-                let rows = std::array::from_fn(|r| std::array::from_fn(|w| load(r, w)));
-                self.regs.set_b32(register, Mask::MAX, &matrix::from_rows(&rows, access.transposed));
+                let load = |at| u128::from(load_narrow(at, 8)) | u128::from(load_narrow(at + 8, 8)) << 64;
+                let tile = std::array::from_fn(|r| row(r).map_or(0, load).to_le_bytes());
+                self.regs.set_b32(register, Mask::MAX, &matrix::ldmatrix(&tile, access.transposed));
             }
         }
         Ok(())

@@ -91,12 +91,50 @@ pub(super) struct Area<'a> {
     read_only: Marks,
 }
 
+/// How the addresses of a request lie: the common cases are one range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// All 32 lanes, one after the other without holes.
+    Dense,
+    /// All at one place.
+    Same,
+    Scattered,
+}
+
+impl Shape {
+    /// Of accesses to `bytes` by the lanes of `mask`; lanes outside repeat a lane inside.
+    #[inline]
+    pub fn of(at: &Lanes<u64>, mask: Mask, bytes: u64) -> Shape {
+        let (mut rising, mut alike, mut next) = (0, 0, at[0]);
+        for a in at {
+            rising |= a ^ next;
+            alike |= a ^ at[0];
+            next = next.wrapping_add(bytes);
+        }
+        match (rising, alike) {
+            (0, _) if mask == Mask::MAX => Shape::Dense,
+            (_, 0) => Shape::Same,
+            _ => Shape::Scattered,
+        }
+    }
+
+    /// Lowest and highest address.
+    #[inline]
+    pub fn bounds(self, at: &Lanes<u64>) -> (u64, u64) {
+        match self {
+            Shape::Scattered => at.iter().fold((u64::MAX, 0), |(low, high), &a| (low.min(a), high.max(a))),
+            _ => (at[0], at[WARP - 1]),
+        }
+    }
+}
+
 /// A warp's request: `bytes` at an address per lane. Lanes outside `mask` repeat a lane inside it.
 pub(super) struct Request<'r> {
     pub mask: Mask,
     pub at: &'r Lanes<u64>,
     pub bytes: u64,
     pub how: How,
+    pub shape: Shape,
 }
 
 /// See the module.
@@ -130,7 +168,7 @@ impl<'a> Global<'a> {
     /// Checks and notes a request; `recent` is an allocation to try first. Returns the lanes that may go ahead.
     #[inline]
     pub fn access(&self, request: &Request, recent: &mut u32) -> Run<Mask> {
-        let (low, high) = bounds(request.at);
+        let (low, high) = request.shape.bounds(request.at);
         if let Some(area) = self.areas.get(*recent as usize)
             && area.memory.contains(low, high - low + request.bytes)
         {
@@ -158,9 +196,10 @@ impl<'a> Global<'a> {
             let area = &self.areas[index];
             let inside = |i: usize| left >> i & 1 == 1 && area.memory.contains(request.at[i], request.bytes);
             let mask = (0..WARP).fold(0, |m, i| m | Mask::from(inside(i)) << i);
-            let at = repeat_inactive(request.at, mask);
-            let (low, high) = bounds(&at);
-            self.within(area, &Request { mask, at: &at, ..*request }, low, high)?;
+            let at = repeat_inactive(*request.at, mask);
+            let shape = Shape::of(&at, mask, request.bytes);
+            let (low, high) = shape.bounds(&at);
+            self.within(area, &Request { mask, at: &at, shape, ..*request }, low, high)?;
             *recent = index as u32;
             left &= !mask;
             allowed |= mask;
@@ -198,26 +237,19 @@ impl<'a> Global<'a> {
         if self.operands.is_some() {
             self.check_operands(request, low, high)?;
         }
-        // A request without holes is one range.
-        let dense = request.mask == Mask::MAX
-            && high - low == (WARP as u64 - 1) * request.bytes
-            && (0..WARP).all(|i| request.at[i] == low + i as u64 * request.bytes);
-        let whole = [(low, WARP as u64 * request.bytes)];
+        let mut n = 0;
         let mut lanes = [(0, 0); WARP];
-        let ranges: &[(u64, u64)] = if dense {
-            &whole
-        } else if low == high {
-            lanes[0] = (low, request.bytes);
-            &lanes[..1]
-        } else {
-            let mut n = 0;
-            for i in (0..WARP).filter(|i| request.mask >> i & 1 == 1) {
-                lanes[n] = (request.at[i], request.bytes);
-                n += 1;
+        match request.shape {
+            Shape::Dense => (n, lanes[0]) = (1, (low, WARP as u64 * request.bytes)),
+            Shape::Same => (n, lanes[0]) = (1, (low, request.bytes)),
+            Shape::Scattered => {
+                for i in (0..WARP).filter(|i| request.mask >> i & 1 == 1) {
+                    lanes[n] = (request.at[i], request.bytes);
+                    n += 1;
+                }
             }
-            &lanes[..n]
-        };
-        for &(address, bytes) in ranges {
+        }
+        for &(address, bytes) in &lanes[..n] {
             let from = address - area.memory.base;
             if request.how.reads() {
                 if self.rules.unwritten && !area.memory.written().all(from, bytes) {
@@ -335,34 +367,30 @@ impl<'a> Global<'a> {
     }
 }
 
-/// Lowest and highest address.
-#[inline]
-pub(super) fn bounds(at: &Lanes<u64>) -> (u64, u64) {
-    at.iter().fold((u64::MAX, 0), |(low, high), &a| (low.min(a), high.max(a)))
-}
-
 /// The addresses with those outside `mask` (which is not empty) replaced by its first.
 #[inline]
-pub(super) fn repeat_inactive(at: &Lanes<u64>, mask: Mask) -> Lanes<u64> {
+pub(super) fn repeat_inactive(at: Lanes<u64>, mask: Mask) -> Lanes<u64> {
     if mask == Mask::MAX {
-        return *at;
+        return at;
     }
     let first = at[mask.trailing_zeros() as usize];
     std::array::from_fn(|i| if mask >> i & 1 == 1 { at[i] } else { first })
 }
 
 /// Distinct 32-byte sectors of a request.
-pub(super) fn sectors(at: &Lanes<u64>, bytes: u64) -> u64 {
-    let first: Lanes<u64> = std::array::from_fn(|i| at[i] / 32);
-    let rising = (1..WARP).all(|i| first[i - 1] <= first[i]);
-    let mut order = first;
-    if !rising {
-        order.sort_unstable();
+pub(super) fn sectors(request: &Request) -> u64 {
+    let (at, bytes) = (request.at, request.bytes);
+    match request.shape {
+        Shape::Dense => (at[WARP - 1] + bytes - 1) / 32 - at[0] / 32 + 1,
+        Shape::Same => (at[0] + bytes - 1) / 32 - at[0] / 32 + 1,
+        Shape::Scattered => {
+            let mut order = at.map(|a| a / 32);
+            if !order.is_sorted() {
+                order.sort_unstable();
+            }
+            let distinct = 1 + (1..WARP).filter(|&i| order[i] != order[i - 1]).count() as u64;
+            // Accesses are aligned to their size: one of more than 32 bytes is whole sectors.
+            distinct * bytes.div_ceil(32)
+        }
     }
-    let mut count = 1;
-    for i in 1..WARP {
-        count += u64::from(order[i] != order[i - 1]);
-    }
-    // Accesses are aligned to their size; only vectors of more than 32 bytes reach into a second sector.
-    count * bytes.div_ceil(32).max(1)
 }
