@@ -109,7 +109,10 @@ fn declared_operands() {
     assert_eq!(kind(1, 32, &fine), FaultKind::Operand);
     assert_eq!(kind(0, 32, &[operand(input, Access::Read), operand(out, Access::Read)]), FaultKind::Operand);
     // An output counts as unwritten, whatever it holds.
-    assert_eq!(kind(0, 32, &[operand(input, Access::Write), operand(out, Access::Write)]), FaultKind::UninitialisedGlobal);
+    assert_eq!(
+        kind(0, 32, &[operand(input, Access::Write), operand(out, Access::Write)]),
+        FaultKind::UninitialisedGlobal
+    );
     // And must be complete.
     let fault = run(0, 16, &fine).expect_err("16 of 32 elements");
     assert_eq!((fault.kind, fault.thread), (FaultKind::Operand, None));
@@ -161,13 +164,25 @@ fn generic_addresses_find_their_space_lane_by_lane() {
     let (program, memory) = (b.done(), memory());
     let (input, out) = (upload(&memory, &[7]), memory.alloc(128, "out").expect("memory"));
     Run { params: vec![input, out], ..Run::new(&program, &memory) }.go().expect("correct");
-    let expected: Vec<u32> = (0..32).map(|i| if i < 10 { 6 } else if i < 20 { 5 } else { 7 }).collect();
+    let expected: Vec<u32> = (0..32)
+        .map(|i| {
+            if i < 10 {
+                6
+            } else if i < 20 {
+                5
+            } else {
+                7
+            }
+        })
+        .collect();
     assert_eq!(download(&memory, out, 32), expected);
 }
 
 #[test]
 fn local_and_shared_memory_end_where_they_end() {
-    for (space, offset, fine) in [(Space::Local, 28, true), (Space::Local, 32, false), (Space::Shared, 12, true), (Space::Shared, 16, false)] {
+    for (space, offset, fine) in
+        [(Space::Local, 28, true), (Space::Local, 32, false), (Space::Shared, 12, true), (Space::Shared, 16, false)]
+    {
         let mut b = Build::new();
         (b.needs.static_shared, b.needs.local) = (16, 32);
         let (at, one) = (b.imm(offset), b.imm(1));
@@ -236,7 +251,8 @@ fn a_register_that_some_path_leaves_unwritten() {
         let p = b.setp(Cmp::Lt, tid, bound);
         b.when(Pred::If(p), Op::Alu(Alu::Mov { ty: Ty::B32, d: x, a: tid }));
         b.mov(x, x);
-        (b.tracked.count, b.tracked.writes, b.tracked.reads) = (1, vec![(1, vec![0])], vec![(2, vec![(0, "%r1".into())])]);
+        (b.tracked.count, b.tracked.writes, b.tracked.reads) =
+            (1, vec![(1, vec![0])], vec![(2, vec![(0, "%r1".into())])]);
         b.done()
     };
     Run::new(&program(32), &memory()).go().expect("all lanes wrote");

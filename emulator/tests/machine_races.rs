@@ -191,9 +191,7 @@ fn lock(acquire: Order, release: Order) -> Program {
     b.jump(Pred::Unless(leader), end);
     let top = b.here();
     let with = |order, op| {
-        let Op::Atom(a) = atom(Space::Shared, op, Some(old), narrow(zero), zero, one) else {
-            unreachable!()
-        };
+        let Op::Atom(a) = atom(Space::Shared, op, Some(old), narrow(zero), zero, one) else { unreachable!() };
         Op::Atom(Atom { order, ..a })
     };
     b.op(with(acquire, AtomOp::Cas));
@@ -271,7 +269,8 @@ fn groups_land_in_order_and_short_copies_are_filled() {
         let (input, lane, six) = (b.param(0), b.lanes(|i| 8 * i), b.imm(6));
         let index = b.lanes(|i| i);
         let (second, from) = (b.lanes(|i| 256 + 8 * i), b.element(input, index, 8));
-        let copy = |to, src_size| Op::CpAsync(CpAsync { to: narrow(to), from: wide(from), bytes: 8, src_size, ignore: None });
+        let copy =
+            |to, src_size| Op::CpAsync(CpAsync { to: narrow(to), from: wide(from), bytes: 8, src_size, ignore: None });
         b.op(copy(lane, None));
         b.op(Op::CpAsyncCommit);
         b.op(copy(second, Some(six)));

@@ -14,11 +14,29 @@ const ALL: u32 = u32::MAX;
 fn model(mode: ShflMode, lane: u32, amount: u32, width: u32) -> u32 {
     let (group, index) = (lane / width * width, lane % width);
     match mode {
-        ShflMode::Up => if index < amount { lane } else { lane - amount },
-        ShflMode::Down => if index + amount >= width { lane } else { lane + amount },
+        ShflMode::Up => {
+            if index < amount {
+                lane
+            } else {
+                lane - amount
+            }
+        }
+        ShflMode::Down => {
+            if index + amount >= width {
+                lane
+            } else {
+                lane + amount
+            }
+        }
         ShflMode::Idx => group + amount % width,
         // Lanes of an earlier group may be read, those of a later one not.
-        ShflMode::Bfly => if (lane ^ amount) < group + width { lane ^ amount } else { lane },
+        ShflMode::Bfly => {
+            if (lane ^ amount) < group + width {
+                lane ^ amount
+            } else {
+                lane
+            }
+        }
     }
 }
 
@@ -106,7 +124,8 @@ fn members_of_both_halves() {
 fn members_that_never_come_are_reported() {
     let (program, memory) = (halves_reduce(ALL), memory());
     let out = memory.alloc(128, "out").expect("memory");
-    let fault = Run { params: vec![out], ..Run::new(&program, &memory) }.go().expect_err("lanes 16 to 31 are elsewhere");
+    let fault =
+        Run { params: vec![out], ..Run::new(&program, &memory) }.go().expect_err("lanes 16 to 31 are elsewhere");
     assert_eq!(fault.kind, FaultKind::MissingLanes);
     assert!(fault.why.contains("0xffff0000 never come"), "{fault}");
 }
@@ -135,7 +154,8 @@ fn the_value_of_an_absent_lane_is_reported() {
     assert_eq!(outputs(&program(8), 1, 48)[32..], (0..16).map(|t| 32 + (t ^ 8)).collect::<Vec<_>>());
     let (program, memory) = (program(16), memory());
     let out = memory.alloc(192, "out").expect("memory");
-    let fault = Run { block: 48, params: vec![out], ..Run::new(&program, &memory) }.go().expect_err("lane 16 does not exist");
+    let fault =
+        Run { block: 48, params: vec![out], ..Run::new(&program, &memory) }.go().expect_err("lane 16 does not exist");
     assert_eq!(fault.kind, FaultKind::MissingLanes);
 }
 
@@ -236,7 +256,10 @@ fn a_barrier_in_divergent_code() {
 fn a_barrier_that_whole_warps_miss_is_a_deadlock() {
     let fault = fault_of(&guarded_barrier(32), 64);
     assert_eq!(fault.kind, FaultKind::Deadlock);
-    assert!(fault.why.contains("barrier 0 lacks warps 0x2") && fault.why.contains("barrier 5 lacks warps 0x1"), "{fault}");
+    assert!(
+        fault.why.contains("barrier 0 lacks warps 0x2") && fault.why.contains("barrier 5 lacks warps 0x1"),
+        "{fault}"
+    );
 }
 
 /// Threads that have exited are not waited for, be it a part of a warp or whole warps.
@@ -252,7 +275,9 @@ fn exited_threads_hold_up_no_barrier() {
 
 #[test]
 fn impossible_barriers() {
-    for (id, threads, why) in [(16, None, "barriers 0 to 15"), (0, Some(33), "multiple of 32"), (0, Some(96), "block of 64")] {
+    for (id, threads, why) in
+        [(16, None, "barriers 0 to 15"), (0, Some(33), "multiple of 32"), (0, Some(96), "block of 64")]
+    {
         let mut b = Build::new();
         let (id, threads) = (b.imm(id), threads.map(|t| b.imm(t)));
         b.op(barrier(id, threads, BarrierKind::Sync));
@@ -306,7 +331,9 @@ fn a_lock_in_global_memory_across_lanes_warps_and_blocks() {
     let (program, memory) = (locked_counter(), memory());
     for threads in [1, 2] {
         let at = upload(&memory, &[0, 0]);
-        Run { grid: 6, block: 96, params: vec![at, at + 4], threads, ..Run::new(&program, &memory) }.go().expect("a lock");
+        Run { grid: 6, block: 96, params: vec![at, at + 4], threads, ..Run::new(&program, &memory) }
+            .go()
+            .expect("a lock");
         assert_eq!(download(&memory, at, 2), [0, 576]);
     }
 }
@@ -329,7 +356,14 @@ fn blocks_of_a_cooperative_grid_wait_for_each_other() {
     let (program, memory) = (b.done(), memory());
     for threads in [1, 2] {
         let (at, out) = (upload(&memory, &[0]), memory.alloc(40 * 64 * 4, "out").expect("memory"));
-        let run = Run { grid: 40, block: 64, params: vec![at, out], cooperative: true, threads, ..Run::new(&program, &memory) };
+        let run = Run {
+            grid: 40,
+            block: 64,
+            params: vec![at, out],
+            cooperative: true,
+            threads,
+            ..Run::new(&program, &memory)
+        };
         assert_eq!(run.go().expect("all blocks are there").blocks, 40);
         assert_eq!(download(&memory, out, 40 * 64), [40; 40 * 64]);
     }

@@ -120,7 +120,11 @@ impl<'g> Warp<'g> {
             }
             Space::Param => {
                 if want.how.writes() {
-                    return broken(FaultKind::IllegalInstruction, mask.trailing_zeros(), "kernel parameters cannot be written".into());
+                    return broken(
+                        FaultKind::IllegalInstruction,
+                        mask.trailing_zeros(),
+                        "kernel parameters cannot be written".into(),
+                    );
                 }
                 let params = &cx.grid.params;
                 let mask = inside(cx, want, &at, mask, params.len(), "the kernel's parameters")?;
@@ -152,7 +156,14 @@ impl<'g> Warp<'g> {
         Ok(Target { at, mask, shared: 0, apart: 0 })
     }
 
-    pub(super) fn resolve_shared(&mut self, cx: &mut Cx, want: Want, at: Lanes<u64>, mask: Mask, how: Use) -> Run<Target> {
+    pub(super) fn resolve_shared(
+        &mut self,
+        cx: &mut Cx,
+        want: Want,
+        at: Lanes<u64>,
+        mask: Mask,
+        how: Use,
+    ) -> Run<Target> {
         let size = cx.cta.shared.len();
         let mask = inside(cx, want, &at, mask, size, "shared memory of the block")?;
         let base = cx.cta.shared.base();
@@ -179,15 +190,25 @@ impl<'g> Warp<'g> {
     }
 
     /// Tells the race detector.
-    fn watch_shared(&mut self, cx: &mut Cx, want: Want, how: Use, at: &Lanes<u64>, (mask, shape): (Mask, Shape)) -> Run {
+    fn watch_shared(
+        &mut self,
+        cx: &mut Cx,
+        want: Want,
+        how: Use,
+        at: &Lanes<u64>,
+        (mask, shape): (Mask, Shape),
+    ) -> Run {
         let (warp, strong, bytes) = (self.index as usize, strong(want.order), want.bytes as u32);
-        let mut note = |offset: u64, bytes: u32| cx.cta.races.access(warp, strong, want.pc, how, (offset as u32, bytes));
+        let mut note =
+            |offset: u64, bytes: u32| cx.cta.races.access(warp, strong, want.pc, how, (offset as u32, bytes));
         let done = match shape {
             Shape::Dense => note(at[0], bytes * WARP as u32),
             Shape::Same => note(at[0], bytes),
             Shape::Scattered => lanes(mask).try_for_each(|i| note(at[i], bytes)),
         };
-        done.map_err(|(offset, trouble)| self.shared_trouble(cx, how, at, mask, want.bytes, (u64::from(offset), trouble)))
+        done.map_err(|(offset, trouble)| {
+            self.shared_trouble(cx, how, at, mask, want.bytes, (u64::from(offset), trouble))
+        })
     }
 
     #[cold]
@@ -210,7 +231,10 @@ impl<'g> Warp<'g> {
         let (kind, why) = match trouble {
             Trouble::Unwritten => (
                 FaultKind::UninitialisedShared,
-                format!("{verb} of {bytes} bytes at shared offset {:#x}: byte {offset:#x} was never written by this block", at[lane]),
+                format!(
+                    "{verb} of {bytes} bytes at shared offset {:#x}: byte {offset:#x} was never written by this block",
+                    at[lane]
+                ),
             ),
             Trouble::Race { other, wrote } => {
                 let party = match (wrote, other.in_flight()) {
@@ -220,7 +244,10 @@ impl<'g> Warp<'g> {
                 };
                 let why = format!(
                     "{verb} of {bytes} bytes at shared offset {:#x} by warp {} conflicts with {party} by warp {} at {}; nothing orders them",
-                    at[lane], self.index, other.warp, instruction(cx.grid.program, other.pc)
+                    at[lane],
+                    self.index,
+                    other.warp,
+                    instruction(cx.grid.program, other.pc)
                 );
                 (FaultKind::SharedRace, why)
             }
@@ -232,6 +259,7 @@ impl<'g> Warp<'g> {
     /// Strong accesses hand on, and take, what is known.
     fn synchronise(&mut self, cx: &mut Cx, want: Want, at: &Lanes<u64>, mask: Mask) {
         let mut last = None;
+        cx.work.looks = cx.work.looks.wrapping_add(1);
         for lane in lanes(mask) {
             if last != Some(at[lane]) {
                 cx.cta.races.strong(self.index as usize, at[lane], want.order, want.how.reads(), want.how.writes());
@@ -343,7 +371,11 @@ impl<'g> Warp<'g> {
             let value = if reg.rows() == 1 { u64::from(self.regs.b32(a)[i]) } else { self.regs.b64(a)[i] };
             let kept = value & (u64::MAX >> (64 - ty.bits()));
             if load_narrow(target.at[i] + offset, ty.bytes()) != kept {
-                let why = format!("lanes of warp {} store different values at shared offset {:#x} in one instruction", self.index, at[i] % WINDOW);
+                let why = format!(
+                    "lanes of warp {} store different values at shared offset {:#x} in one instruction",
+                    self.index,
+                    at[i] % WINDOW
+                );
                 return broken(FaultKind::SharedRace, i as u32, why);
             }
         }
@@ -354,7 +386,11 @@ impl<'g> Warp<'g> {
 #[cold]
 fn misaligned<T>(at: &Lanes<u64>, bytes: u64, align: u64) -> Run<T> {
     let lane = at.iter().position(|a| a % align != 0).unwrap_or(0);
-    broken(FaultKind::Misaligned, lane as u32, format!("access of {bytes} bytes at {:#x}, which is not a multiple of {align}", at[lane]))
+    broken(
+        FaultKind::Misaligned,
+        lane as u32,
+        format!("access of {bytes} bytes at {:#x}, which is not a multiple of {align}", at[lane]),
+    )
 }
 
 /// The lanes whose access lies within `size` bytes; without the check others are dropped.
@@ -367,7 +403,10 @@ fn inside(cx: &Cx, want: Want, at: &Lanes<u64>, mask: Mask, size: u64, what: &st
     match lanes(mask).find(|i| !fits(i)) {
         Some(lane) if cx.grid.rules.memory => {
             let past = at[lane].saturating_add(want.bytes) - size;
-            let why = format!("access of {} bytes at offset {:#x} of {what}, {past} bytes past its {size} bytes", want.bytes, at[lane]);
+            let why = format!(
+                "access of {} bytes at offset {:#x} of {what}, {past} bytes past its {size} bytes",
+                want.bytes, at[lane]
+            );
             broken(FaultKind::OutOfBounds, lane as u32, why)
         }
         _ => Ok(lanes(mask).filter(fits).fold(0, |m, i| m | 1 << i)),

@@ -42,7 +42,8 @@ impl<'g> Warp<'g> {
         for (what, at) in [("destination", &to), ("source", &from)] {
             let crooked = |&i: &usize| at[i] % u64::from(copy.bytes) != 0 && (what == "destination" || sizes[i] > 0);
             if let Some(lane) = lanes(mask).find(crooked) {
-                let why = format!("cp.async of {} bytes: its {what} {:#x} is not a multiple of that", copy.bytes, at[lane]);
+                let why =
+                    format!("cp.async of {} bytes: its {what} {:#x} is not a multiple of that", copy.bytes, at[lane]);
                 return broken(FaultKind::Misaligned, lane as u32, why);
             }
         }

@@ -16,7 +16,11 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 impl<'g> Warp<'g> {
     pub(super) fn atom(&mut self, cx: &mut Cx, pc: u32, atom: &Atom, mask: Mask) -> Run {
         if atom.ty.bits() == 128 {
-            return broken(FaultKind::IllegalInstruction, mask.trailing_zeros(), "128-bit atomics are not supported".into());
+            return broken(
+                FaultKind::IllegalInstruction,
+                mask.trailing_zeros(),
+                "128-bit atomics are not supported".into(),
+            );
         }
         let bytes = u64::from(atom.ty.bytes());
         // Without a qualifier an atomic is relaxed, never weak.
@@ -42,7 +46,8 @@ impl<'g> Warp<'g> {
         for i in lanes(target.mask) {
             let flush = target.shared >> i & 1 == 0;
             let (b, c) = (value(atom.b, i), value(atom.c, i));
-            let (before, after) = exchange(target.at[i], atom.ty.bytes(), |v| combine(atom.op, atom.ty, v, b, c, flush));
+            let (before, after) =
+                exchange(target.at[i], atom.ty.bytes(), |v| combine(atom.op, atom.ty, v, b, c, flush));
             old[i] = before;
             cx.work.progress |= before != after;
         }
@@ -81,9 +86,27 @@ fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64, flush: bool) -> u64 {
         AtomOp::Or => old | b,
         AtomOp::Xor => old ^ b,
         AtomOp::Exch => b & ones,
-        AtomOp::Cas => if old == b & ones { c & ones } else { old },
-        AtomOp::Inc => if old >= b { 0 } else { old + 1 },
-        AtomOp::Dec => if old == 0 || old > b { b } else { old - 1 },
+        AtomOp::Cas => {
+            if old == b & ones {
+                c & ones
+            } else {
+                old
+            }
+        }
+        AtomOp::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomOp::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
         AtomOp::Add => add(ty, old, b, flush) & ones,
         AtomOp::Min | AtomOp::Max => extreme(ty, old, b, op == AtomOp::Max) & ones,
     }
@@ -130,8 +153,26 @@ fn extreme(ty: Ty, a: u64, b: u64, max: bool) -> u64 {
         Ty::BF16 => bf16s(a as u16, b as u16, max).into(),
         Ty::F16x2 => halves(a, b, |x, y| f16s(x, y, max)),
         Ty::BF16x2 => halves(a, b, |x, y| bf16s(x, y, max)),
-        Ty::S32 => if max { (a as i32).max(b as i32) as u32 as u64 } else { (a as i32).min(b as i32) as u32 as u64 },
-        Ty::S64 => if max { (a as i64).max(b as i64) as u64 } else { (a as i64).min(b as i64) as u64 },
-        _ => if max { a.max(b) } else { a.min(b) },
+        Ty::S32 => {
+            if max {
+                (a as i32).max(b as i32) as u32 as u64
+            } else {
+                (a as i32).min(b as i32) as u32 as u64
+            }
+        }
+        Ty::S64 => {
+            if max {
+                (a as i64).max(b as i64) as u64
+            } else {
+                (a as i64).min(b as i64) as u64
+            }
+        }
+        _ => {
+            if max {
+                a.max(b)
+            } else {
+                a.min(b)
+            }
+        }
     }
 }

@@ -81,7 +81,9 @@ impl<'g> Warp<'g> {
         cx.work.tally.total.barriers += 1;
         let index = self.index as usize;
         let holds = match barrier.kind {
-            BarrierKind::RedPopc { a, .. } | BarrierKind::RedAnd { a, .. } | BarrierKind::RedOr { a, .. } => self.regs.pred(a) & who,
+            BarrierKind::RedPopc { a, .. } | BarrierKind::RedAnd { a, .. } | BarrierKind::RedOr { a, .. } => {
+                self.regs.pred(a) & who
+            }
             _ => 0,
         };
         let named = &mut cx.cta.barriers[id as usize];
@@ -143,8 +145,12 @@ impl<'g> Warp<'g> {
             if let Op::Barrier(barrier) = &program.code[group.pc as usize].op {
                 match barrier.kind {
                     BarrierKind::RedPopc { d, .. } => self.regs.set_b32(d, group.mask, &[result.count; WARP]),
-                    BarrierKind::RedAnd { d, .. } => self.regs.set_pred(d, group.mask, if result.refused { 0 } else { Mask::MAX }),
-                    BarrierKind::RedOr { d, .. } => self.regs.set_pred(d, group.mask, if result.count > 0 { Mask::MAX } else { 0 }),
+                    BarrierKind::RedAnd { d, .. } => {
+                        self.regs.set_pred(d, group.mask, if result.refused { 0 } else { Mask::MAX })
+                    }
+                    BarrierKind::RedOr { d, .. } => {
+                        self.regs.set_pred(d, group.mask, if result.count > 0 { Mask::MAX } else { 0 })
+                    }
                     BarrierKind::Sync | BarrierKind::Arrive => {}
                 }
             }

@@ -10,7 +10,7 @@ use super::matrix;
 use super::report::{Broken, Run, broken, instruction};
 use super::warp::{Cx, Flow, Group, State, Warp};
 use crate::fault::FaultKind;
-use crate::isa::{BarrierKind, MatrixAccess, Op, Order, Reg, ReduxKind, Shfl, ShflMode, Ty, VoteDest, VoteKind};
+use crate::isa::{BarrierKind, MatrixAccess, Op, Order, ReduxKind, Reg, Shfl, ShflMode, Ty, VoteDest, VoteKind};
 use crate::registers::{Lanes, Mask, WARP};
 
 impl<'g> Warp<'g> {
@@ -109,12 +109,16 @@ impl<'g> Warp<'g> {
         let lane = group.mask.trailing_zeros();
         let missing = self.members(op)[lane as usize] & self.live & !group.mask;
         let elsewhere = self.groups.iter().find(|g| g.mask & missing != 0);
-        let place = elsewhere.map_or(String::new(), |g| format!("; lanes {:#010x} wait at {}", g.mask, instruction(program, g.pc)));
+        let place = elsewhere
+            .map_or(String::new(), |g| format!("; lanes {:#010x} wait at {}", g.mask, instruction(program, g.pc)));
         let (kind, what) = match op {
             Op::Barrier(_) => (FaultKind::DivergentBarrier, "at a barrier that every lane of the warp must execute"),
             _ => (FaultKind::MissingLanes, "for all members"),
         };
-        let why = format!("lanes {:#010x} of warp {} wait {what}, but lanes {missing:#010x} never come{place}", group.mask, self.index);
+        let why = format!(
+            "lanes {:#010x} of warp {} wait {what}, but lanes {missing:#010x} never come{place}",
+            group.mask, self.index
+        );
         let Err(b) = broken::<()>(kind, lane, why) else { unreachable!("always an error") };
         self.blame(cx, group.pc, b)
     }

@@ -13,8 +13,8 @@ use crate::registers::{Mask, WARP};
 use std::collections::HashMap;
 use std::io::Write;
 
-/// Instructions that a warp runs in one turn.
-const TURN: u32 = 8000;
+/// Instructions that a warp runs in one turn: short, because neighbouring warps use neighbouring memory.
+const TURN: u32 = 400;
 /// Text that is kept before whole lines of it are printed.
 const TEXT: usize = 1 << 14;
 
@@ -165,7 +165,8 @@ impl<'g> Block<'g> {
             return Ok(());
         }
         if grid.idled(instructions) {
-            let why = format!("{} warp instructions ran and no memory changed: the kernel spins for ever", grid.patience);
+            let why =
+                format!("{} warp instructions ran and no memory changed: the kernel spins for ever", grid.patience);
             return Err(self.stuck(grid, w, why));
         }
         Ok(())

@@ -147,7 +147,8 @@ pub(super) struct Global<'a> {
 
 impl<'a> Global<'a> {
     pub fn new(device: &'a Memory, table: &'a Table, operands: Option<&[Operand]>, rules: Rules) -> Global<'a> {
-        let area = |memory| Area { memory, read: Marks::default(), wrote: Marks::default(), read_only: Marks::default() };
+        let area =
+            |memory| Area { memory, read: Marks::default(), wrote: Marks::default(), read_only: Marks::default() };
         let areas = table.iter().map(|a| area(&**a)).collect();
         let declared = |o: &Operand| Declared { operand: *o, written: Marks::default() };
         let operands = operands.filter(|_| rules.operands).map(|all| all.iter().map(declared).collect());
@@ -267,7 +268,12 @@ impl<'a> Global<'a> {
                 area.memory.written().set(from, bytes);
                 area.wrote.set(size, from, bytes);
                 if self.rules.races && area.read_only.get().is_some_and(|r| r.any(from, bytes)) {
-                    return self.not_read_only(request, address, bytes, "was read through ld.global.nc by this kernel before");
+                    return self.not_read_only(
+                        request,
+                        address,
+                        bytes,
+                        "was read through ld.global.nc by this kernel before",
+                    );
                 }
             }
         }
@@ -299,7 +305,9 @@ impl<'a> Global<'a> {
     fn not_read_only(&self, request: &Request, address: u64, bytes: u64, what: &str) -> Run {
         let lane = Self::lane_of(request, address, bytes);
         let why = match request.how {
-            How::ReadOnly => format!("ld.global.nc of {} bytes at {:#x}: it {what}", request.bytes, request.at[lane as usize]),
+            How::ReadOnly => {
+                format!("ld.global.nc of {} bytes at {:#x}: it {what}", request.bytes, request.at[lane as usize])
+            }
             _ => format!("write of {} bytes at {:#x}: it {what}", request.bytes, request.at[lane as usize]),
         };
         broken(FaultKind::ReadOnlyWritten, lane, why)
@@ -309,7 +317,8 @@ impl<'a> Global<'a> {
     fn check_operands(&self, request: &Request, low: u64, high: u64) -> Run {
         let operands = self.operands.as_deref().unwrap_or(&[]);
         let whole = operands.iter().find(|d| d.holds(low, high - low + request.bytes));
-        if whole.is_some_and(|d| !d.only_written() && (d.operand.access == Access::ReadWrite || !request.how.writes())) {
+        if whole.is_some_and(|d| !d.only_written() && (d.operand.access == Access::ReadWrite || !request.how.writes()))
+        {
             return Ok(());
         }
         for lane in (0..WARP as u32).filter(|i| request.mask >> i & 1 == 1) {
@@ -326,9 +335,13 @@ impl<'a> Global<'a> {
             let from = address - d.operand.address;
             let known = || d.written.get().is_some_and(|w| w.all(from, bytes));
             match d.operand.access {
-                Access::Read if request.how.writes() => refusal = (FaultKind::Operand, format!("operand {i} is declared as read only")),
+                Access::Read if request.how.writes() => {
+                    refusal = (FaultKind::Operand, format!("operand {i} is declared as read only"))
+                }
                 Access::Write | Access::WritePartial if request.how.reads() && !known() => {
-                    let why = format!("operand {i} is declared as output only and this place has not been written by the launch");
+                    let why = format!(
+                        "operand {i} is declared as output only and this place has not been written by the launch"
+                    );
                     refusal = (FaultKind::UninitialisedGlobal, why);
                 }
                 Access::Write | Access::WritePartial => {
@@ -353,7 +366,10 @@ impl<'a> Global<'a> {
                     None => (d.operand.bytes > 0).then_some(from),
                 };
                 if let Some(byte) = missing {
-                    return Some(format!("operand {i} is an output, but byte {} of row {row} was never written", byte - from));
+                    return Some(format!(
+                        "operand {i} is an output, but byte {} of row {row} was never written",
+                        byte - from
+                    ));
                 }
             }
         }

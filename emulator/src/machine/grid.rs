@@ -46,7 +46,13 @@ pub(super) struct Grid<'a> {
 }
 
 impl<'a> Grid<'a> {
-    pub fn new(launch: &'a Launch<'a>, memory: &'a Memory, table: &'a Table, config: &Config, patience: u64) -> Grid<'a> {
+    pub fn new(
+        launch: &'a Launch<'a>,
+        memory: &'a Memory,
+        table: &'a Table,
+        config: &Config,
+        patience: u64,
+    ) -> Grid<'a> {
         let program = launch.program;
         let has = |check| config.checks.has(check);
         let rules = Rules {
@@ -167,7 +173,7 @@ impl<'a> Grid<'a> {
     /// One worker, until nothing is left or something broke.
     fn work(&'a self, resident: Option<&Mutex<VecDeque<Block<'a>>>>) -> Tally {
         let recent = vec![u32::MAX; self.program.code.len()];
-        let mut work = Work { tally: Tally::new(self.program), recent, progress: false };
+        let mut work = Work { tally: Tally::new(self.program), recent, progress: false, looks: 0 };
         let done = match resident {
             Some(blocks) => self.rotate(blocks, &mut work),
             None => self.in_order(&mut work),

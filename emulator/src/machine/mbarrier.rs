@@ -79,7 +79,9 @@ impl<'g> Warp<'g> {
     fn one_mbarrier(&mut self, cx: &mut Cx, op: MBarrierOp, at: u32, lane: usize) -> Run<bool> {
         let warp = self.index as usize;
         let value = |reg| self.regs.b32(reg)[lane];
-        let fail = |why: &str| broken(FaultKind::IllegalInstruction, lane as u32, format!("mbarrier at shared offset {at:#x}: {why}"));
+        let fail = |why: &str| {
+            broken(FaultKind::IllegalInstruction, lane as u32, format!("mbarrier at shared offset {at:#x}: {why}"))
+        };
         if let MBarrierOp::Init { count } = op {
             if value(count) == 0 || value(count) > MOST {
                 return fail(&format!("a count of {} is not between 1 and {MOST}", value(count)));

@@ -79,7 +79,9 @@ impl<'g> Warp<'g> {
             count += u32::from(letter != b'%');
             out.extend(match letter {
                 b'%' => b"%".to_vec(),
-                b'd' | b'i' => formatted(&format!("%{spec}lld"), if wide { next(8) as i64 } else { next(4) as i32 as i64 }),
+                b'd' | b'i' => {
+                    formatted(&format!("%{spec}lld"), if wide { next(8) as i64 } else { next(4) as i32 as i64 })
+                }
                 b'c' => formatted(&format!("%{spec}c"), next(4) as libc::c_int),
                 b's' => {
                     let text = CString::new(self.text(cx, lane, next(8))).unwrap_or_default();
@@ -113,8 +115,8 @@ fn conversion(text: &[u8], mut star: impl FnMut() -> i32) -> Option<(Conversion,
             b'-' | b'+' | b' ' | b'#' | b'.' | b'0'..=b'9' => spec.push(byte as char),
             b'l' | b'z' | b't' | b'j' => wide = true,
             b'h' => {}
-            b'%' | b'd' | b'i' | b'u' | b'o' | b'x' | b'X' | b'c' | b's' | b'p' | b'f' | b'F' | b'e' | b'E' | b'g' | b'G'
-            | b'a' | b'A' => return Some((Conversion { spec, wide, letter: byte }, &text[i + 1..])),
+            b'%' | b'd' | b'i' | b'u' | b'o' | b'x' | b'X' | b'c' | b's' | b'p' | b'f' | b'F' | b'e' | b'E' | b'g'
+            | b'G' | b'a' | b'A' => return Some((Conversion { spec, wide, letter: byte }, &text[i + 1..])),
             _ => return None,
         }
     }

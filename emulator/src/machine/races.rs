@@ -42,7 +42,10 @@ impl Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// Nothing orders it after an earlier read or write.
-    Race { other: Access, wrote: bool },
+    Race {
+        other: Access,
+        wrote: bool,
+    },
     Unwritten,
 }
 
@@ -156,7 +159,14 @@ impl Races {
 
     /// Notes an access to `bytes` from `offset` (checked to lie inside); the offset of a granule that it may not touch.
     #[inline]
-    pub fn access(&mut self, warp: usize, strong: bool, pc: u32, how: Use, at: (u32, u32)) -> Result<(), (u32, Trouble)> {
+    pub fn access(
+        &mut self,
+        warp: usize,
+        strong: bool,
+        pc: u32,
+        how: Use,
+        at: (u32, u32),
+    ) -> Result<(), (u32, Trouble)> {
         if self.writers.is_empty() {
             return Ok(());
         }

@@ -1,8 +1,9 @@
 //! A warp: its registers, and its lanes in groups that are at the same instruction.
 //!
 //! The group at the lowest instruction runs first and groups that meet become one, so code that the compiler laid out
-//! in order reconverges. A group that runs for a quantum while others wait lets them go ahead: a lane may spin on what
-//! another lane of its warp has yet to do.
+//! in order reconverges. A lane may spin on what another lane of its warp has yet to do: every look at memory that
+//! others change (atomic, volatile and stronger accesses) costs a group patience, and when that is used up the others
+//! go ahead for a while.
 
 use super::async_copy::Copies;
 use super::cta::Cta;
@@ -15,16 +16,21 @@ use crate::fault::{FaultKind, Thread};
 use crate::isa::{Op, Pred};
 use crate::registers::{Mask, Registers, WARP};
 
-/// Instructions that a group runs while others of its warp wait.
-const QUANTUM: u32 = 2000;
+/// Instructions that a group runs at a time while others of its warp wait.
+const SLICE: u32 = 128;
+/// After so many of them the others go ahead; a look at changing memory counts as many.
+const PATIENCE: u32 = 1 << 20;
+const LOOK: u32 = 1 << 14;
 
 /// What a worker owns.
 pub(super) struct Work {
     pub tally: Tally,
     /// By instruction: the allocation that its last access was in.
     pub recent: Vec<u32>,
-    /// Something was stored since the last look.
+    /// Something was stored since this was last asked.
     pub progress: bool,
+    /// Accesses to memory that others may change meanwhile.
+    pub looks: u32,
 }
 
 /// What an instruction may reach beside its warp.
@@ -88,6 +94,8 @@ pub(super) struct Warp<'g> {
     written: Vec<Mask>,
     /// With the check off: the next `.sync` makes do with the lanes that came.
     pub lenient: bool,
+    /// Left until other groups go ahead.
+    patience: u32,
 }
 
 impl<'g> Warp<'g> {
@@ -107,27 +115,39 @@ impl<'g> Warp<'g> {
             copies: Copies::default(),
             written: vec![0; program.tracked.count as usize],
             lenient: false,
+            patience: PATIENCE,
         }
     }
 
     /// Runs until the budget of instructions is used up, or nothing of the warp can go on.
     pub fn run(&mut self, cx: &mut Cx, budget: u32) -> Run<Ended> {
-        let (mut left, mut patient) = (budget, false);
+        let mut left = budget;
         loop {
+            let patient = self.patience == 0;
             let Some(chosen) = self.choose(patient) else { return self.at_rest(cx) };
             let group = self.groups.remove(chosen);
-            let quantum = if self.groups.is_empty() { left } else { left.min(QUANTUM) };
-            let (used, yields) = self.run_group(cx, group, quantum, patient)?;
+            let slice = if self.groups.is_empty() { left } else { left.min(SLICE) };
+            let before = cx.work.looks;
+            let (used, yields) = self.run_group(cx, group, slice, patient)?;
             cx.cta.clock += u64::from(used);
             left -= used.min(left);
+            let looks = cx.work.looks.wrapping_sub(before) + if yields { PATIENCE / LOOK } else { 0 };
+            self.patience = match self.groups.len() {
+                0 | 1 => PATIENCE,
+                _ if patient => PATIENCE,
+                _ => self.patience.saturating_sub(used.saturating_add(looks.saturating_mul(LOOK))),
+            };
             if left == 0 || yields && self.groups.len() <= 1 {
-                return if self.groups.iter().any(|g| g.state == State::Ready) { Ok(Ended::Ready) } else { self.at_rest(cx) };
+                return if self.groups.iter().any(|g| g.state == State::Ready) {
+                    Ok(Ended::Ready)
+                } else {
+                    self.at_rest(cx)
+                };
             }
-            patient = used >= quantum || yields;
         }
     }
 
-    /// The ready group at the lowest instruction; after one that used up its quantum, the one that ran longest ago.
+    /// The ready group at the lowest instruction, or the one that ran longest ago.
     fn choose(&self, longest_ago: bool) -> Option<usize> {
         let mut ready = self.groups.iter().enumerate().filter(|(_, g)| g.state == State::Ready);
         if longest_ago { ready.next() } else { ready.min_by_key(|(_, g)| g.pc) }.map(|(i, _)| i)
@@ -150,11 +170,11 @@ impl<'g> Warp<'g> {
     }
 
     /// Runs one group; the number of instructions, and whether it yielded.
-    fn run_group(&mut self, cx: &mut Cx, mut group: Group, quantum: u32, patient: bool) -> Run<(u32, bool)> {
+    fn run_group(&mut self, cx: &mut Cx, mut group: Group, slice: u32, patient: bool) -> Run<(u32, bool)> {
         let program = cx.grid.program;
         // The nearest instruction at which another group is: where this one stops to let it come along.
         let mut others = self.groups.iter().map(|g| g.pc).min().unwrap_or(u32::MAX);
-        for used in 0..quantum {
+        for used in 0..slice {
             if group.pc >= others && !self.groups.is_empty() {
                 self.merge(&mut group);
                 others = self.groups.iter().map(|g| g.pc).min().unwrap_or(u32::MAX);
@@ -211,7 +231,7 @@ impl<'g> Warp<'g> {
             }
         }
         self.groups.push(group);
-        Ok((quantum, false))
+        Ok((slice, false))
     }
 
     /// Takes in the groups that are at the same instruction.
@@ -256,7 +276,9 @@ impl<'g> Warp<'g> {
 
     fn ran_off(&self, group: Group) -> Box<Broken> {
         let why = format!("instruction {} is past the end of the program", group.pc);
-        let Err(b) = broken::<()>(FaultKind::IllegalInstruction, group.mask.trailing_zeros(), why) else { unreachable!() };
+        let Err(b) = broken::<()>(FaultKind::IllegalInstruction, group.mask.trailing_zeros(), why) else {
+            unreachable!()
+        };
         b
     }
 
