@@ -58,6 +58,9 @@ fn addresses_are_aligned_to_the_access() {
     let (input, out) = (upload(&memory, &[1; 40]), memory.alloc(128, "out").expect("memory"));
     let fault = fault(&copy(0, false), &memory, &[input + 2, out]);
     assert_eq!(fault.kind, FaultKind::Misaligned);
+    let checks = Checks::ALL.without(Check::Memory);
+    Run { params: vec![input + 2, out], checks, ..Run::new(&copy(0, false), &memory) }.go().expect("unchecked");
+    assert_eq!(download(&memory, out, 32), [0; 32]);
     assert!(fault.why.contains("not a multiple of 4"), "{fault}");
 }
 
@@ -258,4 +261,49 @@ fn a_register_that_some_path_leaves_unwritten() {
     Run::new(&program(32), &memory()).go().expect("all lanes wrote");
     let fault = Run::new(&program(20), &memory()).go().expect_err("lanes 20 to 31 did not");
     assert_eq!((fault.kind, fault.thread.expect("a thread").thread), (FaultKind::UninitialisedRegister, [20, 0, 0]));
+}
+
+fn text(memory: &Memory, text: &str) -> u64 {
+    let at = memory.alloc(text.len() as u64 + 1, "text").expect("memory");
+    memory.write(at, format!("{text}\0").as_bytes()).expect("allocated");
+    at
+}
+
+#[test]
+fn a_failed_assert_says_what_the_source_says() {
+    let mut b = Build::new();
+    let (message, file, line, function) = (b.param(0), b.param(1), b.imm(12), b.param(2));
+    b.op(Op::AssertFail { message, file, line, function });
+    let (program, memory) = (b.done(), memory());
+    let params = ["x > 0", "k.cu", "kernel"].map(|t| text(&memory, t));
+    let fault = fault(&program, &memory, &params);
+    assert_eq!((fault.kind, fault.why.as_str()), (FaultKind::Assert, "k.cu:12: kernel: assertion `x > 0` failed"));
+}
+
+/// Prints and returns how many values it took; what it printed is seen by the test that runs this one.
+#[test]
+fn printing() {
+    let mut b = Build::new();
+    b.needs.local = 32;
+    let (format, zero, d) = (b.param(0), b.imm(0), b.r32());
+    let (minus, half, arguments) = (b.imm(-7i32 as u32), b.imm64(2.5f64.to_bits()), b.imm64(LOCAL_WINDOW));
+    let first = b.lanes(|i| i);
+    let first = b.setp(Cmp::Eq, first, zero);
+    b.op(store(Space::Local, Ty::B32, minus, narrow(zero)));
+    b.op(store(Space::Local, Ty::B64, half, Address { offset: 8, ..narrow(zero) }));
+    b.op(store(Space::Local, Ty::B64, format, Address { offset: 16, ..narrow(zero) }));
+    b.when(Pred::If(first), Op::Print { d: Some(d), format, arguments });
+    b.output(1, d);
+    let (program, memory) = (b.done(), memory());
+    let (format, out) = (text(&memory, "[%4d|%.2f|%-28s|%%]\n"), memory.alloc(128, "out").expect("memory"));
+    Run { params: vec![format, out], ..Run::new(&program, &memory) }.go().expect("correct");
+    assert_eq!(download(&memory, out, 2), [3, 0]);
+}
+
+#[test]
+fn printed_text_is_what_c_would_print() {
+    let this = std::env::current_exe().expect("a test");
+    let run = std::process::Command::new(this).args(["--exact", "printing", "--nocapture"]).output().expect("a test");
+    let out = String::from_utf8_lossy(&run.stdout);
+    assert!(out.contains("[  -7|2.50|[%4d|%.2f|%-28s|%%]\n        |%]\n"), "{out}");
 }

@@ -351,3 +351,43 @@ fn ldmatrix_hands_out_fragments() {
         }
     }
 }
+
+/// Tiles as a matrix product uses them: eight warps copy, meet, and all read everything with `ldmatrix`.
+#[test]
+#[ignore = "a figure, not a check: run with --ignored --nocapture"]
+fn speed_of_staged_tiles() {
+    let mut b = Build::new();
+    b.needs.static_shared = 8192;
+    b.needs.shared_granule = 4;
+    let (input, tid, zero) = (b.param(0), b.special(Special::Tid(0)), b.imm(0));
+    let (to, from) = (b.times(tid, 16), b.element(input, tid, 16));
+    let (round, rounds, one, p) = (b.r32(), b.imm(400), b.imm(1), b.p());
+    b.mov(round, zero);
+    let top = b.here();
+    for offset in [0, 4096] {
+        let to = Address { offset, ..narrow(to) };
+        b.op(Op::CpAsync(CpAsync { to, from: wide(from), bytes: 16, src_size: None, ignore: None }));
+    }
+    b.op(Op::CpAsyncCommit);
+    b.op(Op::CpAsyncWait { pending: Some(0) });
+    b.sync();
+    let rows = b.lanes(|i| 16 * i);
+    for offset in (0..8192).step_by(512) {
+        let registers: Box<[Reg]> = (0..4).map(|_| b.r32()).collect();
+        let at = Address { offset, ..narrow(rows) };
+        b.op(Op::LdMatrix(Box::new(MatrixAccess { transposed: false, registers, space: Space::Shared, at })));
+    }
+    b.sync();
+    b.int_to(round, IntOp::Add, round, one);
+    b.setp_to(p, Cmp::Lt, round, rounds);
+    b.jump(Pred::If(p), top);
+    let (program, memory) = (b.done(), memory());
+    let input = upload(&memory, &[1; 1024]);
+    let run = Run { block: 256, params: vec![input], ..Run::new(&program, &memory) };
+    let rates = (0..10).map(|_| {
+        let start = std::time::Instant::now();
+        let counters = run.go().expect("a correct kernel");
+        counters.warp_instructions as f64 / start.elapsed().as_secs_f64() / 1e6
+    });
+    println!("{:.1} million warp instructions per second", rates.fold(0.0, f64::max));
+}

@@ -75,11 +75,18 @@ impl<'g> Warp<'g> {
 
     /// Checks an access by the lanes of `mask` (not empty) and finds where its bytes are.
     pub(super) fn resolve(&mut self, cx: &mut Cx, want: Want, at: Lanes<u64>, mask: Mask) -> Run<Target> {
-        let at = repeat_inactive(at, mask);
-        let all = at.iter().fold(0, |m, a| m | a);
+        let mut at = repeat_inactive(at, mask);
+        let mut mask = mask;
         let align = want.bytes & want.bytes.wrapping_neg();
-        if all & (align - 1) != 0 && cx.grid.rules.memory {
-            return misaligned(&at, want.bytes, align);
+        if at.iter().fold(0, |all, a| all | a) & (align - 1) != 0 {
+            if cx.grid.rules.memory {
+                return misaligned(&at, want.bytes, align);
+            }
+            mask = lanes(mask).filter(|&i| at[i] % align == 0).fold(0, |m, i| m | 1 << i);
+            if mask == 0 {
+                return Ok(Target { at, mask: 0, shared: 0, apart: 0 });
+            }
+            at = repeat_inactive(at, mask);
         }
         if want.space != Space::Generic {
             return self.resolve_in(cx, want, at, mask);
@@ -236,7 +243,7 @@ impl<'g> Warp<'g> {
                     at[lane]
                 ),
             ),
-            Trouble::Race { other, wrote } => {
+            Trouble::Race { other, wrote, pc } => {
                 let party = match (wrote, other.in_flight()) {
                     (true, true) => "an asynchronous copy that is still under way, issued",
                     (true, false) => "a write",
@@ -247,7 +254,7 @@ impl<'g> Warp<'g> {
                     at[lane],
                     self.index,
                     other.warp,
-                    instruction(cx.grid.program, other.pc)
+                    instruction(cx.grid.program, pc)
                 );
                 (FaultKind::SharedRace, why)
             }

@@ -12,7 +12,6 @@ use crate::registers::{Lanes, Mask, WARP};
 
 /// One instruction's copies that have not landed in the lanes of `mask`.
 struct InFlight {
-    pc: u32,
     mask: Mask,
     bytes: u32,
     to: Lanes<u32>,
@@ -63,7 +62,7 @@ impl<'g> Warp<'g> {
         let target = self.resolve_shared(cx, want, super::global::repeat_inactive(to, mask), mask, Use::Issue)?;
         let to = to.map(|a| a as u32);
         let group = self.copies.committed;
-        self.copies.pending.push(InFlight { pc, mask: target.mask, bytes: copy.bytes, to, group, data });
+        self.copies.pending.push(InFlight { mask: target.mask, bytes: copy.bytes, to, group, data });
         Ok(())
     }
 
@@ -97,7 +96,7 @@ impl<'g> Warp<'g> {
             let now = lanes(copy.mask & mask).filter(|&i| due(i, copy.group[i])).fold(0, |m, i| m | 1 << i);
             if now != 0 {
                 lanes(now).for_each(|i| scatter(base + u64::from(copy.to[i]), copy.bytes, copy.data[i]));
-                cx.cta.races.land(index, copy.pc, lanes(now).map(|i| (copy.to[i], copy.bytes)));
+                cx.cta.races.land(index, lanes(now).map(|i| (copy.to[i], copy.bytes)));
                 cx.work.progress = true;
                 copy.mask &= !now;
             }

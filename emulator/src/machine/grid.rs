@@ -150,7 +150,7 @@ impl<'a> Grid<'a> {
         let tallies: Vec<Tally> = std::thread::scope(|scope| {
             let spawned: Vec<_> = (1..workers).map(|_| scope.spawn(|| self.work(resident.as_ref()))).collect();
             let own = self.work(resident.as_ref());
-            let others = spawned.into_iter().filter_map(|w| w.join().ok());
+            let others = spawned.into_iter().map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             std::iter::once(own).chain(others).collect()
         });
         if let Some(broken) = lock(&self.fault).take() {

@@ -3,6 +3,7 @@
 //! A granule remembers two sets of accesses: who wrote it last (with the strong writes since) and who has read it since
 //! then. Sets are interned, because the granules of a tile go through the same few sets: moving a granule from one set
 //! to the next is a comparison and a store. Set 0 is empty, so a granule whose writers are set 0 was never written.
+//! Which instructions they were is kept by granule, for the last write and the last read only.
 //!
 //! Clocks count synchronisations and a warp's clock moves whenever it learns something, so (warp, clock) determines
 //! what the access is ordered after. Strong accesses (atomic, volatile, relaxed and stronger) do not race with each
@@ -13,6 +14,7 @@
 use crate::isa::Order;
 use crate::registers::{Lanes, WARP};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What a warp knows of every warp's progress.
 type Clock = Lanes<u32>;
@@ -27,9 +29,8 @@ const MEMO: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Access {
     pub warp: u8,
-    pub strong: bool,
+    strong: bool,
     clock: u32,
-    pub pc: u32,
 }
 
 impl Access {
@@ -41,10 +42,11 @@ impl Access {
 /// Why an access may not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Nothing orders it after an earlier read or write.
+    /// Nothing orders it after an earlier read or write; `pc` is the last of those.
     Race {
         other: Access,
         wrote: bool,
+        pc: u32,
     },
     Unwritten,
 }
@@ -69,7 +71,7 @@ struct Sets {
 
 impl Sets {
     fn new() -> Sets {
-        let nobody = Access { warp: u8::MAX, strong: false, clock: 0, pc: 0 };
+        let nobody = Access { warp: u8::MAX, strong: false, clock: 0 };
         let mut sets = Sets { all: Vec::new(), ids: HashMap::new(), memo: vec![(0, nobody, 0); MEMO] };
         sets.intern(Vec::new());
         sets
@@ -89,9 +91,8 @@ impl Sets {
     /// The set with `me` added and without what `me` makes superfluous: accesses ordered before it that are not
     /// stricter than it.
     fn with(&mut self, id: u32, me: Access, known: &Clock) -> u32 {
-        let slot = (id.wrapping_mul(0x9e37_79b1) ^ me.pc.wrapping_mul(0x85eb_ca6b) ^ me.clock << 5 ^ u32::from(me.warp))
-            as usize
-            % MEMO;
+        let mixed = id.wrapping_mul(0x9e37_79b1) ^ me.clock.wrapping_mul(0x85eb_ca6b) ^ u32::from(me.warp) << 3;
+        let slot = (mixed >> 7 ^ mixed) as usize % MEMO;
         let (from, access, to) = self.memo[slot];
         if from == id && access == me {
             return to;
@@ -125,8 +126,11 @@ pub(super) struct Races {
     places: HashMap<u64, Clock>,
     sets: Sets,
     shift: u32,
+    /// By granule: sets, and the last instructions.
     writers: Vec<u32>,
     readers: Vec<u32>,
+    write_pcs: Vec<u32>,
+    read_pcs: Vec<u32>,
     races: bool,
     unwritten: bool,
 }
@@ -152,6 +156,8 @@ impl Races {
             shift,
             writers: vec![0; granules],
             readers: vec![0; granules],
+            write_pcs: vec![0; granules],
+            read_pcs: vec![0; granules],
             races,
             unwritten,
         }
@@ -170,20 +176,33 @@ impl Races {
         if self.writers.is_empty() {
             return Ok(());
         }
-        let me = Access { warp: warp as u8, strong, clock: self.clocks[warp][warp], pc };
-        let range = (at.0 >> self.shift) as usize..=((at.0 + at.1 - 1) >> self.shift) as usize;
+        let me = Access { warp: warp as u8, strong, clock: self.clocks[warp][warp] };
+        let range = (at.0 >> self.shift) as usize..((at.0 + at.1 - 1) >> self.shift) as usize + 1;
         let done = match how {
-            Use::Read => self.read(me, range),
-            Use::Write | Use::Update | Use::Issue => self.write(me, how, range),
+            Use::Read => self.read(me, range.clone()),
+            Use::Write | Use::Update | Use::Issue => self.write(me, how, range.clone()),
         };
-        done.map_err(|(granule, trouble)| ((granule as u32) << self.shift, trouble))
+        done.map_err(|(granule, trouble)| ((granule as u32) << self.shift, self.with_pc(granule, trouble)))?;
+        let pcs = if how == Use::Read { &mut self.read_pcs } else { &mut self.write_pcs };
+        pcs[range].fill(pc);
+        Ok(())
     }
 
-    fn read(&mut self, me: Access, range: std::ops::RangeInclusive<usize>) -> Result<(), (usize, Trouble)> {
+    fn with_pc(&self, granule: usize, trouble: Trouble) -> Trouble {
+        match trouble {
+            Trouble::Race { other, wrote, .. } => {
+                let pc = if wrote { self.write_pcs[granule] } else { self.read_pcs[granule] };
+                Trouble::Race { other, wrote, pc }
+            }
+            Trouble::Unwritten => trouble,
+        }
+    }
+
+    fn read(&mut self, me: Access, range: Range<usize>) -> Result<(), (usize, Trouble)> {
         let Races { sets, writers, readers, clocks, races, unwritten, .. } = self;
         let known = &clocks[me.warp as usize];
         let (mut fine, mut from, mut to) = (u32::MAX, u32::MAX, 0);
-        let first = *range.start();
+        let first = range.start;
         for (i, (w, r)) in writers[range.clone()].iter().zip(&mut readers[range]).enumerate() {
             if *w != fine {
                 check_written(*w, *unwritten).map_err(|t| (first + i, t))?;
@@ -199,13 +218,13 @@ impl Races {
         Ok(())
     }
 
-    fn write(&mut self, me: Access, how: Use, range: std::ops::RangeInclusive<usize>) -> Result<(), (usize, Trouble)> {
+    fn write(&mut self, me: Access, how: Use, range: Range<usize>) -> Result<(), (usize, Trouble)> {
         let Races { sets, writers, readers, clocks, races, unwritten, .. } = self;
         let known = &clocks[me.warp as usize];
         let mark = Access { clock: if how == Use::Issue { IN_FLIGHT } else { me.clock }, ..me };
-        let only = sets.intern(vec![mark]);
+        let only = sets.with(0, mark, known);
         let (mut fine, mut unread, mut to) = (u32::MAX, 0, only);
-        let first = *range.start();
+        let first = range.start;
         for (i, (w, r)) in writers[range.clone()].iter_mut().zip(&mut readers[range]).enumerate() {
             if *w != fine {
                 if how == Use::Update {
@@ -228,12 +247,12 @@ impl Races {
     }
 
     /// Asynchronous writes (offset, bytes) have landed: from now on they are writes of their warp at this moment.
-    pub fn land(&mut self, warp: usize, pc: u32, writes: impl Iterator<Item = (u32, u32)>) {
+    pub fn land(&mut self, warp: usize, writes: impl Iterator<Item = (u32, u32)>) {
         if self.writers.is_empty() {
             return;
         }
-        let me = Access { warp: warp as u8, strong: false, clock: self.clocks[warp][warp], pc };
-        let only = self.sets.intern(vec![me]);
+        let me = Access { warp: warp as u8, strong: false, clock: self.clocks[warp][warp] };
+        let only = self.sets.with(0, me, &self.clocks[warp]);
         for (offset, bytes) in writes {
             self.writers[(offset >> self.shift) as usize..=((offset + bytes - 1) >> self.shift) as usize].fill(only);
         }
@@ -311,7 +330,7 @@ fn check_written(writers: u32, on: bool) -> Result<(), Trouble> {
 #[inline]
 fn check(sets: &Sets, on: bool, id: u32, me: Access, known: &Clock, wrote: bool) -> Result<(), Trouble> {
     match sets.conflict(id, me, known) {
-        Some(other) if on => Err(Trouble::Race { other, wrote }),
+        Some(other) if on => Err(Trouble::Race { other, wrote, pc: 0 }),
         _ => Ok(()),
     }
 }
