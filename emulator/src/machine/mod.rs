@@ -7,7 +7,7 @@
 //! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
 
 mod access;
-mod alu;
+pub mod alu;
 mod async_copy;
 mod atomic;
 mod barrier;
@@ -16,18 +16,15 @@ mod control;
 mod cta;
 mod global;
 mod grid;
-mod matrix;
+pub mod matrix;
 mod mbarrier;
 mod print;
 mod races;
 mod report;
 mod shared;
+mod simd;
 mod tally;
 mod warp;
-
-pub mod alu;
-pub mod matrix;
-mod simd;
 
 use crate::config::Config;
 use crate::counters::Counters;
