@@ -1,6 +1,5 @@
 //! The built library as a C program sees it: opened by path, functions looked up by name.
 #![allow(dead_code)] // Every test uses a part of it.
-#![allow(clippy::macro_metavars_in_unsafe)] // What the macros call is unsafe as such.
 
 use std::ffi::{CStr, CString, c_void};
 use std::sync::OnceLock;
@@ -47,12 +46,10 @@ pub fn symbol(name: &str) -> *mut c_void {
 #[macro_export]
 macro_rules! cu {
     ($name:ident($($arg:expr),* $(,)?)) => {{
+        let symbol = $crate::driver_library::symbol(stringify!($name));
         // SAFETY: the test passes what the function takes.
-        unsafe {
-            let function: unsafe extern "C" fn($($crate::cu!(@any $arg)),*) -> u32 =
-                std::mem::transmute($crate::driver_library::symbol(stringify!($name)));
-            function($($arg),*)
-        }
+        let function: extern "C" fn($($crate::cu!(@any $arg)),*) -> u32 = unsafe { std::mem::transmute(symbol) };
+        function($($arg),*)
     }};
     (@any $arg:expr) => { _ };
 }
