@@ -115,7 +115,7 @@ unsafe fn launch(handle: Handle, stream: Handle, mut shape: Shape, arguments: Ar
     // SAFETY: passed on.
     let kernel = unsafe { Kernel::new(handle, shape, arguments)? };
     if !Arc::ptr_eq(kernel.function.context()?, &queue.context) {
-        return Err(Error::INVALID_CONTEXT);
+        return Err(Error::INVALID_HANDLE);
     }
     queue.submit(Work::Kernel(Arc::new(kernel)))
 }
