@@ -253,7 +253,12 @@ fn a_capture_runs_only_when_its_graph_is_launched() {
     ok!(cuMemsetD32Async(at + 4, 2u32, 2usize, stream));
     ok!(cuLaunchHostFunc(stream, add_one as *const c_void, (&raw mut calls).cast::<c_void>()));
     assert_eq!(made_status(stream), 1);
-    let mut graph = 0usize;
+    let (mut status, mut id, mut graph, mut after, mut edges, mut count) =
+        (0u32, 0u64, 0usize, 0usize, null::<u64>(), 0usize);
+    let (tail, data) = (&raw mut after, &raw mut edges);
+    ok!(cuStreamGetCaptureInfo_v3(stream, &raw mut status, &raw mut id, &raw mut graph, tail, data, &raw mut count));
+    // SAFETY: as many as `count` says.
+    assert_eq!((status, count, unsafe { edges.read() }), (1, 1, 0), "one node without edge data is the last");
     ok!(cuStreamEndCapture(stream, &raw mut graph));
     assert_eq!(made_status(stream), 0);
     assert_eq!((download(at, 4), calls), (vec![0; 4], 0));

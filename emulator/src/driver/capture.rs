@@ -47,8 +47,9 @@ impl Capture {
 pub struct Branch {
     capture: Arc<Capture>,
     tail: Vec<Handle>,
-    /// The tail, kept for a caller that was given a pointer to it.
+    /// The tail as it was shown to a caller that keeps a pointer to it, and its edges' data: none, eight zero bytes each.
     shown: Vec<Handle>,
+    edges: Vec<u64>,
 }
 
 /// The branch of a stream; one whose capture has ended is gone.
@@ -89,7 +90,7 @@ pub fn join(stream: &Stream, capture: Arc<Capture>, after: &[Handle]) -> R {
     }
     let mut guard = branch(stream);
     match guard.as_mut() {
-        None => *guard = Some(Branch { capture, tail: after.to_vec(), shown: Vec::new() }),
+        None => *guard = Some(Branch { capture, tail: after.to_vec(), shown: Vec::new(), edges: Vec::new() }),
         Some(branch) if Arc::ptr_eq(&branch.capture, &capture) => {
             valid(branch)?;
             for node in after {
@@ -147,7 +148,7 @@ fn begin(handle: Handle, mode: u32) -> R {
         thread: (mode != RELAXED).then(|| std::thread::current().id()),
         status: ACTIVE.into(),
     });
-    *guard = Some(Branch { capture, tail: Vec::new(), shown: Vec::new() });
+    *guard = Some(Branch { capture, tail: Vec::new(), shown: Vec::new(), edges: Vec::new() });
     Ok(())
 }
 
@@ -185,6 +186,7 @@ unsafe fn info(
     id: *mut u64,
     graph: *mut Handle,
     after: *mut *const Handle,
+    edges: *mut *const u64,
     count: *mut usize,
 ) -> R {
     let queue = queue(handle)?;
@@ -194,10 +196,12 @@ unsafe fn info(
     unsafe {
         let Some(branch) = branch else { return put(status, NONE) };
         branch.shown.clone_from(&branch.tail);
+        branch.edges = vec![0; branch.tail.len()];
         put(status, branch.capture.status())?;
         offer(id, branch.capture.id);
         offer(graph, branch.capture.graph.handle);
         offer(after, branch.shown.as_ptr());
+        offer(edges, branch.edges.as_ptr());
         offer(count, branch.shown.len());
     }
     Ok(())
@@ -214,23 +218,21 @@ api! {
         Ok(())
     }
     fn cuStreamIsCapturing [cuStreamIsCapturing_ptsz] (stream: Handle, to: *mut u32) {
-        info(stream, to, null_mut(), null_mut(), null_mut(), null_mut())
+        info(stream, to, null_mut(), null_mut(), null_mut(), null_mut(), null_mut())
     }
     fn cuStreamGetCaptureInfo [cuStreamGetCaptureInfo_ptsz] (stream: Handle, status: *mut u32, id: *mut u64) {
-        info(stream, status, id, null_mut(), null_mut(), null_mut())
+        info(stream, status, id, null_mut(), null_mut(), null_mut(), null_mut())
     }
     fn cuStreamGetCaptureInfo_v2 [cuStreamGetCaptureInfo_v2_ptsz]
         (stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle, count: *mut usize)
     {
-        info(stream, status, id, graph, after, count)
+        info(stream, status, id, graph, after, null_mut(), count)
     }
-    /// Edges carry no data.
     fn cuStreamGetCaptureInfo_v3 [cuStreamGetCaptureInfo_v3_ptsz]
         (stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle,
-         edges: *mut *const u8, count: *mut usize)
+         edges: *mut *const u64, count: *mut usize)
     {
-        offer(edges, std::ptr::null());
-        info(stream, status, id, graph, after, count)
+        info(stream, status, id, graph, after, edges, count)
     }
     fn cuThreadExchangeStreamCaptureMode [] (mode: *mut u32) {
         let asked = get(mode)?;

@@ -143,6 +143,15 @@ unsafe fn dependents(node: Handle, to: *mut Handle, count: *mut usize) -> R {
     unsafe { put_list(to, count, &found) }
 }
 
+/// Edges carry no data: eight zero bytes for each that there is room for.
+unsafe fn no_data(to: *mut u64, room: *const usize) -> R {
+    if !to.is_null() {
+        // SAFETY: the caller's array, of as many places as `room` says.
+        unsafe { to.write_bytes(0, get(room)?) };
+    }
+    Ok(())
+}
+
 api! {
     fn cuGraphClone [] (to: *mut Handle, original: Handle) {
         let clone = copy(&*graph(original)?)?;
@@ -171,20 +180,23 @@ api! {
         edges(graph, from, to, count)
     }
     fn cuGraphGetEdges_v2 []
-        (graph: Handle, from: *mut Handle, to: *mut Handle, _data: *mut u8, count: *mut usize)
+        (graph: Handle, from: *mut Handle, to: *mut Handle, data: *mut u64, count: *mut usize)
     {
+        no_data(data, count)?;
         edges(graph, from, to, count)
     }
     fn cuGraphNodeGetDependencies [] (node: Handle, to: *mut Handle, count: *mut usize) {
         dependencies(node, to, count)
     }
-    fn cuGraphNodeGetDependencies_v2 [] (node: Handle, to: *mut Handle, _data: *mut u8, count: *mut usize) {
+    fn cuGraphNodeGetDependencies_v2 [] (node: Handle, to: *mut Handle, data: *mut u64, count: *mut usize) {
+        no_data(data, count)?;
         dependencies(node, to, count)
     }
     fn cuGraphNodeGetDependentNodes [] (node: Handle, to: *mut Handle, count: *mut usize) {
         dependents(node, to, count)
     }
-    fn cuGraphNodeGetDependentNodes_v2 [] (node: Handle, to: *mut Handle, _data: *mut u8, count: *mut usize) {
+    fn cuGraphNodeGetDependentNodes_v2 [] (node: Handle, to: *mut Handle, data: *mut u64, count: *mut usize) {
+        no_data(data, count)?;
         dependents(node, to, count)
     }
     /// Its edges go with it.

@@ -26,9 +26,11 @@ pub fn most_dynamic(needs: &Needs, device: &Device, opted: Option<u32>) -> u32 {
     opted.unwrap_or(device.shared_per_block.saturating_sub(needs.static_shared))
 }
 
-/// Registers of a thread that the compiler would use at most, given how many threads share a multiprocessor's.
+/// Registers of a thread: a compiler that is told the block's size keeps to what lets one block run.
 pub fn registers(needs: &Needs) -> u32 {
-    needs.registers.min(REGISTERS_PER_THREAD).min(REGISTERS_PER_BLOCK / most_threads(needs))
+    let stated = needs.required_threads.is_some() || needs.max_threads.is_some();
+    let share = if stated { REGISTERS_PER_BLOCK / most_threads(needs) } else { REGISTERS_PER_THREAD };
+    needs.registers.min(REGISTERS_PER_THREAD).min(share)
 }
 
 /// Blocks of `threads` threads that a multiprocessor holds at once.
