@@ -229,6 +229,11 @@ impl Memory {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Whether an address is one of this memory's, allocated or not.
+    pub fn covers(&self, address: u64) -> bool {
+        (self.map.base..self.map.base + self.map.bytes).contains(&address)
+    }
+
     /// Bytes in use and bytes there are.
     pub fn usage(&self) -> (u64, u64) {
         (self.state().used, self.limit)
