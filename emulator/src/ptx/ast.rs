@@ -8,6 +8,8 @@ pub struct Module {
     /// `.target`: 80 of `sm_80`, and the suffix (`a`, `f`).
     pub target: u32,
     pub target_suffix: Option<char>,
+    /// Where `.target` stands; 0 if nowhere.
+    pub target_line: u32,
     /// Module-scope variables, definitions and `.extern` declarations.
     pub variables: Vec<Variable>,
     pub functions: Vec<Function>,

@@ -76,5 +76,5 @@ fn check_target(module: &ast::Module, device: &Device) -> Result<(), PtxError> {
         ((0, _), ..) => "there is no `.version`".to_owned(),
         ((newer, _), ..) => format!("PTX {newer} is newer than the emulator, which knows PTX 9"),
     };
-    Err(PtxError { line: 1, why })
+    Err(PtxError { line: module.target_line.max(1), why })
 }

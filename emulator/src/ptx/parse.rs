@@ -63,7 +63,10 @@ impl<'a> Cursor<'a> {
         };
         match directive {
             "version" => module.version = self.version()?,
-            "target" => self.target(module)?,
+            "target" => {
+                module.target_line = line;
+                self.target(module)?;
+            }
             "address_size" => {
                 if self.count()? != 64 {
                     return Err(PtxError { line, why: "only `.address_size 64` can run here".into() });
