@@ -83,4 +83,7 @@ pub struct Tracked {
     /// By instruction (ascending): the tracked registers it must find written, and those that it writes.
     pub reads: Vec<(u32, Vec<(u32, String)>)>,
     pub writes: Vec<(u32, Vec<u32>)>,
+    /// By instruction (ascending), of `Alu` and `Shfl`: the tracked registers among its sources, in the order of
+    /// `Op::registers`. Its results count as written where those do.
+    pub sources: Vec<(u32, Vec<Option<u32>>)>,
 }

@@ -13,8 +13,8 @@ use super::shared::Bytes;
 use super::tally::Tally;
 use super::{access::lanes, alu};
 use crate::fault::{FaultKind, Thread};
-use crate::isa::{Op, Pred};
-use crate::registers::{Mask, Registers, WARP};
+use crate::isa::{Alu, Op, Pred};
+use crate::registers::{Lanes, Mask, Registers, WARP};
 
 /// Instructions that a group runs at a time while others of its warp wait.
 const SLICE: u32 = 128;
@@ -195,7 +195,7 @@ impl<'g> Warp<'g> {
             count.runs += 1;
             count.lanes += u64::from(group.mask.count_ones());
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
-                self.track(cx, group.pc, mask).map_err(|b| self.blame(cx, group.pc, b))?;
+                self.track(cx, group.pc, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
             }
             let flow = match &inst.op {
                 Op::Alu(op) => {
@@ -253,25 +253,57 @@ impl<'g> Warp<'g> {
         self.groups.iter_mut().filter(|g| g.state == State::Meeting).for_each(|g| g.state = State::Ready);
     }
 
-    /// Registers that the front end could not prove written.
+    /// Registers that the front end could not prove written: checks uses, and notes writes (those of a shuffle are
+    /// noted when it has its partners).
     #[cold]
-    fn track(&mut self, cx: &Cx, pc: u32, mask: Mask) -> Run {
+    fn track(&mut self, cx: &Cx, pc: u32, mask: Mask, op: &Op) -> Run {
         let tracked = &cx.grid.program.tracked;
-        if let Ok(i) = tracked.reads.binary_search_by_key(&pc, |(at, _)| *at)
-            && cx.grid.rules.unwritten
-        {
-            for (register, name) in &tracked.reads[i].1 {
+        if cx.grid.rules.unwritten {
+            for (register, name) in at(&tracked.reads, pc) {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
-                    let why = format!("{name} is read, but nothing was written to it on this path");
+                    let why = format!("{name} is used, but on this path nothing was written to it or to what it is made of");
                     return broken(FaultKind::UninitialisedRegister, missing.trailing_zeros(), why);
                 }
             }
         }
-        if let Ok(i) = tracked.writes.binary_search_by_key(&pc, |(at, _)| *at) {
-            tracked.writes[i].1.iter().for_each(|register| self.written[*register as usize] |= mask);
+        if !matches!(op, Op::Shfl(_)) {
+            let good = self.good(op, at(&tracked.sources, pc));
+            self.note(cx, pc, mask, good);
         }
         Ok(())
+    }
+
+    /// Lanes in which the tracked sources of an instruction are written.
+    fn good(&self, op: &Op, sources: &[Option<u32>]) -> Mask {
+        let of = |source: &Option<u32>| source.map_or(Mask::MAX, |id| self.written[id as usize]);
+        match (op, sources) {
+            (Op::Alu(Alu::SelP { p, .. }), [a, b, by]) => {
+                let first = self.regs.pred(*p);
+                of(by) & (first & of(a) | !first & of(b))
+            }
+            _ => sources.iter().fold(Mask::MAX, |all, source| all & of(source)),
+        }
+    }
+
+    /// The tracked registers that an instruction writes are written now where its sources are `good`.
+    fn note(&mut self, cx: &Cx, pc: u32, mask: Mask, good: Mask) {
+        for register in at(&cx.grid.program.tracked.writes, pc) {
+            let written = &mut self.written[*register as usize];
+            *written = *written & !mask | good & mask;
+        }
+    }
+
+    /// As `note`, for a shuffle whose lanes take values from the lanes `from`.
+    #[cold]
+    pub(super) fn note_shuffle(&mut self, cx: &Cx, pc: u32, mask: Mask, from: &Lanes<u32>) {
+        let Some((first, rest)) = at(&cx.grid.program.tracked.sources, pc).split_first() else {
+            return self.note(cx, pc, mask, Mask::MAX);
+        };
+        let value = first.map_or(Mask::MAX, |id| self.written[id as usize]);
+        let moved = (0..WARP).fold(0, |all, lane| all | (value >> from[lane] & 1) << lane);
+        let how = rest.iter().flatten().fold(Mask::MAX, |all, id| all & self.written[*id as usize]);
+        self.note(cx, pc, mask, moved & how);
     }
 
     fn ran_off(&self, group: Group) -> Box<Broken> {
@@ -356,4 +388,9 @@ impl<'g> Warp<'g> {
         }
         Flow::Replaced
     }
+}
+
+/// What a list by instruction says of one.
+fn at<T>(list: &[(u32, Vec<T>)], pc: u32) -> &[T] {
+    list.binary_search_by_key(&pc, |(at, _)| *at).map_or(&[], |i| &list[i].1)
 }

@@ -169,14 +169,19 @@ struct Watch {
     count: u32,
     reads: Vec<(u32, u32, String)>,
     writes: Vec<(u32, u32)>,
+    sources: Vec<(u32, Vec<Option<u32>>)>,
 }
 
 impl Watch {
     fn add(&mut self, function: &Lowered, start: u32) {
-        for watched in &function.rows.watched {
+        let doubts = &function.rows.doubts;
+        let first = self.count;
+        let shifted = |sources: &[Option<u32>]| sources.iter().map(|id| id.map(|id| first + id)).collect();
+        self.sources.extend(doubts.sources.iter().map(|(at, sources)| (start + at, shifted(sources))));
+        for watched in &doubts.watched {
             let id = self.count;
             self.count += 1;
-            self.reads.extend(watched.reads.iter().map(|at| (start + at, id, watched.name.clone())));
+            self.reads.extend(watched.uses.iter().map(|at| (start + at, id, watched.name.clone())));
             self.writes.extend(watched.writes.iter().map(|at| (start + at, id)));
         }
     }
@@ -190,6 +195,7 @@ impl Watch {
             count: self.count,
             reads: reads.map(|same| (same[0].0, same.iter().map(|r| (r.1, r.2.clone())).collect())).collect(),
             writes: writes.map(|same| (same[0].0, same.iter().map(|w| w.1).collect())).collect(),
+            sources: self.sources,
         }
     }
 }

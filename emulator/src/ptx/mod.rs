@@ -2,6 +2,7 @@
 
 pub mod ast;
 mod call;
+mod doubt;
 mod flow;
 pub mod forms;
 mod frames;

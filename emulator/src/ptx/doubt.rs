@@ -1,0 +1,129 @@
+//! Registers that may hold nothing, and what is made of them.
+//!
+//! To read a register before it is written is no fault yet: compilers shuffle, add and select values that only some
+//! lanes have, and use the results where they are good. So a result is as good as what it was made of, which is followed
+//! at run time. A use is what goes on from there: an address, a value for memory, a guard, a vote or a matrix. Local
+//! memory is no use, because structures are copied there with their padding; what it holds is not followed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::rows::{Key, Variable};
+use super::scope::Frame;
+use crate::isa::{Inst, Op, Operand, Pred, Space};
+
+/// A variable that is watched at run time.
+pub(super) struct Watched {
+    pub name: String,
+    /// Positions of uses, and of all writes.
+    pub uses: Vec<u32>,
+    pub writes: Vec<u32>,
+}
+
+/// What to watch; nothing if there is no use.
+#[derive(Default)]
+pub(super) struct Doubts {
+    pub watched: Vec<Watched>,
+    /// By position: the watched variables among the sources, in the order of `Op::registers`.
+    pub sources: Vec<(u32, Vec<Option<u32>>)>,
+}
+
+/// Reads that may find nothing, by variable.
+type Reads = BTreeMap<usize, BTreeSet<u32>>;
+
+impl Doubts {
+    /// Follows reads that a path reaches before any write (variable, positions) to their uses.
+    pub fn new(
+        code: &mut [Inst],
+        variables: &[Variable],
+        frame: &Frame,
+        unproven: Vec<(usize, Vec<u32>)>,
+    ) -> Doubts {
+        let index: HashMap<Key, usize> = variables.iter().enumerate().map(|(i, v)| (v.key, i)).collect();
+        let reads = spread(code, variables, frame, &index, unproven);
+        let watched: Vec<Watched> = reads
+            .iter()
+            .map(|(&at, reads)| {
+                let variable = &variables[at];
+                let uses = reads.iter().copied().filter(|&at| uses(&code[at as usize], variable.key)).collect();
+                Watched { name: variable.name(frame), uses, writes: variable.writes() }
+            })
+            .collect();
+        if watched.iter().all(|w| w.uses.is_empty()) {
+            return Doubts::default();
+        }
+        let number: HashMap<usize, u32> = reads.keys().zip(0..).map(|(&variable, n)| (variable, n)).collect();
+        let mut sources = Vec::new();
+        for at in reads.values().flatten().copied().collect::<BTreeSet<u32>>() {
+            let op = &mut code[at as usize].op;
+            if !makes(op) {
+                continue;
+            }
+            let mut here = Vec::new();
+            operands(op, frame, &mut |key, read| {
+                let doubtful = |v: &&usize| reads.get(v).is_some_and(|reads| reads.contains(&at));
+                let watched = key.and_then(|key| index.get(&key)).filter(doubtful).map(|v| number[v]);
+                here.extend(read.then_some(watched));
+            });
+            sources.push((at, here));
+        }
+        Doubts { watched, sources }
+    }
+}
+
+/// Adds what is made of doubtful values: all reads of it.
+fn spread(
+    code: &mut [Inst],
+    variables: &[Variable],
+    frame: &Frame,
+    index: &HashMap<Key, usize>,
+    mut open: Vec<(usize, Vec<u32>)>,
+) -> Reads {
+    let mut reads = Reads::new();
+    let mut made = HashSet::new();
+    while let Some((variable, at)) = open.pop() {
+        let known = reads.entry(variable).or_default();
+        for at in at {
+            let op = &mut code[at as usize].op;
+            if !known.insert(at) || !makes(op) {
+                continue;
+            }
+            operands(op, frame, &mut |key, read| {
+                if let Some(&result) = key.and_then(|key| index.get(&key))
+                    && !read
+                    && made.insert(result)
+                {
+                    open.push((result, variables[result].reads()));
+                }
+            });
+        }
+    }
+    reads
+}
+
+/// Shows the registers and predicates of an operation, without its guard; None for constants.
+fn operands(op: &mut Op, frame: &Frame, visit: &mut dyn FnMut(Option<Key>, bool)) {
+    op.registers(&mut |operand| match operand {
+        Operand::Read(reg, _) => visit(frame.owner(*reg).map(|owner| Key::Rows(owner.first)), true),
+        Operand::Write(reg, _) => visit(frame.owner(*reg).map(|owner| Key::Rows(owner.first)), false),
+        Operand::ReadPred(pred) => visit(predicate(*pred), true),
+        Operand::WritePred(p) => visit(Some(Key::Pred(*p)), false),
+    });
+}
+
+fn predicate(pred: Pred) -> Option<Key> {
+    match pred {
+        Pred::Always => None,
+        Pred::If(p) | Pred::Unless(p) => Some(Key::Pred(p)),
+    }
+}
+
+/// Whether an operation makes values of its sources and does nothing else.
+fn makes(op: &Op) -> bool {
+    matches!(op, Op::Alu(_) | Op::Shfl(_))
+}
+
+/// Whether an instruction that reads a variable uses it.
+fn uses(inst: &Inst, key: Key) -> bool {
+    let kept = matches!(&inst.op, Op::Store(store) if store.space == Space::Local) && matches!(key, Key::Rows(_));
+    predicate(inst.guard) == Some(key) || !makes(&inst.op) && !kept
+}
