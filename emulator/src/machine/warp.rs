@@ -262,7 +262,8 @@ impl<'g> Warp<'g> {
             for (register, name) in at(&tracked.reads, pc) {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
-                    let why = format!("{name} is used, but on this path nothing was written to it or to what it is made of");
+                    let why =
+                        format!("{name} is used, but on this path nothing was written to it or to what it is made of");
                     return broken(FaultKind::UninitialisedRegister, missing.trailing_zeros(), why);
                 }
             }

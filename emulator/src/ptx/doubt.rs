@@ -32,12 +32,7 @@ type Reads = BTreeMap<usize, BTreeSet<u32>>;
 
 impl Doubts {
     /// Follows reads that a path reaches before any write (variable, positions) to their uses.
-    pub fn new(
-        code: &mut [Inst],
-        variables: &[Variable],
-        frame: &Frame,
-        unproven: Vec<(usize, Vec<u32>)>,
-    ) -> Doubts {
+    pub fn new(code: &mut [Inst], variables: &[Variable], frame: &Frame, unproven: Vec<(usize, Vec<u32>)>) -> Doubts {
         let index: HashMap<Key, usize> = variables.iter().enumerate().map(|(i, v)| (v.key, i)).collect();
         let reads = spread(code, variables, frame, &index, unproven);
         let watched: Vec<Watched> = reads
