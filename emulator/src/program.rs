@@ -80,6 +80,8 @@ pub struct Program {
 pub struct Tracked {
     /// Number of tracked registers and predicates.
     pub count: u32,
+    /// By instruction (ascending): the tracked predicate that guards it, which all lanes must have written.
+    pub guards: Vec<(u32, Vec<(u32, String)>)>,
     /// By instruction (ascending): the tracked registers it must find written, and those that it writes.
     pub reads: Vec<(u32, Vec<(u32, String)>)>,
     pub writes: Vec<(u32, Vec<u32>)>,

@@ -195,7 +195,7 @@ impl<'g> Warp<'g> {
             count.runs += 1;
             count.lanes += u64::from(group.mask.count_ones());
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
-                self.track(cx, group.pc, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
+                self.track(cx, group, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
             }
             let flow = match &inst.op {
                 Op::Alu(op) => {
@@ -256,10 +256,11 @@ impl<'g> Warp<'g> {
     /// Registers that the front end could not prove written: checks uses, and notes writes (those of a shuffle are
     /// noted when it has its partners).
     #[cold]
-    fn track(&mut self, cx: &Cx, pc: u32, mask: Mask, op: &Op) -> Run {
+    fn track(&mut self, cx: &Cx, Group { pc, mask: all, .. }: Group, mask: Mask, op: &Op) -> Run {
         let tracked = &cx.grid.program.tracked;
         if cx.grid.rules.unwritten {
-            for (register, name) in at(&tracked.reads, pc) {
+            let guards = at(&tracked.guards, pc).iter().map(|guard| (guard, all));
+            for ((register, name), mask) in guards.chain(at(&tracked.reads, pc).iter().map(|read| (read, mask))) {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
                     let why =

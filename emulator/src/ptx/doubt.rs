@@ -14,7 +14,8 @@ use crate::isa::{Inst, Op, Operand, Pred, Space};
 /// A variable that is watched at run time.
 pub(super) struct Watched {
     pub name: String,
-    /// Positions of uses, and of all writes.
+    /// Positions where it is a guard, of other uses, and of all writes.
+    pub guards: Vec<u32>,
     pub uses: Vec<u32>,
     pub writes: Vec<u32>,
 }
@@ -39,11 +40,18 @@ impl Doubts {
             .iter()
             .map(|(&at, reads)| {
                 let variable = &variables[at];
-                let uses = reads.iter().copied().filter(|&at| uses(&code[at as usize], variable.key)).collect();
-                Watched { name: variable.name(frame), uses, writes: variable.writes() }
+                let at = |holds: &dyn Fn(&Inst) -> bool| -> Vec<u32> {
+                    reads.iter().copied().filter(|&at| holds(&code[at as usize])).collect()
+                };
+                Watched {
+                    name: variable.name(frame),
+                    guards: at(&|inst| predicate(inst.guard) == Some(variable.key)),
+                    uses: at(&|inst| uses(inst, variable.key)),
+                    writes: variable.writes(),
+                }
             })
             .collect();
-        if watched.iter().all(|w| w.uses.is_empty()) {
+        if watched.iter().all(|w| w.guards.is_empty() && w.uses.is_empty()) {
             return Doubts::default();
         }
         let number: HashMap<usize, u32> = reads.keys().zip(0..).map(|(&variable, n)| (variable, n)).collect();
@@ -117,8 +125,8 @@ fn makes(op: &Op) -> bool {
     matches!(op, Op::Alu(_) | Op::Shfl(_))
 }
 
-/// Whether an instruction that reads a variable uses it.
+/// Whether an instruction uses a variable that it reads, other than as its guard.
 fn uses(inst: &Inst, key: Key) -> bool {
     let kept = matches!(&inst.op, Op::Store(store) if store.space == Space::Local) && matches!(key, Key::Rows(_));
-    predicate(inst.guard) == Some(key) || !makes(&inst.op) && !kept
+    predicate(inst.guard) != Some(key) && !makes(&inst.op) && !kept
 }

@@ -167,6 +167,7 @@ impl Layout {
 #[derive(Default)]
 struct Watch {
     count: u32,
+    guards: Vec<(u32, Vec<(u32, String)>)>,
     reads: Vec<(u32, u32, String)>,
     writes: Vec<(u32, u32)>,
     sources: Vec<(u32, Vec<Option<u32>>)>,
@@ -181,18 +182,21 @@ impl Watch {
         for watched in &doubts.watched {
             let id = self.count;
             self.count += 1;
+            self.guards.extend(watched.guards.iter().map(|at| (start + at, vec![(id, watched.name.clone())])));
             self.reads.extend(watched.uses.iter().map(|at| (start + at, id, watched.name.clone())));
             self.writes.extend(watched.writes.iter().map(|at| (start + at, id)));
         }
     }
 
     fn sorted(mut self) -> Tracked {
+        self.guards.sort();
         self.reads.sort();
         self.writes.sort_unstable();
         let reads = self.reads.chunk_by(|a, b| a.0 == b.0);
         let writes = self.writes.chunk_by(|a, b| a.0 == b.0);
         Tracked {
             count: self.count,
+            guards: self.guards,
             reads: reads.map(|same| (same[0].0, same.iter().map(|r| (r.1, r.2.clone())).collect())).collect(),
             writes: writes.map(|same| (same[0].0, same.iter().map(|w| w.1).collect())).collect(),
             sources: self.sources,

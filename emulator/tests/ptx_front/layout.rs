@@ -2,7 +2,7 @@
 
 use cuda_emulator::device::A100;
 use cuda_emulator::isa::{Alu, Inst, Op};
-use cuda_emulator::program::{Param, Special};
+use cuda_emulator::program::{Param, Special, Tracked};
 use cuda_emulator::ptx::load;
 
 use super::{HEAD, VARIABLES, kernel, loaded, memory, wide};
@@ -110,8 +110,9 @@ fn tracked_are_those_that_a_path_may_leave_unwritten() {
             ".entry k(.param .u64 p)\n{{\n.reg .b32 %r<9>; .reg .pred %p<4>; .reg .b64 %rd;\nld.param.u64 %rd, [p];\n\
              setp.lt.u32 %p0, %tid.x, 5;\n{body}\nret; }}"
         ));
-        assert_eq!(program.tracked.count == 0, program.tracked.reads.is_empty() || body.contains("loop"));
-        program.tracked.reads.iter().flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone()))).collect()
+        let Tracked { count, guards, reads, .. } = program.tracked;
+        assert_eq!(count == 0, guards.is_empty() && reads.is_empty());
+        guards.iter().chain(&reads).flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone()))).collect()
     };
     assert_eq!(names("mov.u32 %r1, 1; st.global.u32 [%rd], %r1;"), []);
     assert_eq!(names("st.global.u32 [%rd], %r1;"), [(2, "%r1".into())]);
