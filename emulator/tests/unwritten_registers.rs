@@ -63,6 +63,21 @@ fn uses_are_addresses_guards_and_stored_values() {
 }
 
 #[test]
+fn parts_of_a_register_are_taken_on_trust() {
+    // As Triton converts to 8 bits, two at a time: the second of the pair is nothing.
+    let found = run(".reg .b16 %h<4>; cvt.u16.u32 %h0, %r0; mov.b32 %r2, {%h0, %h1}; add.u32 %r2, %r2, 1;\n\
+                     mov.b32 {%h2, _}, %r2; cvt.u32.u16 %r3, %h2; st.global.u32 [%rd0], %r3;");
+    assert_eq!(found.unwrap(), (1..=32).collect::<Vec<u32>>());
+    let found = run("prmt.b32 %r2, %r0, %r8, 0x3210; st.global.u32 [%rd0], %r2;");
+    assert_eq!(found.unwrap(), (0..32).collect::<Vec<u32>>());
+    // The whole is not.
+    assert_eq!(
+        blamed(".reg .b16 %h<2>; cvt.u16.u32 %h0, %r0; mov.b32 %r2, {%h0, %h1}; st.global.u32 [%rd0], %r2;").0,
+        0
+    );
+}
+
+#[test]
 fn a_value_written_again_is_good() {
     let body = "add.u32 %r2, %r1, 1; @!%p0 mov.u32 %r2, 3; st.global.u32 [%rd0], %r2;";
     let found = run(body).unwrap();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::rows::{Key, Variable};
 use super::scope::Frame;
-use crate::isa::{Inst, Op, Operand, Pred, Space};
+use crate::isa::{Alu, Inst, Op, Operand, Pred, Space};
 
 /// A variable that is watched at run time.
 pub(super) struct Watched {
@@ -58,7 +58,7 @@ impl Doubts {
         let mut sources = Vec::new();
         for at in reads.values().flatten().copied().collect::<BTreeSet<u32>>() {
             let op = &mut code[at as usize].op;
-            if !makes(op) {
+            if !makes(op) || parts(op) {
                 continue;
             }
             let mut here = Vec::new();
@@ -87,7 +87,7 @@ fn spread(
         let known = reads.entry(variable).or_default();
         for at in at {
             let op = &mut code[at as usize].op;
-            if !known.insert(at) || !makes(op) {
+            if !known.insert(at) || !makes(op) || parts(op) {
                 continue;
             }
             operands(op, frame, &mut |key, read| {
@@ -123,6 +123,12 @@ fn predicate(pred: Pred) -> Option<Key> {
 /// Whether an operation makes values of its sources and does nothing else.
 fn makes(op: &Op) -> bool {
     matches!(op, Op::Alu(_) | Op::Shfl(_))
+}
+
+/// Whether an operation takes parts of its sources: of a register that is good in part, compilers take that part, so what
+/// is taken counts as good.
+fn parts(op: &Op) -> bool {
+    matches!(op, Op::Alu(Alu::Unpack { .. } | Alu::Prmt { .. }))
 }
 
 /// Whether an instruction uses a variable that it reads, other than as its guard.
