@@ -26,7 +26,7 @@ fn run(body: &str) -> Result<Vec<u32>, Box<Fault>> {
 fn blamed(body: &str) -> (u32, String) {
     let fault = run(body).unwrap_err();
     assert_eq!(fault.kind, FaultKind::UninitialisedRegister, "{fault}");
-    (fault.thread.unwrap().thread[0], fault.why.split(' ').next().unwrap().to_owned())
+    (fault.thread.unwrap().thread[0], fault.why.split([' ', ',']).next().unwrap().to_owned())
 }
 
 #[test]
@@ -84,4 +84,15 @@ fn a_value_written_again_is_good() {
     assert_eq!((&found[..4], &found[4..]), (&[8; 4][..], &[3; 28][..]));
     // And one that is made of nothing is not, although it was good before.
     assert_eq!(blamed("mov.u32 %r2, 3; mov.u32 %r2, %r1; st.global.u32 [%rd0], %r2;"), (4, "%r2".into()));
+}
+
+#[test]
+fn a_report_names_where_it_began() {
+    let fault = run("add.u32 %r2, %r1, 1; mul.lo.u32 %r3, %r2, %r2; st.global.u32 [%rd0], %r3;").unwrap_err();
+    assert!(fault.why.starts_with("%r3, made of %r1, is used"), "{fault}");
+    // A ring: each is made of the other.
+    let fault = run(
+        "L: add.u32 %r2, %r1, 1; sub.u32 %r1, %r2, 1; setp.eq.u32 %p1, %r0, 99; @%p1 bra L; st.global.u32 [%rd0], %r1;",
+    );
+    assert!(fault.unwrap_err().why.starts_with("%r1"));
 }

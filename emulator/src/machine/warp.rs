@@ -263,8 +263,7 @@ impl<'g> Warp<'g> {
             for ((register, name), mask) in guards.chain(at(&tracked.reads, pc).iter().map(|read| (read, mask))) {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
-                    let why =
-                        format!("{name} is used, but on this path nothing was written to it or to what it is made of");
+                    let why = format!("{name} is used, but nothing was written there on this path");
                     return broken(FaultKind::UninitialisedRegister, missing.trailing_zeros(), why);
                 }
             }

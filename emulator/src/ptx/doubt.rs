@@ -5,6 +5,7 @@
 //! at run time. A use is what goes on from there: an address, a value for memory, a guard, a vote or a matrix. Local
 //! memory is no use, because structures are copied there with their padding; what it holds is not followed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::rows::{Key, Variable};
@@ -35,18 +36,18 @@ impl Doubts {
     /// Follows reads that a path reaches before any write (variable, positions) to their uses.
     pub fn new(code: &mut [Inst], variables: &[Variable], frame: &Frame, unproven: Vec<(usize, Vec<u32>)>) -> Doubts {
         let index: HashMap<Key, usize> = variables.iter().enumerate().map(|(i, v)| (v.key, i)).collect();
-        let reads = spread(code, variables, frame, &index, unproven);
+        let (reads, made) = spread(code, variables, frame, &index, unproven);
         let watched: Vec<Watched> = reads
             .iter()
             .map(|(&at, reads)| {
                 let variable = &variables[at];
-                let at = |holds: &dyn Fn(&Inst) -> bool| -> Vec<u32> {
+                let places = |holds: &dyn Fn(&Inst) -> bool| -> Vec<u32> {
                     reads.iter().copied().filter(|&at| holds(&code[at as usize])).collect()
                 };
                 Watched {
-                    name: variable.name(frame),
-                    guards: at(&|inst| predicate(inst.guard) == Some(variable.key)),
-                    uses: at(&|inst| uses(inst, variable.key)),
+                    name: name(at, variables, frame, &made),
+                    guards: places(&|inst| predicate(inst.guard) == Some(variable.key)),
+                    uses: places(&|inst| uses(inst, variable.key)),
                     writes: variable.writes(),
                 }
             })
@@ -73,16 +74,16 @@ impl Doubts {
     }
 }
 
-/// Adds what is made of doubtful values: all reads of it.
+/// Adds what is made of doubtful values: all reads of it. Beside that, what each is made of.
 fn spread(
     code: &mut [Inst],
     variables: &[Variable],
     frame: &Frame,
     index: &HashMap<Key, usize>,
     mut open: Vec<(usize, Vec<u32>)>,
-) -> Reads {
+) -> (Reads, HashMap<usize, usize>) {
     let mut reads = Reads::new();
-    let mut made = HashSet::new();
+    let mut made = HashMap::new();
     while let Some((variable, at)) = open.pop() {
         let known = reads.entry(variable).or_default();
         for at in at {
@@ -91,16 +92,23 @@ fn spread(
                 continue;
             }
             operands(op, frame, &mut |key, read| {
-                if let Some(&result) = key.and_then(|key| index.get(&key))
-                    && !read
-                    && made.insert(result)
-                {
+                let Some(&result) = key.and_then(|key| index.get(&key)).filter(|_| !read) else { return };
+                if let Entry::Vacant(source) = made.entry(result) {
+                    source.insert(variable);
                     open.push((result, variables[result].reads()));
                 }
             });
         }
     }
-    reads
+    (reads, made)
+}
+
+/// A variable for reports, with the one at the beginning of what it is made of.
+fn name(variable: usize, variables: &[Variable], frame: &Frame, made: &HashMap<usize, usize>) -> String {
+    let mut passed = HashSet::from([variable]);
+    let sources = std::iter::successors(Some(variable), |at| made.get(at).copied().filter(|next| passed.insert(*next)));
+    let (name, first) = (variables[variable].name(frame), sources.last().map(|first| variables[first].name(frame)));
+    first.filter(|first| *first != name).map_or(name.clone(), |first| format!("{name}, made of {first},"))
 }
 
 /// Shows the registers and predicates of an operation, without its guard; None for constants.
