@@ -85,3 +85,6 @@ pub const RTX_4090: Device = Device {
     memory_clock: 10_501_000,
     memory_bus: 384,
 };
+
+/// The devices by the names that a configuration uses.
+pub const DEVICES: [(&str, Device); 3] = [("A100", A100), ("H100", H100), ("RTX_4090", RTX_4090)];

@@ -142,8 +142,9 @@ pub enum Op {
     Trap,
     /// `membar`, `fence`: orders memory. `scope` is what else must see it.
     Fence { scope: Scope, order: Order },
-    /// Lets others run: `nanosleep`, and the hints without an effect here (`prefetch`, `griddepcontrol`, `setmaxnreg`).
+    /// Lets others run: `nanosleep`.
     Yield,
+    /// Hints without an effect here: `prefetch`, `griddepcontrol`, `setmaxnreg`, ...
     Nop,
 }
 
@@ -174,6 +175,7 @@ pub enum Alu {
     TestP { test: FloatTest, ty: Ty, d: u16, a: Reg },
     PredLogic { op: BoolOp, d: u16, a: Pred, b: Pred },
     NotPred { d: u16, a: Pred },
+    /// An integer source is the low bits of its register, which may hold more than the type's (a register of at most 32).
     Cvt { to: Ty, from: Ty, how: CvtMods, d: Reg, a: Reg, b: Option<Reg> },
     /// `cvt.pack.sat.{u8,s8}.s32.b32 d, a, b, c`, and the two-operand 16-bit form.
     CvtPack { to: Ty, d: Reg, a: Reg, b: Reg, c: Option<Reg> },
@@ -245,8 +247,10 @@ pub enum FloatOp {
     Mul,
     /// `fma`; `mad.f32` too.
     Fma,
-    /// Correctly rounded, `.approx`, or `.full`: see [`FloatMods::approx`].
+    /// Correctly rounded, or `.approx`: see [`FloatMods::approx`].
     Div,
+    /// `div.full`: unlike `.approx`, it has no divisors that are too large.
+    DivFull,
     Abs,
     Neg,
     Min,
@@ -283,7 +287,7 @@ pub struct FloatMods {
     pub sat: bool,
     /// `fma.relu`: negative and NaN results are handled as the ISA says.
     pub relu: bool,
-    /// `.approx` and `.full` forms.
+    /// `.approx` forms.
     pub approx: bool,
     /// `min.NaN`, `max.NaN`.
     pub nan: bool,

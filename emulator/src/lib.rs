@@ -2,7 +2,8 @@
 //!
 //! The way of a kernel: `ptx` parses the text and decodes every instruction once into `isa`; `program` is the result,
 //! one flat list per kernel; `machine` runs it, a warp at a time; `memory` is the device's memory; `fault` and
-//! `counters` are what comes out beside the data. `driver` is the C face (`cu*`) over all of it.
+//! `counters` are what comes out beside the data. `gpu` puts them together for Rust, and
+//! `driver` is the C face (`cu*`) over it.
 //!
 //! Nothing here measures or predicts a time.
 
@@ -11,9 +12,11 @@ pub mod counters;
 pub mod device;
 pub mod driver;
 pub mod fault;
+pub mod gpu;
 pub mod isa;
 pub mod machine;
 pub mod memory;
+pub mod operands;
 pub mod program;
 pub mod ptx;
 pub mod registers;

@@ -107,6 +107,21 @@ impl Bits {
         })
     }
 
+    /// The runs of clear bits in `from..from + count`: first bit and length, a run per 64 bits at most.
+    fn clear_runs(&self, from: u64, count: u64) -> Vec<(u64, u64)> {
+        let mut runs = Vec::new();
+        for (word, mask) in words(from, count) {
+            let mut clear = !self.word(word).load(Ordering::Relaxed) & mask;
+            while clear != 0 {
+                let first = clear.trailing_zeros();
+                let length = (clear >> first).trailing_ones();
+                runs.push((word * 64 + u64::from(first), u64::from(length)));
+                clear &= !((u64::MAX >> (64 - length)) << first);
+            }
+        }
+        runs
+    }
+
     /// How many of `from..from + count` are set.
     pub fn count(&self, from: u64, count: u64) -> u64 {
         words(from, count).map(|(w, m)| u64::from((self.word(w).load(Ordering::Relaxed) & m).count_ones())).sum()
@@ -133,7 +148,8 @@ struct Mapping {
 
 impl Mapping {
     fn new(bytes: u64) -> Option<Mapping> {
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), usize::try_from(bytes).ok()?, prot, flags, -1, 0) };
         (at != libc::MAP_FAILED).then_some(Mapping { base: at as u64, bytes })
@@ -213,6 +229,11 @@ impl Memory {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Whether an address is one of this memory's, allocated or not.
+    pub fn covers(&self, address: u64) -> bool {
+        (self.map.base..self.map.base + self.map.bytes).contains(&address)
+    }
+
     /// Bytes in use and bytes there are.
     pub fn usage(&self) -> (u64, u64) {
         (self.state().used, self.limit)
@@ -268,9 +289,11 @@ impl Memory {
     /// Copies from the host.
     pub fn write(&self, address: u64, from: &[u8]) -> Result<(), NotAllocated> {
         let a = self.holding(address, from.len() as u64)?;
-        for (i, &byte) in from.iter().enumerate() {
-            store::<AtomicU8>(address + i as u64, byte);
-        }
+        let head = head(address, from.len());
+        let (words, tail) = from[head..].as_chunks();
+        store_each::<AtomicU8>(address, from[..head].iter().copied());
+        let at = store_each::<AtomicU64>(address + head as u64, words.iter().map(|w| u64::from_ne_bytes(*w)));
+        store_each::<AtomicU8>(at, tail.iter().copied());
         a.written.set(address - a.base, from.len() as u64);
         Ok(())
     }
@@ -278,9 +301,13 @@ impl Memory {
     /// Copies to the host.
     pub fn read(&self, address: u64, to: &mut [u8]) -> Result<(), NotAllocated> {
         let _held = self.holding(address, to.len() as u64)?;
-        for (i, byte) in to.iter_mut().enumerate() {
-            *byte = load::<AtomicU8>(address + i as u64);
-        }
+        let (head, rest) = to.split_at_mut(head(address, to.len()));
+        let (words, tail) = rest.as_chunks_mut();
+        let middle = address + head.len() as u64;
+        let end = middle + 8 * words.len() as u64;
+        (address..).zip(head).for_each(|(at, byte)| *byte = load::<AtomicU8>(at));
+        (middle..).step_by(8).zip(words).for_each(|(at, word)| *word = load::<AtomicU64>(at).to_ne_bytes());
+        (end..).zip(tail).for_each(|(at, byte)| *byte = load::<AtomicU8>(at));
         Ok(())
     }
 
@@ -289,13 +316,41 @@ impl Memory {
         let (source, target) = (self.holding(from, bytes)?, self.holding(to, bytes)?);
         let mut data = vec![0; bytes as usize];
         self.read(from, &mut data)?;
-        let known: Vec<bool> = (0..bytes).map(|i| source.written.all(from - source.base + i, 1)).collect();
+        // Before the write, which may set bits of an overlapping source.
+        let (first, unknown) = (from - source.base, source.written.clear_runs(from - source.base, bytes));
         self.write(to, &data)?;
-        for (i, _) in known.iter().enumerate().filter(|(_, k)| !**k) {
-            target.written.clear(to - target.base + i as u64, 1);
+        for (start, count) in unknown {
+            target.written.clear(to - target.base + (start - first), count);
         }
         Ok(())
     }
+
+    /// Sets `count` elements, from an address that is a multiple of their size (else `NotAllocated` too).
+    pub fn fill<C: Cell>(&self, address: u64, value: C::Value, count: u64) -> Result<(), NotAllocated> {
+        let size = size_of::<C>() as u64;
+        let bytes = count.checked_mul(size).ok_or(NotAllocated { address, bytes: u64::MAX })?;
+        let a = self.holding(address, bytes)?;
+        if !address.is_multiple_of(size) {
+            return Err(NotAllocated { address, bytes });
+        }
+        store_each::<C>(address, (0..count).map(|_| value));
+        a.written.set(address - a.base, bytes);
+        Ok(())
+    }
+}
+
+/// Bytes of a run before its first aligned word.
+fn head(address: u64, bytes: usize) -> usize {
+    ((address.next_multiple_of(8) - address) as usize).min(bytes)
+}
+
+/// Stores elements one after the other at a checked address; the address behind them.
+fn store_each<C: Cell>(address: u64, values: impl Iterator<Item = C::Value>) -> u64 {
+    let size = size_of::<C>() as u64;
+    values.fold(address, |at, value| {
+        store::<C>(at, value);
+        at + size
+    })
 }
 
 /// A place for `span` bytes: fresh addresses, or those that have been free the longest.
@@ -345,4 +400,56 @@ pub fn load<C: Cell>(address: u64) -> C::Value {
 pub fn store<C: Cell>(address: u64, value: C::Value) {
     // SAFETY: as in `load`.
     unsafe { &*(address as *const C) }.put(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU16;
+
+    #[test]
+    fn copies_of_any_offset_and_length() {
+        let memory = Memory::new(1 << 20).expect("address space");
+        let at = memory.alloc(256, "bytes").expect("memory");
+        let data: Vec<u8> = (0..64).map(|i| i * 3 + 1).collect();
+        for offset in 0..16u64 {
+            for len in 0..40 {
+                memory.fill::<AtomicU8>(at, 0, 256).expect("allocated");
+                memory.write(at + offset, &data[..len]).expect("allocated");
+                let mut all = [9; 80];
+                memory.read(at, &mut all).expect("allocated");
+                let expected = |i: usize| i.checked_sub(offset as usize).filter(|i| *i < len).map_or(0, |i| data[i]);
+                assert!(all.iter().enumerate().all(|(i, b)| *b == expected(i)), "{offset} {len}");
+                let mut part = vec![9; len];
+                memory.read(at + offset, &mut part).expect("allocated");
+                assert_eq!(part, data[..len]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_carries_what_is_known_of_the_bytes() {
+        let memory = Memory::new(1 << 20).expect("address space");
+        let (from, to) = (memory.alloc(300, "from").expect("memory"), memory.alloc(300, "to").expect("memory"));
+        memory.fill::<AtomicU16>(from + 10, 0x0201, 60).expect("allocated");
+        memory.fill::<AtomicU8>(to, 7, 300).expect("allocated");
+        memory.copy(to + 3, from, 200).expect("allocated");
+        let table = memory.table();
+        let written = table.find(to).expect("allocated").written();
+        let known = |i: u64| !(3..203).contains(&i) || (13..133).contains(&i);
+        assert!((0..300).all(|i| written.all(i, 1) == known(i)));
+        let mut got = [0; 4];
+        memory.read(to + 13, &mut got).expect("allocated");
+        assert_eq!(got, [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn fills_stay_inside_and_aligned() {
+        let memory = Memory::new(1 << 20).expect("address space");
+        let at = memory.alloc(8, "eight").expect("memory");
+        assert!(memory.fill::<AtomicU16>(at, 1, 4).is_ok());
+        assert!(memory.fill::<AtomicU16>(at, 1, 5).is_err());
+        assert!(memory.fill::<AtomicU16>(at + 1, 1, 1).is_err());
+        assert!(memory.fill::<AtomicU64>(at, 1, u64::MAX).is_err());
+    }
 }

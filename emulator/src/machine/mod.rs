@@ -1,4 +1,30 @@
 //! Runs a program: grids of blocks of warps, with the checks and the counters.
+//!
+//! `grid` hands blocks to host threads, `cta` gives the warps of a block their turns, `warp` runs one instruction after
+//! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`
+//! and `barrier` what threads do together. Which instructions exist, and limits of a launch, are not its business.
+//!
+//! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
+
+mod access;
+pub mod alu;
+mod async_copy;
+mod atomic;
+mod barrier;
+mod collective;
+mod control;
+mod cta;
+mod global;
+mod grid;
+pub mod matrix;
+mod mbarrier;
+mod print;
+mod races;
+mod report;
+mod shared;
+mod simd;
+mod tally;
+mod warp;
 
 use crate::config::Config;
 use crate::counters::Counters;
@@ -47,6 +73,7 @@ pub struct Launch<'a> {
 ///
 /// # Errors
 /// The first fault that a check found; memory then holds what was written until there.
-pub fn launch(_launch: &Launch, _memory: &Memory, _config: &Config) -> Result<Counters, Box<Fault>> {
-    unimplemented!()
+pub fn launch(launch: &Launch, memory: &Memory, config: &Config) -> Result<Counters, Box<Fault>> {
+    let table = memory.table();
+    grid::Grid::new(launch, memory, &table, config, grid::PATIENCE).run(config.threads)
 }

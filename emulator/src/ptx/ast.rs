@@ -13,6 +13,8 @@ pub struct Module {
     pub functions: Vec<Function>,
     /// `.file` directives: number and path.
     pub files: Vec<(u32, String)>,
+    /// `.alias name, of;`
+    pub aliases: Vec<(String, String)>,
 }
 
 /// A variable of `.global`, `.const`, `.shared`, `.local` or `.param` space.
@@ -29,6 +31,13 @@ pub struct Variable {
     pub init: Vec<Init>,
     pub external: bool,
     pub line: u32,
+}
+
+impl Variable {
+    /// Its size; of `name[]` without initialiser, 0.
+    pub fn bytes(&self) -> u64 {
+        self.count.unwrap_or(self.init.len() as u64).saturating_mul(self.element.into())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +82,13 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// `.reg .b32 %r<100>, %x;`: expanded ranges stay a prefix and a count.
-    Registers { ty: String, names: Vec<RegName> },
+    Registers { ty: String, names: Vec<RegName>, line: u32 },
     Variable(Variable),
-    Label(String),
+    Label { name: String, line: u32 },
     /// `.loc file line column`.
     Loc { file: u32, line: u32 },
     /// `label: .branchtargets a, b, c;`
-    BranchTargets { name: String, labels: Vec<String> },
+    BranchTargets { name: String, labels: Vec<String>, line: u32 },
     /// `label: .callprototype ...;` is kept by name only.
     CallPrototype { name: String },
     Instruction(Instruction),

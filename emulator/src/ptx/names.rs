@@ -14,6 +14,11 @@ pub enum Register {
 
 /// Looks names up, and makes rows for constants.
 pub trait Names {
+    /// The text's `.version` and the number of its `.target`: older ones lack some instructions.
+    fn target(&self) -> ((u32, u32), u32) {
+        ((9, 0), 90)
+    }
+
     fn register(&self, name: &str) -> Option<Register>;
 
     /// A variable's space and its address there; of a function, nothing.
