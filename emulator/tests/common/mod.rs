@@ -174,3 +174,8 @@ pub fn random(seed: u64) -> impl Iterator<Item = u64> {
 pub fn uniform(seed: u64) -> impl Iterator<Item = f32> {
     random(seed).map(|r| (r >> 40) as f32 / (1 << 23) as f32 - 1.0)
 }
+
+/// `2^k` for every `k` whose power a double has.
+pub fn two_to(k: i32) -> f64 {
+    if k < -1022 { f64::from_bits(1 << (k + 1074)) } else { f64::from_bits(((k + 1023) as u64) << 52) }
+}

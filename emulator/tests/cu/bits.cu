@@ -110,5 +110,5 @@ extern "C" __global__ void packed(const uint32_t *a, const uint32_t *b, uint32_t
     INDEX;
     uint32_t x = a[i], y = b[i], *o = out + i * 6;
     o[0] = __vadd4(x, y), o[1] = __vsubus4(x, y), o[2] = __vmaxs4(x, y);
-    o[3] = __vabsdiffu4(x, y), o[4] = __vcmpgtu4(x, y), o[5] = __vadd2(x, y);
+    o[3] = __vsub4(x, y), o[4] = __vcmpgtu4(x, y), o[5] = __vadd2(x, y);
 }

@@ -210,7 +210,7 @@ fn several_numbers_in_a_register() {
             by_byte(u8::wrapping_add),
             by_byte(u8::saturating_sub),
             by_byte(|x, y| (x as i8).max(y as i8) as u8),
-            by_byte(u8::abs_diff),
+            by_byte(u8::wrapping_sub),
             by_byte(|x, y| if x > y { 255 } else { 0 }),
             half(0) | half(16),
         ]

@@ -11,7 +11,7 @@ const COUNT: usize = 4096;
 /// The distance of neighbouring numbers of `digits` bits of significand at `x`, subnormals included.
 fn unit(x: f64, digits: i32, least: i32) -> f64 {
     let exponent = if x == 0.0 { least } else { ((x.abs().to_bits() >> 52) as i32 - 1023).max(least) };
-    2f64.powi(exponent - digits + 1)
+    two_to(exponent - digits + 1)
 }
 
 fn unit_f32(x: f64) -> f64 {
@@ -22,11 +22,11 @@ fn unit_f64(x: f64) -> f64 {
     unit(x, 53, -1022)
 }
 
-/// Numbers of `low` to `high`, half of them close to zero where the range has it.
+/// Numbers of `low` to `high`, half of them close to zero or `low`, whatever is larger.
 fn between(seed: u64, low: f64, high: f64) -> Vec<f64> {
     let part = |r: u64| (r >> 11) as f64 / (1u64 << 53) as f64;
     let wide = random(seed).map(|r| low + (high - low) * part(r));
-    let near = random(seed + 1000).map(move |r| (2.0 * part(r) - 1.0).powi(3) * high.abs().min(2.0)).filter(move |x| *x >= low);
+    let near = random(seed + 1000).map(|r| (2.0 * part(r) - 1.0).powi(3)).map(|x| if low < -1.0 { x } else { low + x.abs() });
     wide.take(COUNT / 2).chain(near.take(COUNT / 2)).collect()
 }
 
@@ -119,7 +119,7 @@ fn intrinsic_functions() {
     near("fast_sin", &between(24, -pi, pi), f64::sin, |_, _| 2f64.powf(-21.41));
     near("fast_cos", &between(25, -pi, pi), f64::cos, |_, _| 2f64.powf(-21.19));
     // PTX ISA: the maximum relative error of tanh.approx.f32 is 2^-11.
-    near("tanh_approx", &between(26, -10.0, 10.0), f64::tanh, |_, e| 2f64.powi(-11) * e.abs());
+    near("tanh_approx", &between(26, -10.0, 10.0), f64::tanh, |_, e| two_to(-11) * e.abs());
 }
 
 /// `got` is the exact result rounded once, NaN for NaN.
@@ -171,7 +171,7 @@ fn ieee_single_precision() {
 /// Rounds in a direction: -1 down, 0 towards zero, 1 up. `x` is the result rounded to nearest and `error` (of any size)
 /// what is missing to the exact one.
 fn directed(x: f32, error: f64, direction: i32) -> f32 {
-    let toward = if direction == 0 { -x.total_cmp(&0.0) as i32 } else { direction };
+    let toward = if direction == 0 { -(x.total_cmp(&0.0) as i32) } else { direction };
     match toward {
         1 if error > 0.0 => x.next_up(),
         -1 if error < 0.0 => x.next_down(),
@@ -270,13 +270,14 @@ fn ieee_double_precision() {
 fn floats_to_integers() {
     let mut input = every(60);
     input[COUNT / 2..].iter_mut().zip(uniform(61)).for_each(|(to, x)| *to = (x * 4096.0).round() / 2.0);
-    // PTX: a NaN becomes 0 in 32 bits and the most negative number in 64; out of range is clamped.
+    // PTX: a NaN becomes 0 if neither type has 64 bits, else the most negative number; out of range is clamped.
     let long = |x: f32| if x.is_nan() { i64::MIN } else { x as i64 };
     let unsigned = |x: f32| if x.is_nan() { i64::MIN } else { x.round_ties_even() as u64 as i64 };
     let model = |x: f32| {
         let nearest = x.round_ties_even();
         let up = i64::from(x.ceil() as u32);
-        [x as i32 as i64, nearest as i32 as i64, x.floor() as i32 as i64, up, long(x), unsigned(x), nearest as i32 as i64, long(nearest)]
+        let double = i64::from(if x.is_nan() { i32::MIN } else { nearest as i32 });
+        [x as i32 as i64, nearest as i32 as i64, x.floor() as i32 as i64, up, long(x), unsigned(x), double, long(nearest)]
     };
     each("float", |bench| {
         let out = bench.output::<i64>("to_integers", &shape(COUNT as u32 / 128, 128), &[bench.upload(&input)], COUNT * 8);

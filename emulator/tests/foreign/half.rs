@@ -5,21 +5,21 @@ use half::{bf16, f16};
 
 const COUNT: usize = 1024;
 
-/// The nearest number of `digits` bits of significand, with exponents down to `least`, even on ties. Doubles hold the exact
-/// value of every `x` here, and scaling by a power of two is exact.
-fn nearest(x: f64, digits: i32, least: i32) -> f64 {
+/// A number of `digits` bits of significand, with exponents down to `least`, next to `x` by a rounding to integers. Doubles
+/// hold the exact value of every `x` here, and scaling by a power of two is exact.
+fn rounded(x: f64, digits: i32, least: i32, how: fn(f64) -> f64) -> f64 {
     let exponent = ((x.abs().to_bits() >> 52) as i32 - 1023).max(least);
-    let unit = 2f64.powi(exponent - digits + 1);
-    if x.is_finite() { (x / unit).round_ties_even() * unit } else { x }
+    let unit = two_to(exponent - digits + 1);
+    how(x / unit) * unit
 }
 
 fn to_f16(x: f64) -> f64 {
-    let rounded = nearest(x, 11, -14);
-    if rounded.abs() > 65504.0 { f64::INFINITY.copysign(x) } else { rounded }
+    let nearest = rounded(x, 11, -14, f64::round_ties_even);
+    if nearest.abs() > 65504.0 { f64::INFINITY.copysign(x) } else { nearest }
 }
 
 fn to_bf16(x: f64) -> f64 {
-    nearest(x, 8, -126)
+    rounded(x, 8, -126, f64::round_ties_even)
 }
 
 /// Numbers with exponents of -5 to 5: sums of products of them have at most 11 + 11 + 22 bits, exact in doubles.
@@ -71,7 +71,7 @@ fn half_functions() {
         let out = bench.output::<f32>("half_functions", &shape(8, 128), &[bench.upload(&a)], COUNT * 5);
         for (x, got) in a.iter().map(|x| x.to_f64()).zip(out.chunks(5)) {
             for (got, exact) in got.iter().zip([x.sqrt(), x.exp(), 1.0 / x, x.sin(), x.exp2()]) {
-                assert!((f64::from(*got) - exact).abs() <= exact.abs() * 2f64.powi(-10), "of {x}: {got}, exact {exact}");
+                assert!((f64::from(*got) - exact).abs() <= exact.abs() * two_to(-10), "of {x}: {got}, exact {exact}");
             }
         }
     });
@@ -105,7 +105,7 @@ fn bits(x: f64, sign: f32, digits: i32, bias: i32) -> u16 {
     let sign = u16::from(sign.is_sign_negative()) << 15;
     let (magnitude, least) = (x.abs(), 1 - bias);
     let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(least);
-    let units = (magnitude / 2f64.powi(exponent - digits + 1)) as i32;
+    let units = (magnitude / two_to(exponent - digits + 1)) as i32;
     // A normal number's leading bit adds one to the exponent field; a subnormal's field is zero.
     sign | ((exponent - least << (digits - 1)) + units) as u16
 }
@@ -116,12 +116,8 @@ fn singles_to_halves() {
     let input: Vec<f32> = random(6).take(COUNT).map(|r| f32::from_bits((r as u32 & 0x807f_f800) | (100 + (r >> 40) as u32 % 42) << 23)).collect();
     let model = |x: f32| {
         let wide = f64::from(x);
-        let towards = |digits, least| {
-            let near: f64 = nearest(wide, digits, least);
-            if near.abs() > wide.abs() { near - unit_below(near, digits, least) } else { near }
-        };
-        let (zero, brain_zero) = (towards(11, -14), towards(8, -126));
-        let up = if zero < wide { zero + unit_above(zero, wide, 11, -14) } else { zero };
+        let (zero, up) = (rounded(wide, 11, -14, f64::trunc), rounded(wide, 11, -14, f64::ceil));
+        let brain_zero = rounded(wide, 8, -126, f64::trunc);
         let half = |v| bits(v, x, 11, 15);
         let brain = |v| bits(v, x, 8, 127);
         let near = brain(to_bf16(wide));
@@ -133,18 +129,6 @@ fn singles_to_halves() {
             assert_eq!(got, model(*x), "of {x:e}");
         }
     });
-}
-
-/// The signed step from `x` to its neighbour towards zero's side: what nearest rounding went too far.
-fn unit_below(x: f64, digits: i32, least: i32) -> f64 {
-    let exponent = ((x.abs().next_down().to_bits() >> 52) as i32 - 1023).max(least);
-    2f64.powi(exponent - digits + 1).copysign(x)
-}
-
-/// The step up from `x`, which lies below `exact` and within a unit of it.
-fn unit_above(_x: f64, exact: f64, digits: i32, least: i32) -> f64 {
-    let exponent = ((exact.abs().to_bits() >> 52) as i32 - 1023).max(least);
-    2f64.powi(exponent - digits + 1)
 }
 
 #[test]
