@@ -7,7 +7,7 @@ test: cuda
 	cargo test --locked
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 

@@ -16,7 +16,6 @@ pub mod gpu;
 pub mod isa;
 pub mod machine;
 pub mod memory;
-pub mod operands;
 pub mod program;
 pub mod ptx;
 pub mod registers;

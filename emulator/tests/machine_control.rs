@@ -157,34 +157,3 @@ fn clock_counts_up() {
     let program = b.done();
     assert_eq!(outputs(&program, 1, 32), [1; 32]);
 }
-
-/// An element-wise loop over floats: `out[i] += in[i]`, 256 elements a thread, on one host thread.
-#[test]
-#[ignore = "a figure, not a check: run with --ignored --nocapture"]
-fn speed_of_an_element_wise_loop() {
-    let mut b = Build::new();
-    let (input, out, index) = (b.param(0), b.param(1), b.r32());
-    let thread = b.thread();
-    b.mov(index, thread);
-    let (stride, end) = (b.imm(8 * 256), b.imm(8 * 256 * 256));
-    let (x, y, p, zero) = (b.r32(), b.r32(), b.p(), b.imm(0));
-    let top = b.here();
-    let (from, to) = (b.element(input, index, 4), b.element(out, index, 4));
-    b.op(load(Space::Global, Ty::F32, x, wide(from)));
-    b.op(load(Space::Global, Ty::F32, y, wide(to)));
-    b.op(Op::Alu(Alu::Float { op: FloatOp::Add, ty: Ty::F32, how: FloatMods::default(), d: y, a: [x, y, zero] }));
-    b.op(store(Space::Global, Ty::F32, y, wide(to)));
-    b.int_to(index, IntOp::Add, index, stride);
-    b.setp_to(p, Cmp::Lt, index, end);
-    b.jump(Pred::If(p), top);
-    let (program, memory) = (b.done(), memory());
-    let elements = vec![0; 8 * 256 * 256];
-    let params = vec![upload(&memory, &elements), upload(&memory, &elements)];
-    let run = Run { grid: 8, block: 256, params, ..Run::new(&program, &memory) };
-    let rates = (0..10).map(|_| {
-        let start = std::time::Instant::now();
-        let counters = run.go().expect("a correct kernel");
-        counters.warp_instructions as f64 / start.elapsed().as_secs_f64() / 1e6
-    });
-    println!("{:.1} million warp instructions per second", rates.fold(0.0, f64::max));
-}

@@ -82,13 +82,13 @@ impl<'g> Warp<'g> {
             if cx.grid.rules.memory {
                 return misaligned(&at, want.bytes, align);
             }
-            mask = lanes(mask).filter(|&i| at[i] % align == 0).fold(0, |m, i| m | 1 << i);
+            mask = lanes(mask).filter(|&i| at[i].is_multiple_of(align)).fold(0, |m, i| m | 1 << i);
             if mask == 0 {
                 return Ok(Target { at, mask: 0, shared: 0, apart: 0 });
             }
             at = repeat_inactive(at, mask);
         }
-        if want.space != Space::Generic {
+        if want.space != Space::Generic || at.iter().all(|a| *a >= PARAM_WINDOW + WINDOW) {
             return self.resolve_in(cx, want, at, mask);
         }
         let mut target = Target { at, mask: 0, shared: 0, apart: 0 };
@@ -295,9 +295,7 @@ impl<'g> Warp<'g> {
             (1, 4) => {
                 let mut v = [0; WARP];
                 if target.mask == Mask::MAX {
-                    for i in 0..WARP {
-                        v[i] = memory::load::<AtomicU32>(target.at[i] + offset);
-                    }
+                    v = target.at.map(|at| memory::load::<AtomicU32>(at + offset));
                 } else {
                     lanes(target.mask).for_each(|i| v[i] = memory::load::<AtomicU32>(target.at[i] + offset));
                 }
@@ -392,7 +390,7 @@ impl<'g> Warp<'g> {
 
 #[cold]
 fn misaligned<T>(at: &Lanes<u64>, bytes: u64, align: u64) -> Run<T> {
-    let lane = at.iter().position(|a| a % align != 0).unwrap_or(0);
+    let lane = at.iter().position(|a| !a.is_multiple_of(align)).unwrap_or(0);
     broken(
         FaultKind::Misaligned,
         lane as u32,

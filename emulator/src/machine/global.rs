@@ -316,10 +316,19 @@ impl<'a> Global<'a> {
     /// One operand that permits it must hold all of the request, or one each of its lanes.
     fn check_operands(&self, request: &Request, low: u64, high: u64) -> Run {
         let operands = self.operands.as_deref().unwrap_or(&[]);
-        let whole = operands.iter().find(|d| d.holds(low, high - low + request.bytes));
-        if whole.is_some_and(|d| !d.only_written() && (d.operand.access == Access::ReadWrite || !request.how.writes()))
-        {
-            return Ok(());
+        let bytes = high - low + request.bytes;
+        if let Some(d) = operands.iter().find(|d| d.holds(low, bytes)) {
+            let permits = match d.operand.access {
+                Access::ReadWrite => true,
+                Access::Read => !request.how.writes(),
+                Access::Write | Access::WritePartial => request.how == How::Write && request.shape != Shape::Scattered,
+            };
+            if permits && d.only_written() {
+                d.written.set(d.span(), low - d.operand.address, bytes);
+            }
+            if permits {
+                return Ok(());
+            }
         }
         for lane in (0..WARP as u32).filter(|i| request.mask >> i & 1 == 1) {
             self.check_operand(operands, request, lane)?;

@@ -46,13 +46,12 @@ impl Phases {
 }
 
 impl<'g> Warp<'g> {
-    pub(super) fn mbarrier(&mut self, cx: &mut Cx, pc: u32, op: &MBarrier, mask: Mask) -> Run<Flow> {
+    pub(super) fn mbarrier(&mut self, cx: &mut Cx, op: &MBarrier, mask: Mask) -> Run<Flow> {
         if let MBarrierOp::PendingCount { d, state } = op.op {
             let pending = self.regs.b64(state).map(|s| s as u32);
             self.regs.set_b32(d, mask, &pending);
             return Ok(Flow::Next);
         }
-        let _ = pc;
         let at = self.addresses(&op.at);
         let mut complete = 0;
         for lane in lanes(mask) {

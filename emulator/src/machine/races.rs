@@ -334,3 +334,65 @@ fn check(sets: &Sets, on: bool, id: u32, me: Access, known: &Clock, wrote: bool)
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: (u32, u32) = (0, 64);
+
+    fn races() -> Races {
+        Races::new(3, 64, 4, true, true)
+    }
+
+    fn barrier(races: &mut Races, warps: &[usize]) {
+        let mut clock = [0; WARP];
+        warps.iter().for_each(|w| races.arrive(*w, &mut clock));
+        warps.iter().for_each(|w| races.receive(*w, &clock));
+    }
+
+    #[test]
+    fn a_barrier_orders_its_own_warps_only() {
+        let mut r = races();
+        assert_eq!(r.access(0, false, 1, Use::Read, ALL), Err((0, Trouble::Unwritten)));
+        r.access(0, false, 1, Use::Write, ALL).expect("the first");
+        barrier(&mut r, &[0, 1]);
+        r.access(1, false, 2, Use::Read, ALL).expect("behind the barrier");
+        r.access(0, false, 3, Use::Read, ALL).expect("its own");
+        let Err((0, Trouble::Race { other, wrote: true, pc: 1 })) = r.access(2, false, 4, Use::Read, ALL) else {
+            panic!("warp 2 was not there");
+        };
+        assert_eq!(other.warp, 0);
+        barrier(&mut r, &[0, 2]);
+        // Warp 1 read as well, and warp 2 knows nothing of that.
+        let done = r.access(2, false, 5, Use::Write, (8, 4));
+        assert!(matches!(done, Err((8, Trouble::Race { wrote: false, .. }))), "{done:?}");
+        barrier(&mut r, &[0, 1, 2]);
+        r.access(2, false, 5, Use::Write, ALL).expect("everyone met");
+    }
+
+    #[test]
+    fn what_is_handed_on_is_handed_on_further() {
+        let mut r = races();
+        r.access(0, false, 1, Use::Write, ALL).expect("the first");
+        r.strong(0, 1000, Order::Release, false, true);
+        r.strong(1, 1000, Order::Acquire, true, false);
+        r.strong(1, 2000, Order::Release, false, true);
+        assert!(r.access(2, false, 2, Use::Read, ALL).is_err());
+        r.strong(2, 2000, Order::Acquire, true, false);
+        r.access(2, false, 2, Use::Read, ALL).expect("through warp 1");
+    }
+
+    #[test]
+    fn sets_that_no_granule_is_in_are_dropped() {
+        let mut r = races();
+        for round in 0..MANY_SETS as u32 / 2 {
+            r.access(0, false, round, Use::Write, ALL).expect("ordered");
+            barrier(&mut r, &[0, 1]);
+            r.access(1, false, round, Use::Read, ALL).expect("ordered");
+            barrier(&mut r, &[0, 1]);
+        }
+        assert!(r.sets.all.len() < MANY_SETS);
+        assert!(r.access(2, false, 0, Use::Read, ALL).is_err());
+    }
+}

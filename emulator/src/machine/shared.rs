@@ -59,8 +59,7 @@ fn busiest_bank(at: &[u64], mask: Mask, words: u32) -> u64 {
     // By bank a chain of its distinct words: index of the newest, plus one.
     let (mut newest, mut chain, mut count) = ([0u8; 32], [(0u32, 0u8); 64], [0u8; 32]);
     let mut used = 0;
-    for (lane, &address) in at.iter().enumerate().filter(|(lane, _)| mask >> lane & 1 == 1) {
-        let _ = lane;
+    for (_, &address) in at.iter().enumerate().filter(|(lane, _)| mask >> lane & 1 == 1) {
         for word in (address / 4) as u32..(address / 4) as u32 + words {
             let bank = word as usize % 32;
             let mut link = newest[bank];

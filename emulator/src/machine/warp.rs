@@ -304,7 +304,7 @@ impl<'g> Warp<'g> {
             Op::CpAsync(op) => self.copy_async(cx, pc, op, mask)?,
             Op::CpAsyncCommit => self.copies.commit(mask),
             Op::CpAsyncWait { pending } => self.wait_copies(cx, *pending, mask),
-            Op::MBarrier(op) => return self.mbarrier(cx, pc, op, mask),
+            Op::MBarrier(op) => return self.mbarrier(cx, op, mask),
             Op::Barrier(_)
             | Op::WarpSync { .. }
             | Op::Shfl(_)

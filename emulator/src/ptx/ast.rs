@@ -82,15 +82,31 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub enum Statement {
     /// `.reg .b32 %r<100>, %x;`: expanded ranges stay a prefix and a count.
-    Registers { ty: String, names: Vec<RegName>, line: u32 },
+    Registers {
+        ty: String,
+        names: Vec<RegName>,
+        line: u32,
+    },
     Variable(Variable),
-    Label { name: String, line: u32 },
+    Label {
+        name: String,
+        line: u32,
+    },
     /// `.loc file line column`.
-    Loc { file: u32, line: u32 },
+    Loc {
+        file: u32,
+        line: u32,
+    },
     /// `label: .branchtargets a, b, c;`
-    BranchTargets { name: String, labels: Vec<String>, line: u32 },
+    BranchTargets {
+        name: String,
+        labels: Vec<String>,
+        line: u32,
+    },
     /// `label: .callprototype ...;` is kept by name only.
-    CallPrototype { name: String },
+    CallPrototype {
+        name: String,
+    },
     Instruction(Instruction),
     Block(Block),
 }
@@ -129,7 +145,11 @@ pub enum Operand {
     Double(u64),
     Single(u32),
     /// `[base + offset]`; more operands within the brackets (tensor coordinates) follow.
-    Memory { base: Box<Operand>, offset: i64, rest: Vec<Operand> },
+    Memory {
+        base: Box<Operand>,
+        offset: i64,
+        rest: Vec<Operand>,
+    },
     /// `{a, b}`.
     Vector(Vec<Operand>),
     /// `d|p`.

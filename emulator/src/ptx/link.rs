@@ -9,8 +9,8 @@ use super::rows::Key;
 use super::scope::{Placed, Pool, special_row};
 use super::{PtxError, ast};
 use crate::device::Device;
+use crate::isa::Operand;
 use crate::isa::{Inst, Op, Pred, Reg, Space};
-use crate::operands::Operand;
 use crate::program::{Program, Tracked};
 
 /// Instructions that the kernels of a module may have together.

@@ -14,8 +14,8 @@ use super::names::{Names, Register};
 use super::rows::Rows;
 use super::scope::{Frame, Placed, Pool};
 use crate::fault::Place;
+use crate::isa::Operand;
 use crate::isa::{Alu, Inst, Op, Pred};
-use crate::operands::Operand;
 
 /// Targets that the indexed branches of a function may have together.
 const TARGETS: usize = 1 << 22;

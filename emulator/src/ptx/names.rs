@@ -8,7 +8,10 @@ use crate::program::Special;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
     /// Its declared type gives the width only: `.f32` and `.b32` are alike.
-    Value { reg: Reg, ty: Ty },
+    Value {
+        reg: Reg,
+        ty: Ty,
+    },
     Predicate(u16),
 }
 

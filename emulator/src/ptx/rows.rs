@@ -10,8 +10,8 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::flow::{Event, Graph, Kind, Liveness};
 use super::scope::Frame;
+use crate::isa::Operand;
 use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
-use crate::operands::Operand;
 
 /// Steps that the analysis of one function may take, some seconds of work.
 const STEPS: u64 = 1 << 28;

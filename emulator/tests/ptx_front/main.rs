@@ -6,9 +6,9 @@ mod reading;
 mod running;
 
 use cuda_emulator::device::A100;
+use cuda_emulator::isa::Operand as Role;
 use cuda_emulator::isa::{Op, Pred, Reg};
 use cuda_emulator::memory::Memory;
-use cuda_emulator::operands::Operand as Role;
 use cuda_emulator::program::Program;
 use cuda_emulator::ptx::{Module, PtxError, load};
 
