@@ -48,15 +48,16 @@ KERNEL(half_outside) {
 
 KERNEL(null_pointer) {
     I;
-    const float *p = broken && i == 40 ? nullptr : in;
-    out[i] = p[i];  // fault
+    // An address that the compiler does not know to be null: it would drop the path.
+    const float *p = i == 40 && broken ? (const float *)(uintptr_t)(broken - 1) : in + i;
+    out[i] = *p;  // fault
 }
 
 KERNEL(shared_outside) {
     extern __shared__ float dynamic[];
     I;
-    dynamic[i + broken] = 1;  // fault
-    out[i] = dynamic[i];
+    dynamic[i + (broken && i == 63)] = 1;  // fault
+    if (i != 63) out[i] = dynamic[i];
 }
 
 KERNEL(shared_before) {
@@ -79,7 +80,7 @@ KERNEL(copy_outside) {
 KERNEL(atomic_outside) {
     I;
     out[i] = 0;
-    atomicAdd(&out[i + broken], 1);  // fault
+    atomicAdd(&out[i + (broken && i == 63)], 1);  // fault
 }
 
 KERNEL(local_outside) {
@@ -125,6 +126,8 @@ KERNEL(odd_copy) {
 
 KERNEL(odd_atomic) {
     I;
+    out[i] = 0;
+    __syncthreads();
     if (i == 33) atomicAdd((unsigned long long *)(out + i / 2 * 2 + broken), 1ull);  // fault
 }
 
@@ -274,6 +277,7 @@ KERNEL(half_a_warp) {
         __syncthreads();  // fault
         out[i] = in[i];
     }
+    __syncthreads();  // fault
 }
 
 KERNEL(two_barriers) {
@@ -295,6 +299,8 @@ KERNEL(uneven_rounds) {
         out[i] = k;
         __syncthreads();  // fault
     }
+    out[i] = in[i];
+    __syncthreads();  // fault
 }
 
 KERNEL(crooked_count) {
@@ -312,12 +318,6 @@ KERNEL(too_many_threads) {
 KERNEL(no_such_barrier) {
     I;
     named_sync(broken ? 16 : 15, 64);  // fault
-    out[i] = in[i];
-}
-
-KERNEL(two_counts) {
-    I;
-    named_sync(1, broken && i < 32 ? 32 * gridDim.y + 32 : 64 / gridDim.y);  // fault
     out[i] = in[i];
 }
 
@@ -346,6 +346,7 @@ KERNEL(absent_lanes) {
     I;
     float v = in[i];
     if (!broken || i % 32 < 16) v += __shfl_xor_sync(ALL, v, 1);  // fault
+    __syncthreads();
     out[i] = v;
 }
 
@@ -360,6 +361,7 @@ KERNEL(absent_voters) {
     I;
     unsigned votes = 0;
     if (i % 32 != 9 || !broken) votes = __ballot_sync(ALL, in[i] > 0);  // fault
+    __syncthreads();
     out[i] = votes;
 }
 
@@ -370,12 +372,16 @@ KERNEL(absent_from_itself) {
     out[i] = in[i];
 }
 
+__device__ void product(float d[4]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %4}, {%4}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(0x3f803f80));
+}
+
 KERNEL(half_a_product) {
     I;
     float d[4] = {0, 0, 0, 0};
     if (!broken || i % 32 > 3) {
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %4}, {%4}, {%0, %1, %2, %3};"  // fault
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(0x3f803f80));
+        product(d);  // fault
         out[i] = d[0] + d[3];
     }
 }
@@ -408,7 +414,7 @@ KERNEL(wrong_claims) {
 
 // Instructions that cannot be.
 
-KERNEL(crooked_rows) {
+KERNEL(odd_rows) {
     __shared__ __align__(16) uint16_t tile[9 * 8];
     I;
     if (i < 36) ((uint32_t *)tile)[i] = i;
@@ -426,6 +432,25 @@ KERNEL(shared_as_global) {
     float v;
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p + i));  // fault
     out[i] = v + tile[i];
+}
+
+// An mbarrier that nobody initialised, and one at a crooked address.
+KERNEL(no_object) {
+    __shared__ __align__(8) uint64_t object;
+    I;
+    unsigned at = (unsigned)__cvta_generic_to_shared(&object);
+    if (i == 0 && !broken) asm volatile("mbarrier.init.shared.b64 [%0], 64;" ::"r"(at) : "memory");
+    __syncthreads();
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(at) : "memory");  // fault
+    out[i] = in[i];
+}
+
+KERNEL(crooked_object) {
+    __shared__ __align__(8) uint64_t objects[2];
+    I;
+    unsigned at = (unsigned)__cvta_generic_to_shared(objects) + broken * 4;
+    if (i == 0) asm volatile("mbarrier.init.shared.b64 [%0], 64;" ::"r"(at) : "memory");  // fault
+    out[i] = in[i];
 }
 
 // For the declared operands: reads `in`, and what is behind `broken` of it; writes out.

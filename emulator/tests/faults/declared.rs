@@ -47,7 +47,11 @@ fn operands() {
         }
         for (name, broken, from, to, by) in broken {
             let fault = run(bench, name, broken, from, to).expect_err(name);
-            let kinds: &[FaultKind] = if name == "accumulate" { &[FaultKind::Operand, FaultKind::UninitialisedGlobal] } else { &[FaultKind::Operand] };
+            let kinds: &[FaultKind] = if name == "accumulate" {
+                &[FaultKind::Operand, FaultKind::UninitialisedGlobal]
+            } else {
+                &[FaultKind::Operand]
+            };
             assert!(kinds.contains(&fault.kind), "{fault}");
             assert!(by(fault.thread.expect("somebody").thread[0]), "{fault}");
             let (file, line) = fault.place.source.clone().expect("somewhere");

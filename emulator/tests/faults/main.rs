@@ -33,7 +33,9 @@ fn anyone(_: u32) -> bool {
 
 /// The lines of a kernel that are marked, from 1.
 fn marked(source: &str, kernel: &str) -> Vec<u32> {
-    let starts = |line: &str| line.contains(&format!("KERNEL({kernel})")) || line.contains(&format!("__global__ void {kernel}("));
+    let starts = |line: &str| {
+        line.contains(&format!("KERNEL({kernel})")) || line.contains(&format!("__global__ void {kernel}("))
+    };
     let body = (1..).zip(source.lines()).skip_while(|(_, line)| !starts(line));
     body.take_while(|(_, line)| *line != "}").filter(|(_, line)| line.ends_with("// fault")).map(|(n, _)| n).collect()
 }
@@ -52,15 +54,23 @@ fn launch(bench: &Bench, name: &str, [from, to]: [Arg; 2], broken: bool) -> Resu
     bench.try_run(name, &shape, &[from, to, Arg::S32(broken.into())]).map(|_| ())
 }
 
+/// Whether the report names one of the lines of `faults.cu`. Intrinsic functions are in NVIDIA's headers: then it is the
+/// line of a caller.
+fn is_at(fault: &Fault, lines: &[u32]) -> bool {
+    let mut named = fault.place.source.iter().chain(&fault.place.callers);
+    named.any(|(file, line)| file.ends_with("faults.cu") && lines.contains(line))
+}
+
 /// The report is the planted one.
 fn expect(fault: &Fault, planted: &Planted, lines: &[u32], context: &str) {
     let Planted { name, kind, by } = planted;
     assert_eq!(fault.kind, *kind, "{context}: {fault}");
     assert_eq!(fault.kernel, *name);
-    let Some(Thread { block: [0, 0, 0], thread: [x, 0, 0] }) = fault.thread else { panic!("{context}: whose? {fault}") };
+    let Some(Thread { block: [0, 0, 0], thread: [x, 0, 0] }) = fault.thread else {
+        panic!("{context}: whose? {fault}")
+    };
     assert!(by(x), "{context}: thread {x}? {fault}");
-    let Some((file, line)) = &fault.place.source else { panic!("{context}: where? {fault}") };
-    assert!(file.ends_with("faults.cu") && lines.contains(line), "{context}: not one of lines {lines:?}: {fault}");
+    assert!(is_at(fault, lines), "{context}: not one of lines {lines:?}: {fault}");
     assert!(!fault.why.is_empty() && fault.place.ptx > 0 && !fault.place.text.is_empty());
 }
 
@@ -108,6 +118,7 @@ fn out_of_bounds() {
         planted("copy_outside", FaultKind::OutOfBounds, |t| t == 63),
         planted("atomic_outside", FaultKind::OutOfBounds, |t| t == 63),
         planted("local_outside", FaultKind::OutOfBounds, anyone),
+        planted("shared_as_global", FaultKind::OutOfBounds, anyone),
     ]);
 }
 
@@ -119,6 +130,7 @@ fn misaligned() {
         planted("odd_shared", FaultKind::Misaligned, anyone),
         planted("odd_copy", FaultKind::Misaligned, |t| t < 15),
         planted("odd_atomic", FaultKind::Misaligned, |t| t == 33),
+        planted("odd_rows", FaultKind::Misaligned, |t| t == 34),
     ]);
 }
 
@@ -127,7 +139,8 @@ fn use_after_free() {
     each("faults", |bench| {
         let lines = marked(&source("faults.cu"), "copy");
         for freed in [0, 1] {
-            launch(bench, "copy", arrays(bench, 64, 64), false).unwrap_or_else(|fault| panic!("the correct twin: {fault}"));
+            launch(bench, "copy", arrays(bench, 64, 64), false)
+                .unwrap_or_else(|fault| panic!("the correct twin: {fault}"));
             let both = arrays(bench, 64, 64);
             let Arg::U64(at) = both[freed] else { panic!("an address") };
             bench.gpu.memory.free(at).expect("allocated");
@@ -155,7 +168,6 @@ fn races() {
         planted("copy_without_wait", FaultKind::SharedRace, anyone),
         planted("own_copy_without_wait", FaultKind::SharedRace, anyone),
         planted("flag_without_fence", FaultKind::SharedRace, |t| t == 32),
-        planted("atomic_and_plain", FaultKind::SharedRace, anyone),
     ]);
 }
 
@@ -163,9 +175,10 @@ fn races() {
 #[test]
 fn races_with_the_first_write() {
     each("faults", |bench| {
-        for name in ["no_barrier", "copy_without_barrier"] {
+        for name in ["no_barrier", "copy_without_barrier", "atomic_and_plain"] {
             let lines = marked(&source("faults.cu"), name);
-            launch(bench, name, arrays(bench, 64, 64), false).unwrap_or_else(|fault| panic!("the correct twin: {fault}"));
+            launch(bench, name, arrays(bench, 64, 64), false)
+                .unwrap_or_else(|fault| panic!("the correct twin: {fault}"));
             let fault = launch(bench, name, arrays(bench, 64, 64), true).expect_err(name);
             let unwritten = fault.kind == FaultKind::UninitialisedShared;
             let kind = if unwritten { fault.kind } else { FaultKind::SharedRace };
@@ -197,7 +210,6 @@ fn impossible_barriers() {
         planted("crooked_count", FaultKind::ImpossibleBarrier, anyone),
         planted("too_many_threads", FaultKind::ImpossibleBarrier, anyone),
         planted("no_such_barrier", FaultKind::ImpossibleBarrier, anyone),
-        planted("two_counts", FaultKind::ImpossibleBarrier, anyone),
     ]);
 }
 
@@ -233,7 +245,7 @@ fn ends() {
 #[test]
 fn illegal_instructions() {
     check(&[
-        planted("crooked_rows", FaultKind::IllegalInstruction, |t| t == 34),
-        planted("shared_as_global", FaultKind::IllegalInstruction, anyone),
+        planted("no_object", FaultKind::IllegalInstruction, anyone),
+        planted("crooked_object", FaultKind::IllegalInstruction, |t| t == 0),
     ]);
 }

@@ -40,7 +40,12 @@ fn uninitialised_registers() {
             0,
         ),
         // A predicate.
-        ("mov.u32 %r9, 1; @%p2 add.u32 %r9, %r9, 1;", "setp.eq.u32 %p2, %r1, 3; mov.u32 %r9, 1; @%p2 add.u32 %r9, %r9, 1;", "@%p2", 0),
+        (
+            "mov.u32 %r9, 1; @%p2 add.u32 %r9, %r9, 1;",
+            "setp.eq.u32 %p2, %r1, 3; mov.u32 %r9, 1; @%p2 add.u32 %r9, %r9, 1;",
+            "@%p2",
+            0,
+        ),
         // Half of a pair.
         (
             "mov.b64 %rd3, {%r1, %r4}; mov.b64 {%r9, _}, %rd3;",

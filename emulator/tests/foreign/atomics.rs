@@ -124,7 +124,8 @@ fn compare_and_swap() {
 fn long_sums_in_shared_memory() {
     let input: Vec<u64> = random(7).take(192).map(|r| r >> 1).collect();
     let most = |block: &[u64]| *block.iter().max().expect("some");
-    let expected: Vec<u64> = input.chunks(64).flat_map(|b| [b.iter().fold(0, |a: u64, v| a.wrapping_add(*v)), most(b)]).collect();
+    let expected: Vec<u64> =
+        input.chunks(64).flat_map(|b| [b.iter().fold(0, |a: u64, v| a.wrapping_add(*v)), most(b)]).collect();
     each("atomics", |bench| {
         assert_eq!(bench.output::<u64>("shared_longs", &shape(3, 64), &[bench.upload(&input)], 6), expected);
     });

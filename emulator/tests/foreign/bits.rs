@@ -22,7 +22,11 @@ fn narrow(seed: u64) -> Vec<u32> {
 }
 
 /// Runs a kernel over inputs and compares what it makes of every index.
-fn check<T: Element, U: Element + PartialEq + std::fmt::Debug>(name: &str, inputs: &[&[T]], model: impl Fn(usize) -> Vec<U>) {
+fn check<T: Element, U: Element + PartialEq + std::fmt::Debug>(
+    name: &str,
+    inputs: &[&[T]],
+    model: impl Fn(usize) -> Vec<U>,
+) {
     let expected: Vec<U> = (0..COUNT).flat_map(model).collect();
     let each_makes = expected.len() / COUNT;
     each("bits", |bench| {
@@ -47,7 +51,20 @@ fn counts() {
         let (ones, more) = (v.count_ones(), w.count_ones());
         let (zeros, many) = (v.leading_zeros(), w.leading_zeros());
         let halves = [swapped as u32, (swapped >> 32) as u32];
-        vec![ones, zeros, v.reverse_bits(), first(v.into()), more, many, halves[0], halves[1], first(w), third, log, v.leading_ones()]
+        vec![
+            ones,
+            zeros,
+            v.reverse_bits(),
+            first(v.into()),
+            more,
+            many,
+            halves[0],
+            halves[1],
+            first(w),
+            third,
+            log,
+            v.leading_ones(),
+        ]
     });
 }
 
@@ -72,7 +89,13 @@ fn bytes_and_funnels() {
         let pick = |selector: u32| {
             let one = |k: u32| match selector >> (4 * k) & 15 {
                 n @ 0..8 => byte(n),
-                n => if byte(n - 8) > 127 { 255 } else { 0 },
+                n => {
+                    if byte(n - 8) > 127 {
+                        255
+                    } else {
+                        0
+                    }
+                }
             };
             u32::from_le_bytes([one(0), one(1), one(2), one(3)])
         };
@@ -89,7 +112,11 @@ fn bytes_and_funnels() {
 fn extract(x: u64, bits: u32, at: u32, length: u32, signed: bool) -> u64 {
     let top = (at + length).saturating_sub(1).min(bits - 1);
     let sign = if signed && length > 0 { x >> top & 1 } else { 0 };
-    (0..bits).map(|k| if k < length && at + k < bits { x >> (at + k) & 1 } else { sign }).zip(0..).map(|(bit, k)| bit << k).sum()
+    (0..bits)
+        .map(|k| if k < length && at + k < bits { x >> (at + k) & 1 } else { sign })
+        .zip(0..)
+        .map(|(bit, k)| bit << k)
+        .sum()
 }
 
 #[test]
@@ -111,7 +138,8 @@ fn fields() {
 fn divisions() {
     macro_rules! divisions {
         ($name:literal, $ty:ty, $a:expr, $b:expr) => {{
-            let (a, b): (Vec<$ty>, Vec<$ty>) = ($a.iter().map(|v| *v as $ty).collect(), $b.iter().map(|v| *v as $ty).collect());
+            let (a, b): (Vec<$ty>, Vec<$ty>) =
+                ($a.iter().map(|v| *v as $ty).collect(), $b.iter().map(|v| *v as $ty).collect());
             // C++ leaves a division by zero, and the one that overflows, undefined.
             let b: Vec<$ty> = a.iter().zip(&b).map(|(a, b)| if a.checked_div(*b).is_some() { *b } else { 3 }).collect();
             check($name, &[&a, &b], |i| vec![a[i] / b[i], a[i] % b[i]]);
@@ -129,7 +157,14 @@ fn divisions_by_known_numbers() {
     let input = wide(21);
     check("divide_known", &[&input], |i| {
         let (u, s, v) = (input[i], input[i] as i64, input[i] as i32);
-        vec![u / 1_000_003, u % 10, (s / 7) as u64, i64::from(v / 13) as u64, u64::from(v as u32 / 641), i64::from(v % 100) as u64]
+        vec![
+            u / 1_000_003,
+            u % 10,
+            (s / 7) as u64,
+            i64::from(v / 13) as u64,
+            u64::from(v as u32 / 641),
+            i64::from(v % 100) as u64,
+        ]
     });
 }
 

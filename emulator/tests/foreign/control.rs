@@ -36,9 +36,14 @@ fn nested_divergence() {
 #[test]
 fn loops_of_different_lengths() {
     let input: Vec<i32> = numbers(2, 3000, 96).iter().map(|v| v + 1).collect();
-    let steps = |&v: &i32| std::iter::successors(Some(i64::from(v)), |v| Some(if v % 2 == 1 { 3 * v + 1 } else { v / 2 })).position(|v| v == 1);
+    let steps = |&v: &i32| {
+        std::iter::successors(Some(i64::from(v)), |v| Some(if v % 2 == 1 { 3 * v + 1 } else { v / 2 }))
+            .position(|v| v == 1)
+    };
     let expected: Vec<i32> = input.iter().map(|v| steps(v).expect("all reach 1") as i32).collect();
-    each("control", |bench| assert_eq!(bench.output::<i32>("trips", &shape(3, 32), &[bench.upload(&input)], 96), expected));
+    each("control", |bench| {
+        assert_eq!(bench.output::<i32>("trips", &shape(3, 32), &[bench.upload(&input)], 96), expected)
+    });
 }
 
 #[test]
@@ -46,7 +51,9 @@ fn break_and_continue() {
     let input = numbers(3, 300, 64);
     let prime = |n: &i32| (2..*n).all(|d| n % d != 0);
     let expected: Vec<i32> = input.iter().map(|&n| (2..n).filter(prime).count() as i32).collect();
-    each("control", |bench| assert_eq!(bench.output::<i32>("primes", &shape(1, 64), &[bench.upload(&input)], 64), expected));
+    each("control", |bench| {
+        assert_eq!(bench.output::<i32>("primes", &shape(1, 64), &[bench.upload(&input)], 64), expected)
+    });
 }
 
 #[test]
@@ -80,7 +87,9 @@ fn switches() {
 fn tables_of_branches() {
     let input = numbers(7, 4, 96);
     let expected: Vec<i32> = (0..).zip(&input).map(|(i, v)| [i + 1000, -3 * i, -i, i + 1000][*v as usize]).collect();
-    each("control", |bench| assert_eq!(bench.output::<i32>("indexed", &shape(3, 32), &[bench.upload(&input)], 96), expected));
+    each("control", |bench| {
+        assert_eq!(bench.output::<i32>("indexed", &shape(3, 32), &[bench.upload(&input)], 96), expected)
+    });
 }
 
 #[derive(Clone, Copy)]

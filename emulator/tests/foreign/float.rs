@@ -26,7 +26,8 @@ fn unit_f64(x: f64) -> f64 {
 fn between(seed: u64, low: f64, high: f64) -> Vec<f64> {
     let part = |r: u64| (r >> 11) as f64 / (1u64 << 53) as f64;
     let wide = random(seed).map(|r| low + (high - low) * part(r));
-    let near = random(seed + 1000).map(|r| (2.0 * part(r) - 1.0).powi(3)).map(|x| if low < -1.0 { x } else { low + x.abs() });
+    let near =
+        random(seed + 1000).map(|r| (2.0 * part(r) - 1.0).powi(3)).map(|x| if low < -1.0 { x } else { low + x.abs() });
     wide.take(COUNT / 2).chain(near.take(COUNT / 2)).collect()
 }
 
@@ -36,7 +37,22 @@ fn singles(numbers: &[f64]) -> Vec<f32> {
 
 /// Numbers with every exponent, the special ones among them.
 fn every(seed: u64) -> Vec<f32> {
-    let special = [0.0, -0.0, 1.0, -1.0, f32::INFINITY, -f32::INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE, 1e-45, -1e-40, 0.5, 1.5, 2.5];
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        f32::INFINITY,
+        -f32::INFINITY,
+        f32::NAN,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        1e-45,
+        -1e-40,
+        0.5,
+        1.5,
+        2.5,
+    ];
     let pairs = special.iter().flat_map(|x| special.iter().map(move |y| if seed % 2 == 0 { *x } else { *y }));
     let any = random(seed).map(|r| f32::from_bits(r as u32));
     pairs.chain(any).take(COUNT).collect()
@@ -64,7 +80,11 @@ fn near(name: &str, input: &[f64], reference: fn(f64) -> f64, allowed: impl Fn(f
             let error = (f64::from(got) - exact).abs();
             // A result beyond the range is infinite.
             let overflow = got.is_infinite() && exact.abs() > f64::from(f32::MAX);
-            assert!(overflow || error <= allowed(f64::from(*x), exact), "{name}({x:e}) = {got:e}, exact {exact:e} ({})", bench.arch);
+            assert!(
+                overflow || error <= allowed(f64::from(*x), exact),
+                "{name}({x:e}) = {got:e}, exact {exact:e} ({})",
+                bench.arch
+            );
         }
     });
 }
@@ -114,7 +134,12 @@ fn erf(x: f64) -> f64 {
 fn intrinsic_functions() {
     near("fast_exp", &between(21, -80.0, 80.0), f64::exp, |x, e| (2.5 + (1.173 * x).abs().floor()) * unit_f32(e));
     near("fast_log", &between(22, 0.5, 2.0), f64::ln, |_, _| 2f64.powf(-21.41));
-    near("fast_log", &between(23, 2.0, 1e9), f64::ln, |x, e| if x < 2.0 { 2f64.powf(-21.41) } else { 3.5 * unit_f32(e) });
+    near(
+        "fast_log",
+        &between(23, 2.0, 1e9),
+        f64::ln,
+        |x, e| if x < 2.0 { 2f64.powf(-21.41) } else { 3.5 * unit_f32(e) },
+    );
     let pi = std::f64::consts::PI;
     near("fast_sin", &between(24, -pi, pi), f64::sin, |_, _| 2f64.powf(-21.41));
     near("fast_cos", &between(25, -pi, pi), f64::cos, |_, _| 2f64.powf(-21.19));
@@ -277,10 +302,20 @@ fn floats_to_integers() {
         let nearest = x.round_ties_even();
         let up = i64::from(x.ceil() as u32);
         let double = i64::from(if x.is_nan() { i32::MIN } else { nearest as i32 });
-        [x as i32 as i64, nearest as i32 as i64, x.floor() as i32 as i64, up, long(x), unsigned(x), double, long(nearest)]
+        [
+            x as i32 as i64,
+            nearest as i32 as i64,
+            x.floor() as i32 as i64,
+            up,
+            long(x),
+            unsigned(x),
+            double,
+            long(nearest),
+        ]
     };
     each("float", |bench| {
-        let out = bench.output::<i64>("to_integers", &shape(COUNT as u32 / 128, 128), &[bench.upload(&input)], COUNT * 8);
+        let out =
+            bench.output::<i64>("to_integers", &shape(COUNT as u32 / 128, 128), &[bench.upload(&input)], COUNT * 8);
         for (x, got) in input.iter().zip(out.chunks(8)) {
             assert_eq!(got, model(*x), "of {x:e}");
         }
@@ -293,7 +328,8 @@ fn integers_to_floats() {
     let mut next = || numbers.next().expect("endless");
     let input: Vec<i64> = (0..COUNT).map(|_| (next() as i64) >> (next() % 64)).collect();
     each("float", |bench| {
-        let out = bench.output::<f32>("from_integers", &shape(COUNT as u32 / 128, 128), &[bench.upload(&input)], COUNT * 6);
+        let out =
+            bench.output::<f32>("from_integers", &shape(COUNT as u32 / 128, 128), &[bench.upload(&input)], COUNT * 6);
         for (&x, got) in input.iter().zip(out.chunks(6)) {
             let low = x as u32;
             let down = directed(low as f32, f64::from(low) - f64::from(low as f32), -1);

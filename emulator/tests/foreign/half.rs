@@ -28,7 +28,10 @@ fn halves(seed: u64) -> Vec<f16> {
 }
 
 fn bfloats(seed: u64) -> Vec<bf16> {
-    random(seed).take(COUNT).map(|r| bf16::from_bits((r as u16 & 0x807f) | (122 + (r >> 20) as u16 % 11) << 7)).collect()
+    random(seed)
+        .take(COUNT)
+        .map(|r| bf16::from_bits((r as u16 & 0x807f) | (122 + (r >> 20) as u16 % 11) << 7))
+        .collect()
 }
 
 fn compare<T: Into<f64>>(name: &str, got: Vec<T>, expected: Vec<f64>) {
@@ -113,7 +116,10 @@ fn bits(x: f64, sign: f32, digits: i32, bias: i32) -> u16 {
 #[test]
 fn singles_to_halves() {
     // Everything that f16 has, with ties and subnormals: numbers with few bits below its last.
-    let input: Vec<f32> = random(6).take(COUNT).map(|r| f32::from_bits((r as u32 & 0x807f_f800) | (100 + (r >> 40) as u32 % 42) << 23)).collect();
+    let input: Vec<f32> = random(6)
+        .take(COUNT)
+        .map(|r| f32::from_bits((r as u32 & 0x807f_f800) | (100 + (r >> 40) as u32 % 42) << 23))
+        .collect();
     let model = |x: f32| {
         let wide = f64::from(x);
         let (zero, up) = (rounded(wide, 11, -14, f64::trunc), rounded(wide, 11, -14, f64::ceil));
@@ -121,7 +127,16 @@ fn singles_to_halves() {
         let half = |v| bits(v, x, 11, 15);
         let brain = |v| bits(v, x, 8, 127);
         let near = brain(to_bf16(wide));
-        [half(to_f16(wide)), half(zero), half(up), near, brain(brain_zero), half(to_f16(wide)) ^ 0x8000, near ^ 0x8000, near]
+        [
+            half(to_f16(wide)),
+            half(zero),
+            half(up),
+            near,
+            brain(brain_zero),
+            half(to_f16(wide)) ^ 0x8000,
+            near ^ 0x8000,
+            near,
+        ]
     };
     each("half", |bench| {
         let out = bench.output::<u16>("conversions", &shape(8, 128), &[bench.upload(&input)], COUNT * 8);

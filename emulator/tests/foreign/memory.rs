@@ -11,7 +11,8 @@ fn bytes(seed: u64, count: usize) -> Vec<u8> {
 
 #[test]
 fn variables_of_a_module() {
-    const WEIGHTS: [f32; 16] = [0.5, -1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0, 89.0, 144.0, 233.0, 377.0, 610.0, 987.0];
+    const WEIGHTS: [f32; 16] =
+        [0.5, -1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0, 89.0, 144.0, 233.0, 377.0, 610.0, 987.0];
     let model = |i: usize| {
         let sum: f32 = (0..=i).map(|k| WEIGHTS[k * 7 % 16]).sum();
         // In the kernel's order: float sums, then double.
@@ -87,7 +88,8 @@ fn generic_addresses() {
 fn dynamic_shared_memory() {
     let n = 96;
     let input: Vec<f32> = bytes(5, n).iter().map(|b| f32::from(*b)).collect();
-    let model = |i: usize| f64::from(input[n - 1 - i] * 2.0 + input[(i + 1) % n] + 1.0) + f64::from(((i + 2) % n * 3) as u8);
+    let model =
+        |i: usize| f64::from(input[n - 1 - i] * 2.0 + input[(i + 1) % n] + 1.0) + f64::from(((i + 2) % n * 3) as u8);
     each("memory", |bench| {
         let out = bench.space::<f64>(n);
         let shape = Shape { shared: 13 * n as u32, ..shape(1, n as u32) };
@@ -116,10 +118,12 @@ fn structures_as_parameters() {
 fn asynchronous_copies() {
     let tiles = 7;
     let input: Vec<f32> = bytes(7, tiles * 256).iter().map(|b| f32::from(*b)).collect();
-    let model = |i: usize| -> f32 { (0..tiles * 4).map(|n| input[n / 4 * 256 + (i + 64 * (n % 4) + n / 4) % 256]).sum() };
+    let model =
+        |i: usize| -> f32 { (0..tiles * 4).map(|n| input[n / 4 * 256 + (i + 64 * (n % 4) + n / 4) % 256]).sum() };
     let words: Vec<u32> = random(8).take(256).map(|r| r as u32).collect();
     let partial = |i: usize| {
-        let sum = (0..4).fold(0u32, |sum, k| sum.wrapping_mul(3).wrapping_add(if 4 - k > i % 5 { words[i * 4 + k] } else { 0 }));
+        let sum = (0..4)
+            .fold(0u32, |sum, k| sum.wrapping_mul(3).wrapping_add(if 4 - k > i % 5 { words[i * 4 + k] } else { 0 }));
         let (first, second) = (words[i * 2], words[i * 2 + 1]);
         sum.wrapping_add(words[i]).wrapping_add(second.wrapping_mul(7)).wrapping_add(first.wrapping_mul(5))
     };

@@ -41,7 +41,9 @@ fn producers_and_consumers() {
 fn halves_with_barriers_of_their_own() {
     let input = numbers(3, 1000, 128);
     // After exchanges over 1, 2, .., d every element is the sum of its aligned group of 2d.
-    let expected: Vec<i32> = (0..128).map(|i| if i < 64 { input[i / 8 * 8..][..8].iter().sum() } else { input[64..].iter().sum() }).collect();
+    let expected: Vec<i32> = (0..128)
+        .map(|i| if i < 64 { input[i / 8 * 8..][..8].iter().sum() } else { input[64..].iter().sum() })
+        .collect();
     each("sync", |bench| {
         assert_eq!(bench.output::<i32>("halves", &shape(1, 128), &[bench.upload(&input)], 128), expected);
     });
@@ -86,7 +88,8 @@ fn printf() {
         return;
     }
     let me = std::env::current_exe().expect("a test binary");
-    let child = Command::new(me).args(["--exact", "sync::printf", "--nocapture"]).env(CHILD, "1").output().expect("starts");
+    let child =
+        Command::new(me).args(["--exact", "sync::printf", "--nocapture"]).env(CHILD, "1").output().expect("starts");
     let text = String::from_utf8_lossy(&child.stdout);
     let line = |t: i32| format!("thread {t} of 64: text c {:5.2}|-42   |00beef|1234567890123|%", 1.5 * f64::from(t));
     for expected in [line(3), line(35), "no arguments".into()] {

@@ -60,14 +60,18 @@ fn gemm() {
         let args = [bench.upload(&a), bench.upload(&b), out.clone(), Arg::S32(n as i32), Arg::S32(k as i32)];
         let kernel = cuda_emulator::gpu::kernel(&bench.module, "gemm").expect("there");
         let packed = cuda_emulator::gpu::pack(&kernel.params, &args);
-        let counters = bench.gpu.run(kernel, &plane([3, 2], [128, 1]), &packed).unwrap_or_else(|fault| panic!("{fault}"));
+        let counters =
+            bench.gpu.run(kernel, &plane([3, 2], [128, 1]), &packed).unwrap_or_else(|fault| panic!("{fault}"));
         // A product of 16 x 8 x 16 per instruction.
         assert_eq!(counters.mma.values().sum::<u64>(), (m * n * k / (16 * 8 * 16)) as u64);
         for (i, got) in bench.download::<f32>(&out, m * n).into_iter().enumerate() {
             let terms = (0..k).map(|t| a[i / n * k + t].to_f64() * b[t * n + i % n].to_f64());
             let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
             // Products are exact; tensor cores may cut every sum instead of rounding it: a whole unit each.
-            assert!((f64::from(got) - exact).abs() <= 2.0 * HALF_UNIT * k as f64 * size, "element {i}: {got}, exact {exact}");
+            assert!(
+                (f64::from(got) - exact).abs() <= 2.0 * HALF_UNIT * k as f64 * size,
+                "element {i}: {got}, exact {exact}"
+            );
         }
     });
 }
@@ -103,10 +107,12 @@ fn softmax() {
 fn attention() {
     let (queries, keys, width, scale) = (64, 96, 64, 0.125f32);
     let (q, k, v) = (bfloats(6, queries * width), bfloats(7, keys * width), bfloats(8, keys * width));
-    let dot = |i: usize, j: usize| (0..width).map(|d| q[i * width + d].to_f64() * k[j * width + d].to_f64()).sum::<f64>();
+    let dot =
+        |i: usize, j: usize| (0..width).map(|d| q[i * width + d].to_f64() * k[j * width + d].to_f64()).sum::<f64>();
     each("tiles", |bench| {
         let out = bench.space::<f32>(queries * width);
-        let args = [bench.upload(&q), bench.upload(&k), bench.upload(&v), out.clone(), Arg::S32(keys as i32), Arg::F32(scale)];
+        let args =
+            [bench.upload(&q), bench.upload(&k), bench.upload(&v), out.clone(), Arg::S32(keys as i32), Arg::F32(scale)];
         run(bench, "attention", &shape(1, 128), &args);
         let out = bench.download::<f32>(&out, queries * width);
         for i in 0..queries {
