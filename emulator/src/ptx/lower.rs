@@ -128,14 +128,15 @@ impl<'a> Lowering<'a> {
             Some(caller) => self.inlined.insert(at, caller),
             None => self.inlined.remove(&at),
         };
-        let name = |spot: Spot| {
-            let (_, path) = self.module.files.iter().find(|(number, _)| *number == spot.file)?;
-            Some((path.clone(), spot.line))
-        };
-        self.source = name(at);
+        self.source = self.named(at);
         // Text that is not nvcc's may name a ring of callers.
         let callers = std::iter::successors(inlined_at, |spot| self.inlined.get(spot).copied()).take(MOST_CALLERS);
-        self.callers = callers.filter_map(name).collect();
+        self.callers = callers.filter_map(|spot| self.named(spot)).collect();
+    }
+
+    fn named(&self, spot: Spot) -> Option<(String, u32)> {
+        let (_, path) = self.module.files.iter().find(|(number, _)| *number == spot.file)?;
+        Some((path.clone(), spot.line))
     }
 
     fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use crate::common::*;
 use cuda_emulator::fault::{FaultKind, Thread};
 
-/// A kernel that stores `%r9` (and `%rd9`, `%p9` as its guard's rest) after `body`.
+/// A kernel that stores `%r9` after `body`.
 fn kernel(body: &str) -> String {
     format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out)\n{{\n.reg .pred %p<10>;\n.reg .b32 %r<10>;\n\
@@ -46,13 +46,8 @@ fn uninitialised_registers() {
             "@%p2",
             0,
         ),
-        // Half of a pair.
-        (
-            "mov.b64 %rd3, {%r1, %r4}; mov.b64 {%r9, _}, %rd3;",
-            "mov.u32 %r4, 0; mov.b64 %rd3, {%r1, %r4}; mov.b64 {%r9, _}, %rd3;",
-            "mov.b64 %rd3",
-            0,
-        ),
+        // A wide one.
+        ("add.s64 %rd3, %rd3, 1; cvt.u32.u64 %r9, %rd3;", "mov.u64 %rd3, 1; cvt.u32.u64 %r9, %rd3;", "add.s64 %rd3", 0),
     ];
     for (broken, fine, read, thread) in cases {
         let run = |body: &str| {
