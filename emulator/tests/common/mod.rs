@@ -14,7 +14,7 @@ use cuda_emulator::ptx::Module;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex, OnceLock};
 
 /// The devices that every kernel is run on, with what it is compiled for.
 pub const TARGETS: [(Device, &str); 2] = [(A100, "compute_80"), (H100, "compute_90a")];
@@ -42,13 +42,15 @@ fn nvcc() -> &'static Path {
     })
 }
 
+/// By file and architecture.
+type Texts = HashMap<(String, String), &'static OnceLock<String>>;
+
 /// The PTX of `tests/cu/<name>.cu`, with line numbers.
 pub fn ptx(name: &str, arch: &str) -> String {
-    static DONE: Mutex<Option<HashMap<(String, String), &'static OnceLock<String>>>> = Mutex::new(None);
+    static DONE: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
     let cell = {
         let mut done = DONE.lock().unwrap_or_else(|e| e.into_inner());
-        let cells = done.get_or_insert_default();
-        *cells.entry((name.into(), arch.into())).or_insert_with(|| Box::leak(Box::default()))
+        *done.entry((name.into(), arch.into())).or_insert_with(|| Box::leak(Box::default()))
     };
     cell.get_or_init(|| compile(name, arch)).clone()
 }

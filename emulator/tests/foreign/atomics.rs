@@ -32,7 +32,7 @@ fn words() {
         input.iter().fold(0, |a, b| a ^ b),
         // 0, 1, .., 9, 0: ten values. 0, 6, 5, .., 0: seven.
         640 % 10,
-        (7 - 640 % 7) % 7,
+        7 - 640 % 7,
     ];
     let ends = [signed().min(), signed().max()].map(|v| v.expect("some") as u32);
     each("atomics", |bench| {

@@ -8,6 +8,9 @@ use crate::common::*;
 
 const COUNT: usize = 4096;
 
+type Unary<T> = fn(T) -> T;
+type Binary<T> = fn(T, T) -> T;
+
 /// The distance of neighbouring numbers of `digits` bits of significand at `x`, subnormals included.
 fn unit(x: f64, digits: i32, least: i32) -> f64 {
     let exponent = if x == 0.0 { least } else { ((x.abs().to_bits() >> 52) as i32 - 1023).max(least) };
@@ -53,14 +56,14 @@ fn every(seed: u64) -> Vec<f32> {
         1.5,
         2.5,
     ];
-    let pairs = special.iter().flat_map(|x| special.iter().map(move |y| if seed % 2 == 0 { *x } else { *y }));
+    let pairs = special.iter().flat_map(|x| special.iter().map(move |y| if seed.is_multiple_of(2) { *x } else { *y }));
     let any = random(seed).map(|r| f32::from_bits(r as u32));
     pairs.chain(any).take(COUNT).collect()
 }
 
 fn every_double(seed: u64) -> Vec<f64> {
     let special = [0.0, -0.0, 1.0, -3.0, f64::INFINITY, f64::NAN, f64::MAX, f64::MIN_POSITIVE, 5e-324, -1e-310];
-    let pairs = special.iter().flat_map(|x| special.iter().map(move |y| if seed % 2 == 0 { *x } else { *y }));
+    let pairs = special.iter().flat_map(|x| special.iter().map(move |y| if seed.is_multiple_of(2) { *x } else { *y }));
     // Exponents that often let products and sums be finite.
     let any = random(seed).map(|r| f64::from_bits(r & !(1 << 62) | (r & 1 << 60) << 1 | 1 << 61));
     pairs.chain(any).take(COUNT).collect()
@@ -156,7 +159,7 @@ fn same(name: &str, got: f32, expected: f32, x: f32, y: f32) {
 #[test]
 fn ieee_single_precision() {
     let (a, b) = (every(30), every(31));
-    let two: [(&str, fn(f32, f32) -> f32); 7] = [
+    let two: [(&str, Binary<f32>); 7] = [
         ("f_add", |x, y| x + y),
         ("f_mul", |x, y| x * y),
         ("f_div", |x, y| x / y),
@@ -165,7 +168,7 @@ fn ieee_single_precision() {
         ("f_copysign", |x, y| x.abs().copysign(y)),
         ("f_sqrt", |x, _| x.sqrt()),
     ];
-    let one: [(&str, fn(f32) -> f32); 6] = [
+    let one: [(&str, Unary<f32>); 6] = [
         ("f_rcp", |x| 1.0 / x),
         ("f_floor", f32::floor),
         ("f_ceil", f32::ceil),
@@ -247,7 +250,7 @@ fn functions_of_two_numbers() {
 
 #[test]
 fn library_functions_of_double_precision() {
-    let cases: [(&str, Vec<f64>, fn(f64) -> f64, f64); 5] = [
+    let cases: [(&str, Vec<f64>, Unary<f64>, f64); 5] = [
         ("d_exp", between(40, -700.0, 700.0), f64::exp, 1.0),
         ("d_log", between(41, 1e-300, 1e300), f64::ln, 1.0),
         ("d_sin", between(42, -1e6, 1e6), f64::sin, 2.0),
@@ -273,7 +276,7 @@ fn library_functions_of_double_precision() {
 #[test]
 fn ieee_double_precision() {
     let (a, b) = (every_double(50), every_double(51));
-    let cases: [(&str, bool, fn(f64, f64) -> f64); 4] = [
+    let cases: [(&str, bool, Binary<f64>); 4] = [
         ("d_sqrt", false, |x, _| x.sqrt()),
         ("d_rcp", false, |x, _| 1.0 / x),
         ("d_div", true, |x, y| x / y),

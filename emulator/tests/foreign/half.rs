@@ -110,7 +110,7 @@ fn bits(x: f64, sign: f32, digits: i32, bias: i32) -> u16 {
     let exponent = ((magnitude.to_bits() >> 52) as i32 - 1023).max(least);
     let units = (magnitude / two_to(exponent - digits + 1)) as i32;
     // A normal number's leading bit adds one to the exponent field; a subnormal's field is zero.
-    sign | ((exponent - least << (digits - 1)) + units) as u16
+    sign | (((exponent - least) << (digits - 1)) + units) as u16
 }
 
 #[test]
