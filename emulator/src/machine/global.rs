@@ -53,8 +53,8 @@ impl Marks {
         self.0.get()?.as_ref()
     }
 
-    fn count(&self, bytes: u64) -> u64 {
-        self.get().map_or(0, |bits| bits.count(0, bytes))
+    fn count(&self) -> u64 {
+        self.get().map_or(0, Bits::count)
     }
 }
 
@@ -388,7 +388,7 @@ impl<'a> Global<'a> {
     /// Distinct bytes read and written by the launch.
     pub fn distinct_bytes(&self) -> (u64, u64) {
         let sum = |marks: fn(&'_ Area) -> u64| self.areas.iter().map(marks).sum();
-        (sum(|a| a.read.count(a.memory.bytes)), sum(|a| a.wrote.count(a.memory.bytes)))
+        (sum(|a| a.read.count()), sum(|a| a.wrote.count()))
     }
 }
 
