@@ -409,11 +409,3 @@ fn rows_convert_as_the_half_crate_does() {
         }
     }
 }
-
-#[test]
-fn argmax_takes_the_first_and_refuses_nan() {
-    assert_eq!(rows::argmax(&[]), None);
-    assert_eq!(rows::argmax(&[1.0, 3.0, 3.0, 2.0]), Some(1));
-    assert_eq!(rows::argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), Some(0));
-    assert_eq!(rows::argmax(&[1.0, f32::NAN]), None);
-}
