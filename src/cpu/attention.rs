@@ -232,7 +232,7 @@ impl Item<'_> {
                     true => isa.run(Gemv { a: &queries[..t * depth], t, rows, next, c: scores, storage }),
                     false => {
                         let panels = &mut keys[..tokens.len().div_ceil(LANES) * depth];
-                        isa.run(Pack { rows, first_step: 0, depth, panels, storage })
+                        isa.run(Pack { rows: key_rows, first_step: 0, depth, panels, storage })
                     }
                 }
                 let count = tokens.len();
