@@ -1,0 +1,5 @@
+//! Prints `INSTRUCTIONS.md`, the document of the instruction table.
+
+fn main() {
+    print!("{}", cuda_emulator::ptx::forms::document());
+}

@@ -1,0 +1,241 @@
+//! Stream capture: streams that write their work into a graph instead of doing it.
+//!
+//! A capture begins in one stream; others join by waiting for an event recorded in it, and must have been joined back
+//! by the same means when it ends. A call that would need the outcome of captured work ends it as invalid.
+
+use super::abi::{get, offer, put};
+use super::context::Context;
+use super::error::{Error, R};
+use super::graph::{GRAPHS, Graph};
+use super::handles::{Handle, fresh};
+use super::stream::{STREAMS, Stream, queue};
+use super::work::Work;
+use std::cell::Cell;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, MutexGuard};
+use std::thread::ThreadId;
+
+/// `CUstreamCaptureStatus`.
+const NONE: u32 = 0;
+const ACTIVE: u32 = 1;
+const INVALIDATED: u32 = 2;
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`: any thread may end it.
+const RELAXED: u32 = 2;
+
+/// One capture, shared by its streams.
+pub struct Capture {
+    id: u64,
+    graph: Arc<Graph>,
+    origin: Handle,
+    /// The thread that must end it.
+    thread: Option<ThreadId>,
+    status: AtomicU32,
+}
+
+impl Capture {
+    fn status(&self) -> u32 {
+        self.status.load(Ordering::Acquire)
+    }
+
+    fn invalidate(&self) {
+        self.status.store(INVALIDATED, Ordering::Release);
+    }
+}
+
+/// A stream's part of a capture: what its next node comes after.
+pub struct Branch {
+    capture: Arc<Capture>,
+    tail: Vec<Handle>,
+    /// The tail as it was shown to a caller that keeps a pointer to it, and its edges' data: none, eight zero bytes each.
+    shown: Vec<Handle>,
+    edges: Vec<u64>,
+}
+
+/// The branch of a stream; one whose capture has ended is gone.
+fn branch(stream: &Stream) -> MutexGuard<'_, Option<Branch>> {
+    let mut branch = stream.branch.lock().unwrap_or_else(|e| e.into_inner());
+    if branch.as_ref().is_some_and(|branch| branch.capture.status() == NONE) {
+        *branch = None;
+    }
+    branch
+}
+
+fn valid(branch: &Branch) -> R {
+    if branch.capture.status() == INVALIDATED { Err(Error::STREAM_CAPTURE_INVALIDATED) } else { Ok(()) }
+}
+
+/// Appends work to the stream's capture; None if it does not capture.
+pub fn record(stream: &Stream, work: &Work) -> Option<R> {
+    let mut guard = branch(stream);
+    let branch = guard.as_mut()?;
+    Some(valid(branch).and_then(|()| {
+        branch.tail = vec![branch.capture.graph.add(work.clone(), &branch.tail)?];
+        Ok(())
+    }))
+}
+
+/// The capture of a stream and where it stands.
+pub fn place(stream: &Stream) -> R<Option<(Arc<Capture>, Vec<Handle>)>> {
+    let guard = branch(stream);
+    let Some(branch) = guard.as_ref() else { return Ok(None) };
+    valid(branch)?;
+    Ok(Some((branch.capture.clone(), branch.tail.clone())))
+}
+
+/// Takes a stream into a capture, after the given nodes.
+pub fn join(stream: &Stream, capture: Arc<Capture>, after: &[Handle]) -> R {
+    if capture.status() != ACTIVE {
+        return Err(Error::CAPTURED_EVENT);
+    }
+    let mut guard = branch(stream);
+    match guard.as_mut() {
+        None => *guard = Some(Branch { capture, tail: after.to_vec(), shown: Vec::new(), edges: Vec::new() }),
+        Some(branch) if Arc::ptr_eq(&branch.capture, &capture) => {
+            valid(branch)?;
+            for node in after {
+                if !branch.tail.contains(node) {
+                    branch.tail.push(*node);
+                }
+            }
+        }
+        Some(branch) => {
+            branch.capture.invalidate();
+            capture.invalidate();
+            return Err(Error::STREAM_CAPTURE_MERGE);
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what a capturing stream cannot do, which ends its capture.
+pub fn forbid(stream: &Arc<Stream>) -> R {
+    match branch(stream).as_ref() {
+        None => Ok(()),
+        Some(branch) => {
+            branch.capture.invalidate();
+            Err(Error::STREAM_CAPTURE_UNSUPPORTED)
+        }
+    }
+}
+
+fn capturing(context: &Context, wanted: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
+    let here = |stream: &Stream| std::ptr::eq(&*stream.context, context);
+    STREAMS.find(|stream| here(stream) && wanted(stream) && branch(stream).is_some())
+}
+
+/// Refuses what waits for all streams of a context while one captures.
+pub fn forbid_any(context: &Context) -> R {
+    capturing(context, |_| true).map_or(Ok(()), |stream| forbid(&stream))
+}
+
+/// Refuses what waits for the blocking streams of a context while one captures.
+pub fn forbid_blocking(context: &Context) -> R {
+    let Some(stream) = capturing(context, Stream::blocking) else { return Ok(()) };
+    forbid(&stream).map_err(|_| Error::STREAM_CAPTURE_IMPLICIT)
+}
+
+fn begin(handle: Handle, mode: u32) -> R {
+    let stream = queue(handle)?.stream.ok_or(Error::STREAM_CAPTURE_UNSUPPORTED)?;
+    let mut guard = branch(&stream);
+    if guard.is_some() || mode > RELAXED {
+        return Err(if mode > RELAXED { Error::INVALID_VALUE } else { Error::ILLEGAL_STATE });
+    }
+    let capture = Arc::new(Capture {
+        id: fresh() as u64,
+        graph: Graph::new(),
+        origin: handle,
+        thread: (mode != RELAXED).then(|| std::thread::current().id()),
+        status: ACTIVE.into(),
+    });
+    *guard = Some(Branch { capture, tail: Vec::new(), shown: Vec::new(), edges: Vec::new() });
+    Ok(())
+}
+
+/// Ends the capture that began in a stream; its graph.
+fn end(handle: Handle) -> R<Arc<Graph>> {
+    let stream = queue(handle)?.stream.ok_or(Error::ILLEGAL_STATE)?;
+    let mut guard = branch(&stream);
+    let capture = guard.as_ref().ok_or(Error::ILLEGAL_STATE)?.capture.clone();
+    if capture.origin != handle {
+        capture.invalidate();
+        return Err(Error::STREAM_CAPTURE_UNMATCHED);
+    }
+    if capture.thread.is_some_and(|thread| thread != std::thread::current().id()) {
+        return Err(Error::STREAM_CAPTURE_WRONG_THREAD);
+    }
+    let Some(branch) = guard.take() else { return Err(Error::ILLEGAL_STATE) };
+    if capture.status.swap(NONE, Ordering::AcqRel) == INVALIDATED {
+        return Err(Error::STREAM_CAPTURE_INVALIDATED);
+    }
+    if capture.graph.leaves().iter().any(|leaf| !branch.tail.contains(leaf)) {
+        return Err(Error::STREAM_CAPTURE_UNJOINED);
+    }
+    Ok(capture.graph.clone())
+}
+
+thread_local! {
+    /// What `cuThreadExchangeStreamCaptureMode` set; every mode allows the same here.
+    static MODE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What `cuStreamGetCaptureInfo` asks; the pointer to the tail is good until the stream captures on.
+unsafe fn info(
+    handle: Handle,
+    status: *mut u32,
+    id: *mut u64,
+    graph: *mut Handle,
+    after: *mut *const Handle,
+    edges: *mut *const u64,
+    count: *mut usize,
+) -> R {
+    let queue = queue(handle)?;
+    let mut guard = queue.stream.as_deref().map(branch);
+    let branch = guard.as_mut().and_then(|branch| branch.as_mut());
+    // SAFETY: the caller's pointers.
+    unsafe {
+        let Some(branch) = branch else { return put(status, NONE) };
+        branch.shown.clone_from(&branch.tail);
+        branch.edges = vec![0; branch.tail.len()];
+        put(status, branch.capture.status())?;
+        offer(id, branch.capture.id);
+        offer(graph, branch.capture.graph.handle);
+        offer(after, branch.shown.as_ptr());
+        offer(edges, branch.edges.as_ptr());
+        offer(count, branch.shown.len());
+    }
+    Ok(())
+}
+
+api! {
+    fn cuStreamBeginCapture_v2 [cuStreamBeginCapture_v2_ptsz] (stream: Handle, mode: u32) { begin(stream, mode) }
+    fn cuStreamBeginCapture [cuStreamBeginCapture_ptsz] (stream: Handle) { begin(stream, 0) }
+    fn cuStreamEndCapture [cuStreamEndCapture_ptsz] (stream: Handle, to: *mut Handle) {
+        offer(to, 0);
+        let graph = end(stream)?;
+        put(to, graph.handle)?;
+        GRAPHS.insert_at(graph.handle, graph);
+        Ok(())
+    }
+    fn cuStreamIsCapturing [cuStreamIsCapturing_ptsz] (stream: Handle, to: *mut u32) {
+        info(stream, to, null_mut(), null_mut(), null_mut(), null_mut(), null_mut())
+    }
+    fn cuStreamGetCaptureInfo [cuStreamGetCaptureInfo_ptsz] (stream: Handle, status: *mut u32, id: *mut u64) {
+        info(stream, status, id, null_mut(), null_mut(), null_mut(), null_mut())
+    }
+    fn cuStreamGetCaptureInfo_v2 [cuStreamGetCaptureInfo_v2_ptsz]
+        (stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle, count: *mut usize)
+    {
+        info(stream, status, id, graph, after, null_mut(), count)
+    }
+    fn cuStreamGetCaptureInfo_v3 [cuStreamGetCaptureInfo_v3_ptsz]
+        (stream: Handle, status: *mut u32, id: *mut u64, graph: *mut Handle, after: *mut *const Handle,
+         edges: *mut *const u64, count: *mut usize)
+    {
+        info(stream, status, id, graph, after, edges, count)
+    }
+    fn cuThreadExchangeStreamCaptureMode [] (mode: *mut u32) {
+        let asked = get(mode)?;
+        if asked > RELAXED { Err(Error::INVALID_VALUE) } else { put(mode, MODE.replace(asked)) }
+    }
+}

@@ -1,0 +1,322 @@
+//! Graphs: operations with an order among them, and what was made of them to be launched.
+//!
+//! An executable graph is a list in an order that its edges allow, smallest node first: a graph from one stream's
+//! capture runs in the order of its calls.
+
+use super::abi::{get, list, offer, put, put_list};
+use super::context::{current, declared};
+use super::copy::{Copy3d, Fill};
+use super::error::{Error, R};
+use super::event::event;
+use super::handles::{Handle, Handles, fresh};
+use super::launch::{Arguments, Kernel};
+use super::stream::queue;
+use super::work::{HostCall, Work};
+use crate::gpu::Shape;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{c_char, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+pub static GRAPHS: Handles<Graph> = Handles::new();
+pub static EXECS: Handles<Exec> = Handles::new();
+/// The graph of every node.
+pub static NODES: Handles<Weak<Graph>> = Handles::new();
+
+/// See the module.
+pub struct Graph {
+    pub handle: Handle,
+    nodes: Mutex<BTreeMap<Handle, Node>>,
+}
+
+/// An operation and the nodes that come before it.
+#[derive(Clone)]
+pub struct Node {
+    pub work: Work,
+    pub after: Vec<Handle>,
+}
+
+impl Graph {
+    /// An empty graph, not yet among `GRAPHS`.
+    pub fn new() -> Arc<Graph> {
+        Arc::new(Graph { handle: fresh(), nodes: Mutex::default() })
+    }
+
+    pub fn nodes(&self) -> MutexGuard<'_, BTreeMap<Handle, Node>> {
+        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Appends a node; INVALID_VALUE if it shall come after one of another graph.
+    pub fn add(self: &Arc<Self>, work: Work, after: &[Handle]) -> R<Handle> {
+        let mut nodes = self.nodes();
+        if after.iter().any(|node| !nodes.contains_key(node)) {
+            return Err(Error::INVALID_VALUE);
+        }
+        let handle = NODES.insert(Arc::downgrade(self));
+        nodes.insert(handle, Node { work, after: after.to_vec() });
+        Ok(handle)
+    }
+
+    /// The nodes that no other comes after.
+    pub fn leaves(&self) -> Vec<Handle> {
+        let nodes = self.nodes();
+        let before: BTreeSet<Handle> = nodes.values().flat_map(|node| node.after.iter().copied()).collect();
+        nodes.keys().copied().filter(|node| !before.contains(node)).collect()
+    }
+
+    /// The nodes in an order that the edges allow; INVALID_VALUE if they go round in circles.
+    pub fn ordered(&self) -> R<Vec<(Handle, Node)>> {
+        let mut waiting = self.nodes().clone();
+        let mut done = BTreeSet::new();
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            let ready = waiting.iter().find(|(_, node)| node.after.iter().all(|before| done.contains(before)));
+            let handle = *ready.ok_or(Error::INVALID_VALUE)?.0;
+            done.insert(handle);
+            order.extend(waiting.remove_entry(&handle));
+        }
+        Ok(order)
+    }
+
+    /// The operations in order.
+    pub fn works(&self) -> R<Vec<Work>> {
+        Ok(self.ordered()?.into_iter().map(|(_, node)| node.work).collect())
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        for handle in self.nodes().keys() {
+            NODES.remove(*handle);
+        }
+    }
+}
+
+/// A graph as it will run.
+pub struct Exec {
+    steps: Mutex<Vec<Step>>,
+}
+
+/// A node of it. `node` is the handle in the graph that it was made of.
+pub struct Step {
+    pub node: Handle,
+    pub work: Work,
+    pub after: Vec<Handle>,
+    pub enabled: bool,
+}
+
+impl Exec {
+    fn new(graph: &Graph) -> R<Exec> {
+        let step = |(node, Node { work, after })| Step { node, work, after, enabled: true };
+        Ok(Exec { steps: Mutex::new(graph.ordered()?.into_iter().map(step).collect()) })
+    }
+
+    pub fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
+        self.steps.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Replaces a node's operation by one of its kind.
+    pub fn replace(&self, node: Handle, work: Work) -> R {
+        let mut steps = self.steps();
+        let step = steps.iter_mut().find(|step| step.node == node).ok_or(Error::INVALID_VALUE)?;
+        if step.work.kind() != work.kind() {
+            return Err(Error::INVALID_VALUE);
+        }
+        step.work = work;
+        Ok(())
+    }
+}
+
+pub fn graph(handle: Handle) -> R<Arc<Graph>> {
+    GRAPHS.get(handle).ok_or(Error::INVALID_VALUE)
+}
+
+pub fn exec(handle: Handle) -> R<Arc<Exec>> {
+    EXECS.get(handle).ok_or(Error::INVALID_VALUE)
+}
+
+/// The graph that a node is in.
+pub fn home(node: Handle) -> R<Arc<Graph>> {
+    NODES.get(node).and_then(|graph| graph.upgrade()).ok_or(Error::INVALID_VALUE)
+}
+
+/// A node's operation.
+pub fn work_of(node: Handle) -> R<Work> {
+    home(node)?.nodes().get(&node).map(|node| node.work.clone()).ok_or(Error::INVALID_VALUE)
+}
+
+unsafe fn add(to: *mut Handle, handle: Handle, after: *const Handle, count: usize, work: Work) -> R {
+    // SAFETY: the caller's pointers.
+    unsafe { put(to, graph(handle)?.add(work, list(after, count)?)?) }
+}
+
+unsafe fn instantiate(to: *mut Handle, handle: Handle) -> R {
+    let exec = Exec::new(&*graph(handle)?)?;
+    // SAFETY: the caller's pointer.
+    unsafe { put(to, EXECS.insert(exec)) }
+}
+
+/// `CUDA_KERNEL_NODE_PARAMS` up to what all its versions have.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct KernelParams {
+    pub function: Handle,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub pointers: *const *const u8,
+    pub extra: *const usize,
+}
+
+/// As of CUDA 12: `kernel` is used where `function` is null.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct KernelParams2 {
+    pub first: KernelParams,
+    pub kernel: Handle,
+    pub context: Handle,
+}
+
+impl KernelParams {
+    pub unsafe fn work(&self) -> R<Work> {
+        let KernelParams { function, grid, block, shared, pointers, extra } = *self;
+        let operands = declared();
+        let shape = Shape { grid, block, shared, cooperative: false, operands };
+        // SAFETY: passed on.
+        let kernel = unsafe { Kernel::new(function, shape, Arguments { pointers, extra })? };
+        Ok(Work::Kernel(Arc::new(kernel)))
+    }
+}
+
+impl KernelParams2 {
+    pub unsafe fn work(&self) -> R<Work> {
+        let function = if self.first.function == 0 { self.kernel } else { self.first.function };
+        // SAFETY: passed on.
+        unsafe { KernelParams { function, ..self.first }.work() }
+    }
+}
+
+/// `CUDA_MEMSET_NODE_PARAMS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FillParams {
+    at: u64,
+    pitch: usize,
+    value: u32,
+    element: u32,
+    width: usize,
+    height: usize,
+}
+
+impl FillParams {
+    pub fn work(&self) -> R<Work> {
+        let FillParams { at, pitch, value, element, width, height } = *self;
+        if ![1, 2, 4].contains(&element) {
+            return Err(Error::INVALID_VALUE);
+        }
+        Ok(Work::Fill(Fill { at, pitch, value, element: element as usize, width, height }))
+    }
+}
+
+/// `CUDA_HOST_NODE_PARAMS`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct HostParams {
+    function: Option<unsafe extern "C" fn(*mut c_void)>,
+    data: usize,
+}
+
+impl HostParams {
+    pub fn work(&self) -> R<Work> {
+        let function = self.function.ok_or(Error::INVALID_VALUE)?;
+        Ok(Work::Host(HostCall { function, data: self.data }))
+    }
+}
+
+api! {
+    fn cuGraphCreate [] (to: *mut Handle, flags: u32) {
+        if flags != 0 {
+            return Err(Error::INVALID_VALUE);
+        }
+        let graph = Graph::new();
+        put(to, graph.handle)?;
+        GRAPHS.insert_at(graph.handle, graph);
+        Ok(())
+    }
+    fn cuGraphDestroy [] (handle: Handle) { GRAPHS.remove(handle).map(|_| ()).ok_or(Error::INVALID_VALUE) }
+    fn cuGraphAddEmptyNode [] (to: *mut Handle, graph: Handle, after: *const Handle, count: usize) {
+        add(to, graph, after, count, Work::Empty)
+    }
+    fn cuGraphAddKernelNode []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const KernelParams)
+    {
+        add(to, graph, after, count, get(params)?.work()?)
+    }
+    fn cuGraphAddKernelNode_v2 []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const KernelParams2)
+    {
+        add(to, graph, after, count, get(params)?.work()?)
+    }
+    fn cuGraphAddMemcpyNode []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const Copy3d, _context: Handle)
+    {
+        add(to, graph, after, count, Work::Copy(get(params)?.copy()?))
+    }
+    fn cuGraphAddMemsetNode []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const FillParams,
+         _context: Handle)
+    {
+        add(to, graph, after, count, get(params)?.work()?)
+    }
+    fn cuGraphAddHostNode []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const HostParams)
+    {
+        add(to, graph, after, count, get(params)?.work()?)
+    }
+    fn cuGraphAddEventRecordNode []
+        (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, of: Handle)
+    {
+        add(to, graph, after, count, Work::Record(event(of)?))
+    }
+    fn cuGraphAddEventWaitNode [] (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, of: Handle) {
+        event(of)?;
+        add(to, graph, after, count, Work::Wait)
+    }
+    /// The child is copied as it is now.
+    fn cuGraphAddChildGraphNode []
+        (to: *mut Handle, handle: Handle, after: *const Handle, count: usize, child: Handle)
+    {
+        add(to, handle, after, count, Work::Child(Arc::new(graph(child)?.works()?)))
+    }
+    fn cuGraphGetNodes [] (handle: Handle, to: *mut Handle, count: *mut usize) {
+        let nodes: Vec<Handle> = graph(handle)?.nodes().keys().copied().collect();
+        put_list(to, count, &nodes)
+    }
+    fn cuGraphGetRootNodes [] (handle: Handle, to: *mut Handle, count: *mut usize) {
+        let graph = graph(handle)?;
+        let roots: Vec<Handle> = graph.nodes().iter().filter(|(_, n)| n.after.is_empty()).map(|(&h, _)| h).collect();
+        put_list(to, count, &roots)
+    }
+    fn cuGraphNodeGetType [] (node: Handle, to: *mut i32) { put(to, work_of(node)?.kind()) }
+    fn cuGraphInstantiateWithFlags [] (to: *mut Handle, graph: Handle, _flags: u64) { instantiate(to, graph) }
+    fn cuGraphInstantiate_v2 [cuGraphInstantiate]
+        (to: *mut Handle, graph: Handle, failed: *mut Handle, _log: *mut c_char, _room: usize)
+    {
+        offer(failed, 0);
+        instantiate(to, graph)
+    }
+    fn cuGraphExecDestroy [] (handle: Handle) { EXECS.remove(handle).map(|_| ()).ok_or(Error::INVALID_VALUE) }
+    fn cuGraphUpload [cuGraphUpload_ptsz] (handle: Handle, stream: Handle) {
+        exec(handle)?;
+        queue(stream).map(|_| ())
+    }
+    fn cuGraphLaunch [cuGraphLaunch_ptsz] (handle: Handle, stream: Handle) {
+        current()?;
+        let exec = exec(handle)?;
+        let enabled = exec.steps().iter().filter(|step| step.enabled).map(|step| step.work.clone()).collect();
+        queue(stream)?.submit(Work::Child(Arc::new(enabled)))
+    }
+    fn cuGraphExecGetFlags [] (handle: Handle, to: *mut u64) {
+        exec(handle)?;
+        put(to, 0)
+    }
+}

@@ -1,0 +1,314 @@
+//! Modules and libraries: images of PTX text, what they hold, and the linker that only passes text on.
+//!
+//! A library is a text that belongs to no context; it is loaded into one when it is first used there.
+
+use super::abi::{get, list, offer, put, put_list, put_text, text};
+use super::context::{Context, current};
+use super::error::{Error, R};
+use super::function::{FUNCTIONS, Function, functions_of};
+use super::handles::{Handle, Handles, fresh};
+use super::platform::say;
+use crate::device::Device;
+use crate::ptx;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::{Arc, Mutex, OnceLock};
+
+pub static MODULES: Handles<Module> = Handles::new();
+pub static LIBRARIES: Handles<Library> = Handles::new();
+static LINKERS: Handles<Linker> = Handles::new();
+
+/// A module in a context.
+pub struct Module {
+    pub handle: Handle,
+    pub context: Arc<Context>,
+    pub contents: ptx::Module,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        for global in &self.contents.globals {
+            // An error would mean that the loader did not allocate it: then there is nothing to free.
+            let _ = self.context.gpu.memory.free(global.address);
+        }
+    }
+}
+
+/// See the module.
+pub struct Library {
+    text: String,
+    /// Its module in each context, by the context's handle.
+    loaded: Mutex<BTreeMap<Handle, Arc<Module>>>,
+}
+
+impl Library {
+    /// The module in a context.
+    pub fn module(&self, context: &Arc<Context>) -> R<Arc<Module>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(module) = loaded.get(&context.handle).filter(|module| Arc::ptr_eq(&module.context, context)) {
+            return Ok(module.clone());
+        }
+        let module = load(context, &self.text, &mut Log::default())?;
+        loaded.insert(context.handle, module.clone());
+        Ok(module)
+    }
+
+    /// Drops its module in a context that ends.
+    pub fn forget(&self, context: Handle) {
+        let gone = self.loaded.lock().unwrap_or_else(|e| e.into_inner()).remove(&context);
+        drop(gone);
+    }
+}
+
+/// Inputs on their way to one image.
+struct Linker {
+    inputs: Mutex<Vec<CString>>,
+    image: OnceLock<CString>,
+}
+
+/// Where a caller wants to read why an image was refused (`CU_JIT_ERROR_LOG_BUFFER`).
+#[derive(Default)]
+struct Log {
+    at: usize,
+    room: usize,
+    /// The option's value, which becomes the bytes written.
+    written: usize,
+}
+
+impl Log {
+    const BUFFER: i32 = 5;
+    const BYTES: i32 = 6;
+
+    unsafe fn from_options(options: *const i32, values: *mut usize, count: u32) -> R<Log> {
+        let mut log = Log::default();
+        // SAFETY: both arrays have `count` entries by the API's contract.
+        let (options, given) = unsafe { (list(options, count as usize)?, list(values, count as usize)?) };
+        for (i, (&option, &value)) in options.iter().zip(given).enumerate() {
+            match option {
+                Log::BUFFER => log.at = value,
+                Log::BYTES => (log.room, log.written) = (value as u32 as usize, values.wrapping_add(i) as usize),
+                _ => {}
+            }
+        }
+        Ok(log)
+    }
+
+    fn say(&mut self, what: &str) {
+        say(what);
+        if self.at != 0 && self.room != 0 {
+            // SAFETY: the options promise `room` bytes there, and a place for their number.
+            unsafe {
+                let bytes = put_text(self.at as *mut c_char, self.room, what).unwrap_or(0);
+                offer(self.written as *mut usize, bytes);
+            }
+        }
+    }
+}
+
+/// The text of an image, which says nowhere how long it is.
+unsafe fn image<'a>(from: *const c_void, log: &mut Log) -> R<&'a str> {
+    // SAFETY: four bytes are there in every image, and text ends with a zero.
+    let (head, bytes) = unsafe { (get(from.cast::<[u8; 4]>())?, CStr::from_ptr(from.cast())) };
+    let cubin = head == *b"\x7fELF";
+    let fatbin = [0xba55_ed50_u32, 0x4662_43b1].contains(&u32::from_le_bytes(head));
+    if cubin || fatbin {
+        log.say(&format!("only PTX text runs here, this image is a {}", if cubin { "cubin" } else { "fatbin" }));
+        return Err(Error::NO_BINARY_FOR_GPU);
+    }
+    bytes.to_str().map_err(|e| {
+        log.say(&format!("the image is no PTX text: {e}"));
+        Error::INVALID_PTX
+    })
+}
+
+fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
+    let contents = context.gpu.load(text).map_err(|error| {
+        log.say(&error.to_string());
+        refusal(text, &context.gpu.device)
+    })?;
+    let module = Arc::new(Module { handle: fresh(), context: context.clone(), contents });
+    MODULES.insert_at(module.handle, module.clone());
+    Ok(module)
+}
+
+/// What a driver says of a text that was refused: too new a target, too new a version, or plainly invalid.
+fn refusal(text: &str, device: &Device) -> Error {
+    let word_after = |directive: &str| text.split_once(directive)?.1.split_whitespace().next();
+    let digits = |word: &str| word.chars().filter(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let target = word_after(".target").and_then(|word| digits(word.split(',').next()?));
+    let major = word_after(".version").and_then(|word| digits(word.split('.').next()?));
+    if target.is_some_and(|sm| sm > device.capability.0 * 10 + device.capability.1) {
+        Error::NO_BINARY_FOR_GPU
+    } else if major.is_some_and(|major| major > 9) {
+        Error::UNSUPPORTED_PTX_VERSION
+    } else {
+        Error::INVALID_PTX
+    }
+}
+
+fn module(handle: Handle) -> R<Arc<Module>> {
+    current()?;
+    MODULES.get(handle).ok_or(Error::INVALID_HANDLE)
+}
+
+fn library(handle: Handle) -> R<Arc<Library>> {
+    LIBRARIES.get(handle).ok_or(Error::INVALID_HANDLE)
+}
+
+unsafe fn load_into(to: *mut Handle, from: *const c_void, mut log: Log) -> R {
+    let context = current()?;
+    // SAFETY: passed on.
+    unsafe { put(to, load(&context, image(from, &mut log)?, &mut log)?.handle) }
+}
+
+unsafe fn global(module: &Module, at: *mut u64, bytes: *mut usize, name: *const c_char) -> R {
+    // SAFETY: passed on.
+    unsafe {
+        let name = text(name)?;
+        let found = module.contents.globals.iter().find(|global| global.name == name).ok_or(Error::NOT_FOUND)?;
+        offer(at, found.address);
+        offer(bytes, found.bytes as usize);
+    }
+    Ok(())
+}
+
+fn index_of(module: &Module, kernel: &str) -> R<usize> {
+    module.contents.kernels.iter().position(|program| program.name == kernel).ok_or(Error::NOT_FOUND)
+}
+
+fn file(path: &str) -> R<CString> {
+    let bytes = std::fs::read(path).map_err(|e| {
+        say(&format!("{path}: {e}"));
+        Error::FILE_NOT_FOUND
+    })?;
+    // Text stops at the first zero, as it would in memory.
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).map_err(|_| Error::INVALID_IMAGE)
+}
+
+fn new_library(text: &str) -> Handle {
+    LIBRARIES.insert(Library { text: text.to_owned(), loaded: Mutex::default() })
+}
+
+impl Linker {
+    fn add(&self, kind: i32, input: CString) -> R {
+        const PTX: i32 = 1;
+        let mut inputs = self.inputs.lock().unwrap_or_else(|e| e.into_inner());
+        if kind != PTX || !inputs.is_empty() {
+            say("the linker takes one input of PTX text");
+            return Err(if kind == PTX { Error::NOT_SUPPORTED } else { Error::NO_BINARY_FOR_GPU });
+        }
+        inputs.push(input);
+        Ok(())
+    }
+
+    fn complete(&self) -> R<&CStr> {
+        let input = self.inputs.lock().unwrap_or_else(|e| e.into_inner()).first().cloned();
+        Ok(self.image.get_or_init(|| input.unwrap_or_default()))
+    }
+}
+
+fn linker(handle: Handle) -> R<Arc<Linker>> {
+    LINKERS.get(handle).ok_or(Error::INVALID_HANDLE)
+}
+
+api! {
+    fn cuModuleLoadData [cuModuleLoadFatBinary] (to: *mut Handle, from: *const c_void) {
+        load_into(to, from, Log::default())
+    }
+    fn cuModuleLoadDataEx []
+        (to: *mut Handle, from: *const c_void, count: u32, options: *const i32, values: *mut usize)
+    {
+        load_into(to, from, Log::from_options(options, values, count)?)
+    }
+    fn cuModuleLoad [] (to: *mut Handle, path: *const c_char) {
+        let image = file(text(path)?)?;
+        load_into(to, image.as_ptr().cast(), Log::default())
+    }
+    fn cuModuleUnload [] (handle: Handle) {
+        let gone = module(handle)?;
+        MODULES.remove(handle);
+        FUNCTIONS.retain(|function| !function.is_in(&gone));
+        Ok(())
+    }
+    fn cuModuleGetLoadingMode [] (to: *mut i32) { put(to, 1) } // eager
+    fn cuModuleGetFunction [] (to: *mut Handle, handle: Handle, name: *const c_char) {
+        let module = module(handle)?;
+        let index = index_of(&module, text(name)?)?;
+        put(to, Function::of(&module, index))
+    }
+    fn cuModuleGetFunctionCount [] (to: *mut u32, handle: Handle) {
+        put(to, module(handle)?.contents.kernels.len() as u32)
+    }
+    fn cuModuleEnumerateFunctions [] (to: *mut Handle, room: u32, handle: Handle) {
+        let mut count = room as usize;
+        put_list(to, &mut count, &functions_of(&module(handle)?))
+    }
+    fn cuModuleGetGlobal_v2 [cuModuleGetGlobal] (at: *mut u64, bytes: *mut usize, handle: Handle, name: *const c_char) {
+        global(&*module(handle)?, at, bytes, name)
+    }
+    fn cuLibraryLoadData []
+        (to: *mut Handle, from: *const c_void, options: *const i32, values: *mut usize, count: u32,
+         _library_options: *const i32, _library_values: *mut usize, _library_count: u32)
+    {
+        let mut log = Log::from_options(options, values, count)?;
+        put(to, new_library(image(from, &mut log)?))
+    }
+    fn cuLibraryLoadFromFile []
+        (to: *mut Handle, path: *const c_char, _options: *const i32, _values: *mut usize, _count: u32,
+         _library_options: *const i32, _library_values: *mut usize, _library_count: u32)
+    {
+        let bytes = file(text(path)?)?;
+        put(to, new_library(image(bytes.as_ptr().cast(), &mut Log::default())?))
+    }
+    fn cuLibraryUnload [] (handle: Handle) {
+        let gone = LIBRARIES.remove(handle).ok_or(Error::INVALID_HANDLE)?;
+        let modules = std::mem::take(&mut *gone.loaded.lock().unwrap_or_else(|e| e.into_inner()));
+        for module in modules.values() {
+            MODULES.remove(module.handle);
+            FUNCTIONS.retain(|function| !function.is_in(module));
+        }
+        FUNCTIONS.retain(|function| function.library() != Some(handle));
+        Ok(())
+    }
+    fn cuLibraryGetModule [] (to: *mut Handle, handle: Handle) {
+        put(to, library(handle)?.module(&current()?)?.handle)
+    }
+    fn cuLibraryGetKernel [] (to: *mut Handle, handle: Handle, name: *const c_char) {
+        let (library, name) = (library(handle)?, text(name)?);
+        index_of(&*library.module(&current()?)?, name)?;
+        put(to, Function::kernel(handle, name))
+    }
+    fn cuLibraryGetKernelCount [] (to: *mut u32, handle: Handle) {
+        put(to, library(handle)?.module(&current()?)?.contents.kernels.len() as u32)
+    }
+    fn cuLibraryGetGlobal [] (at: *mut u64, bytes: *mut usize, handle: Handle, name: *const c_char) {
+        global(&*library(handle)?.module(&current()?)?, at, bytes, name)
+    }
+    fn cuLinkCreate_v2 [cuLinkCreate] (_count: u32, _options: *const i32, _values: *mut usize, to: *mut Handle) {
+        current()?;
+        put(to, LINKERS.insert(Linker { inputs: Mutex::default(), image: OnceLock::new() }))
+    }
+    fn cuLinkAddData_v2 [cuLinkAddData]
+        (handle: Handle, kind: i32, from: *const u8, bytes: usize, _name: *const c_char, _count: u32,
+         _options: *const i32, _values: *mut usize)
+    {
+        let data = list(from, bytes)?;
+        let end = data.iter().position(|&b| b == 0).unwrap_or(bytes);
+        linker(handle)?.add(kind, CString::new(&data[..end]).map_err(|_| Error::INVALID_IMAGE)?)
+    }
+    fn cuLinkAddFile_v2 [cuLinkAddFile]
+        (handle: Handle, kind: i32, path: *const c_char, _count: u32, _options: *const i32, _values: *mut usize)
+    {
+        linker(handle)?.add(kind, file(text(path)?)?)
+    }
+    /// The image is the input; it lives as long as the linker.
+    fn cuLinkComplete [] (handle: Handle, image: *mut *const c_char, bytes: *mut usize) {
+        let linker = linker(handle)?;
+        let text = linker.complete()?;
+        put(image, text.as_ptr())?;
+        offer(bytes, text.count_bytes() + 1);
+        Ok(())
+    }
+    fn cuLinkDestroy [] (handle: Handle) { LINKERS.remove(handle).map(|_| ()).ok_or(Error::INVALID_HANDLE) }
+}

@@ -1,0 +1,73 @@
+//! What a check reports: which rule was broken, where, by whom.
+
+use std::fmt;
+
+/// A place in the source: of the PTX text, and of the `.cu` file where `.loc` names one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Line of the PTX text, from 1.
+    pub ptx: u32,
+    /// The instruction as it was written.
+    pub text: String,
+    /// File and line of the source.
+    pub source: Option<(String, u32)>,
+}
+
+/// The thread that broke the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+}
+
+/// What happened. The message of a variant names address, size, allocation and the other party, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    OutOfBounds,
+    Misaligned,
+    UseAfterFree,
+    UninitialisedRegister,
+    UninitialisedShared,
+    UninitialisedGlobal,
+    SharedRace,
+    ReadOnlyWritten,
+    DivergentBarrier,
+    ImpossibleBarrier,
+    MissingLanes,
+    Deadlock,
+    /// An access outside the declared operands, against their permission, or an output left unwritten.
+    Operand,
+    /// `trap`, or a failed `assert`.
+    Trap,
+    Assert,
+    /// An instruction that cannot do what its operands ask (a shared address in a global instruction, a bad barrier
+    /// number, a matrix row out of place).
+    IllegalInstruction,
+}
+
+/// One report. The first of a launch ends it and the context gets the error a GPU would give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub kernel: String,
+    /// None where no thread is at fault (an output that nobody wrote).
+    pub thread: Option<Thread>,
+    pub place: Place,
+    pub why: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?} in {}", self.kind, self.kernel)?;
+        if let Some(Thread { block: [bx, by, bz], thread: [x, y, z] }) = self.thread {
+            write!(f, ", block ({bx},{by},{bz}) thread ({x},{y},{z})")?;
+        }
+        if let Some((file, line)) = &self.place.source {
+            write!(f, ", {file}:{line}")?;
+        }
+        if self.place.ptx > 0 {
+            write!(f, ", PTX line {}: {}", self.place.ptx, self.place.text)?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}

@@ -1,0 +1,79 @@
+//! Runs a program: grids of blocks of warps, with the checks and the counters.
+//!
+//! `grid` hands blocks to host threads, `cta` gives the warps of a block their turns, `warp` runs one instruction after
+//! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`
+//! and `barrier` what threads do together. Which instructions exist, and limits of a launch, are not its business.
+//!
+//! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
+
+mod access;
+pub mod alu;
+mod async_copy;
+mod atomic;
+mod barrier;
+mod collective;
+mod control;
+mod cta;
+mod global;
+mod grid;
+pub mod matrix;
+mod mbarrier;
+mod print;
+mod races;
+mod report;
+mod shared;
+mod simd;
+mod tally;
+mod warp;
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::device::Device;
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::program::Program;
+
+/// What a declared operand may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// Starts as if it were uninitialised and must be written everywhere.
+    Write,
+    /// As `Write`, but places may stay unwritten (they keep what they had).
+    WritePartial,
+    ReadWrite,
+}
+
+/// Memory that a launch declares it will use: `rows` runs of `bytes`, `stride` apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    pub address: u64,
+    pub bytes: u64,
+    pub rows: u64,
+    pub stride: u64,
+    pub access: Access,
+}
+
+/// One launch.
+pub struct Launch<'a> {
+    pub program: &'a Program,
+    pub device: &'a Device,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub dynamic_shared: u32,
+    /// The parameter bytes, laid out as `program.params` says.
+    pub params: &'a [u8],
+    /// All blocks are resident at once and may wait for each other.
+    pub cooperative: bool,
+    /// If declared, accesses to global memory must fall into them.
+    pub operands: Option<&'a [Operand]>,
+}
+
+/// Runs the launch to its end. Text that the kernel prints goes to stdout.
+///
+/// # Errors
+/// The first fault that a check found; memory then holds what was written until there.
+pub fn launch(launch: &Launch, memory: &Memory, config: &Config) -> Result<Counters, Box<Fault>> {
+    let table = memory.table();
+    grid::Grid::new(launch, memory, &table, config, grid::PATIENCE).run(config.threads)
+}

@@ -1,0 +1,161 @@
+//! PTX as it is written: what the parser makes and `lower` reads. Names are kept as text, scopes as nesting.
+
+/// A translation unit.
+#[derive(Clone, Debug, Default)]
+pub struct Module {
+    /// `.version`, major and minor.
+    pub version: (u32, u32),
+    /// `.target`: 80 of `sm_80`, and the suffix (`a`, `f`).
+    pub target: u32,
+    pub target_suffix: Option<char>,
+    /// Module-scope variables, definitions and `.extern` declarations.
+    pub variables: Vec<Variable>,
+    pub functions: Vec<Function>,
+    /// `.file` directives: number and path.
+    pub files: Vec<(u32, String)>,
+    /// `.alias name, of;`
+    pub aliases: Vec<(String, String)>,
+}
+
+/// A variable of `.global`, `.const`, `.shared`, `.local` or `.param` space.
+#[derive(Clone, Debug)]
+pub struct Variable {
+    pub name: String,
+    pub space: VarSpace,
+    pub align: u32,
+    /// Type of an element as written (`b8`, `f32`), and its bytes.
+    pub ty: String,
+    pub element: u32,
+    /// Elements; None for `name[]`, whose size the launch or the initialiser gives.
+    pub count: Option<u64>,
+    pub init: Vec<Init>,
+    pub external: bool,
+    pub line: u32,
+}
+
+impl Variable {
+    /// Its size; of `name[]` without initialiser, 0.
+    pub fn bytes(&self) -> u64 {
+        self.count.unwrap_or(self.init.len() as u64).saturating_mul(self.element.into())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VarSpace {
+    Global,
+    Const,
+    Shared,
+    Local,
+    Param,
+}
+
+/// One element of an initialiser.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Init {
+    /// The element's bits.
+    Bits(u64),
+    /// Address of a variable plus an offset; generic if written as `generic(name)`. With `mask(...)`, the byte of the address that is taken.
+    Address { name: String, offset: i64, generic: bool, byte: Option<u8> },
+}
+
+/// `.entry` or `.func`.
+#[derive(Clone, Debug)]
+pub struct Function {
+    pub name: String,
+    pub entry: bool,
+    /// `.func (ret) name (params)`: return and parameter variables.
+    pub returns: Vec<Variable>,
+    pub params: Vec<Variable>,
+    /// `.maxntid 128, 1, 1` and the like: name without the dot, numbers.
+    pub directives: Vec<(String, Vec<u32>)>,
+    /// None for a declaration.
+    pub body: Option<Block>,
+    pub line: u32,
+}
+
+/// `{ ... }`: a scope.
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    pub statements: Vec<Statement>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Statement {
+    /// `.reg .b32 %r<100>, %x;`: expanded ranges stay a prefix and a count.
+    Registers {
+        ty: String,
+        names: Vec<RegName>,
+        line: u32,
+    },
+    Variable(Variable),
+    Label {
+        name: String,
+        line: u32,
+    },
+    /// `.loc file line column`.
+    Loc {
+        file: u32,
+        line: u32,
+    },
+    /// `label: .branchtargets a, b, c;`
+    BranchTargets {
+        name: String,
+        labels: Vec<String>,
+        line: u32,
+    },
+    /// `label: .callprototype ...;` is kept by name only.
+    CallPrototype {
+        name: String,
+    },
+    Instruction(Instruction),
+    Block(Block),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegName {
+    pub name: String,
+    /// `%r<5>` declares `%r0` to `%r4`.
+    pub count: Option<u32>,
+}
+
+/// `@!p opcode.mod.mod a, b, c;`
+#[derive(Clone, Debug)]
+pub struct Instruction {
+    /// Register and whether it is negated.
+    pub guard: Option<(String, bool)>,
+    /// `add`, then modifiers without dots; a modifier keeps its `::` (`shared::cta`).
+    pub opcode: String,
+    pub modifiers: Vec<String>,
+    pub operands: Vec<Operand>,
+    pub line: u32,
+    /// As written, without comments.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operand {
+    /// A register, a special register (`%tid.x`), a label or a variable: told apart when lowered. With `.x` components kept in the name.
+    Name(String),
+    /// `!p`.
+    Not(String),
+    /// `name + 4`, `name - 4` outside brackets.
+    NameOffset(String, i64),
+    Integer(i128),
+    /// `0f3F800000` and `1.0`: the bits of a double, or of a single where written as one.
+    Double(u64),
+    Single(u32),
+    /// `[base + offset]`; more operands within the brackets (tensor coordinates) follow.
+    Memory {
+        base: Box<Operand>,
+        offset: i64,
+        rest: Vec<Operand>,
+    },
+    /// `{a, b}`.
+    Vector(Vec<Operand>),
+    /// `d|p`.
+    Pair(Box<Operand>, Box<Operand>),
+    /// `(a, b)` of a call.
+    List(Vec<Operand>),
+    /// `_`.
+    Sink,
+}

@@ -1,0 +1,154 @@
+//! All spellings of a pattern: its modifiers and fitting operands.
+
+use super::reader;
+use super::{Kind, Pattern, Roles, Slot, many, width};
+use crate::ptx::forms::pattern::{Count, Node};
+
+/// One spelling and the registers that it names, by role.
+pub struct Text {
+    pub text: String,
+    pub registers: Roles,
+}
+
+/// Decisions of one walk through a pattern: replayed, then the last one that can be is raised.
+#[derive(Default)]
+struct Walk {
+    taken: Vec<(usize, usize)>,
+    at: usize,
+    /// Random decisions instead, from this state.
+    random: Option<u64>,
+}
+
+impl Walk {
+    fn choose(&mut self, of: usize) -> usize {
+        if let Some(state) = &mut self.random {
+            *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            return (*state >> 33) as usize % of;
+        }
+        if self.at == self.taken.len() {
+            self.taken.push((0, of));
+        }
+        self.at += 1;
+        self.taken[self.at - 1].0
+    }
+
+    /// Whether there is another walk.
+    fn next(&mut self) -> bool {
+        self.at = 0;
+        while let Some((taken, of)) = self.taken.pop() {
+            if taken + 1 < of {
+                self.taken.push((taken + 1, of));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// All spellings where they are at most 4000, else as many at random: enough to meet all pairs of alternatives.
+pub fn spellings(pattern: &Pattern) -> Vec<Text> {
+    const MOST: usize = 4000;
+    let (mut walk, mut all) = (Walk::default(), Vec::new());
+    loop {
+        all.push(spell(pattern, &mut walk));
+        if !walk.next() {
+            return all;
+        }
+        if all.len() == MOST {
+            break;
+        }
+    }
+    let mut walk = Walk { random: Some(1), ..Walk::default() };
+    (0..MOST).map(|_| spell(pattern, &mut walk)).collect()
+}
+
+/// Every word of a pattern.
+pub fn words(sequence: &[Node]) -> Vec<&'static str> {
+    let of = |node: &Node| match node {
+        Node::Word(word) => vec![*word],
+        Node::Choice { of, .. } => of.iter().flat_map(|s| words(s)).collect(),
+        Node::AnyOrder(nodes) => words(nodes),
+    };
+    sequence.iter().flat_map(of).collect()
+}
+
+fn spell(pattern: &Pattern, walk: &mut Walk) -> Text {
+    let mut modifiers = Vec::new();
+    modify(&pattern.modifiers, walk, &mut modifiers);
+    let (mut operands, mut registers) = (Vec::<String>::new(), Roles::new());
+    let hint = modifiers.iter().any(|w| w == "L2::cache_hint");
+    let mut dropped = false;
+    for (i, slot) in pattern.slots.iter().enumerate() {
+        let there = if slot.name == "hint" { hint } else { !slot.optional || (!dropped && walk.choose(2) == 1) };
+        dropped |= slot.optional && !slot.paired && !there && slot.name != "hint";
+        if !there {
+            continue;
+        }
+        let text = operand(pattern.opcode, slot, i, &modifiers, walk, &mut registers);
+        match (slot.paired, operands.last_mut()) {
+            (true, Some(last)) => *last = format!("{last}|{text}"),
+            _ => operands.push(text),
+        }
+    }
+    let head: String = modifiers.iter().map(|w| format!(".{w}")).collect();
+    Text { text: format!("{}{head} {};", pattern.opcode, operands.join(", ")), registers }
+}
+
+fn modify(sequence: &[Node], walk: &mut Walk, out: &mut Vec<String>) {
+    for node in sequence {
+        match node {
+            Node::Word(word) => out.push((*word).to_owned()),
+            Node::Choice { of, optional } => {
+                let chosen = walk.choose(of.len() + usize::from(*optional));
+                if let Some(sequence) = of.get(chosen) {
+                    modify(sequence, walk, out);
+                }
+            }
+            Node::AnyOrder(nodes) if walk.choose(2) == 0 => modify(nodes, walk, out),
+            Node::AnyOrder(nodes) => {
+                let backwards: Vec<Node> = nodes.iter().rev().cloned().collect();
+                modify(&backwards, walk, out);
+            }
+        }
+    }
+}
+
+/// The operand for slot number `i`; every register has its own number.
+fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut Walk, roles: &mut Roles) -> String {
+    let written = matches!(slot.name, "d" | "p") || (slot.name == "q" && slot.paired);
+    let mut value = |number: usize, bits: u32| {
+        let name = reader::name(bits, number);
+        if !matches!(slot.name, "hint" | "ns") {
+            roles.insert((written, reader::number(&name), bits.div_ceil(32)));
+        }
+        name
+    };
+    match slot.kind {
+        Kind::Value(_) => {
+            let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
+            let names: Vec<String> = (0..n).map(|j| value(i * 10 + j, bits)).collect();
+            if n == 1 && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(2) == 0)) {
+                names[0].clone()
+            } else {
+                format!("{{{}}}", names.join(", "))
+            }
+        }
+        Kind::Memory => {
+            roles.insert((false, reader::number(&reader::name(64, i)), 2));
+            format!("[{}+16]", reader::name(64, i))
+        }
+        Kind::Predicate { negatable } => {
+            roles.insert((written, i as u32, 0));
+            if negatable && walk.choose(2) == 1 { format!("!%p{i}") } else { format!("%p{i}") }
+        }
+        Kind::Number => match opcode {
+            "applypriority" | "discard" => "128".to_owned(),
+            "setmaxnreg" => "40".to_owned(),
+            "pmevent" => "7".to_owned(),
+            _ => "16".to_owned(),
+        },
+        Kind::Sink => "_".to_owned(),
+        Kind::Label => "$L_1".to_owned(),
+        Kind::Labels => "$T_1".to_owned(),
+    }
+}

@@ -1,0 +1,214 @@
+//! One function: from statements to operations over virtual registers, then to rows.
+//!
+//! Instructions are decoded by `forms`; here is what needs the whole function: scopes, labels, guards, calls and ends.
+
+use std::collections::HashMap;
+
+use super::PtxError;
+use super::ast::{Block, Instruction, Module, Statement};
+use super::call::{LINK, call, provided};
+use super::flow::ends;
+use super::forms::decode;
+use super::frames::{Call, Frames};
+use super::names::{Names, Register};
+use super::rows::Rows;
+use super::scope::{Frame, Placed, Pool};
+use crate::fault::Place;
+use crate::isa::Operand;
+use crate::isa::{Alu, Inst, Op, Pred};
+
+/// Targets that the indexed branches of a function may have together.
+const TARGETS: usize = 1 << 22;
+
+/// A function's code: virtual registers, branch targets within it, calls by index.
+pub(super) struct Lowered {
+    pub code: Vec<Inst>,
+    pub places: Vec<Place>,
+    pub rows: Rows,
+}
+
+struct Lowering<'a> {
+    module: &'a Module,
+    frames: &'a Frames<'a>,
+    frame: Frame<'a>,
+    entry: bool,
+    /// Places of the body's variables that are still to come.
+    variables: std::slice::Iter<'a, Placed>,
+    code: Vec<Inst>,
+    places: Vec<Place>,
+    source: Option<(String, u32)>,
+    targets: usize,
+    /// Instructions that the module may still have.
+    budget: usize,
+}
+
+/// Lowers function number `index` of `frames` to at most `budget` instructions.
+pub(super) fn lower<'a>(
+    module: &'a Module,
+    frames: &'a Frames<'a>,
+    names: &'a HashMap<&'a str, Placed>,
+    index: usize,
+    pool: &'a mut Pool,
+    budget: usize,
+) -> Result<Lowered, PtxError> {
+    let placing = &frames.functions[index];
+    let function = placing.function;
+    let at = |why| PtxError { line: function.line, why };
+    let mut lowering = Lowering {
+        module,
+        frames,
+        frame: Frame::new(pool, module, names),
+        entry: function.entry,
+        variables: placing.variables.iter(),
+        code: Vec::new(),
+        places: Vec::new(),
+        source: None,
+        targets: 0,
+        budget,
+    };
+    let returns = function.returns.iter().zip(&placing.returns);
+    for (variable, &placed) in returns.chain(function.params.iter().zip(&placing.params)) {
+        lowering.frame.declare_variable(&variable.name, placed).map_err(at)?;
+    }
+    if let Some(body) = &function.body {
+        lowering.block(body)?;
+    }
+    lowering.finish(function.line);
+    // Row 0 of a callee is where each lane goes back to.
+    let reserved = if function.entry { 0 } else { 1 };
+    let rows = Rows::new(&mut lowering.code, &lowering.frame, reserved).map_err(at)?;
+    Ok(Lowered { code: lowering.code, places: lowering.places, rows })
+}
+
+impl<'a> Lowering<'a> {
+    fn block(&mut self, block: &'a Block) -> Result<(), PtxError> {
+        self.frame.enter(block)?;
+        for statement in &block.statements {
+            self.statement(statement)?;
+        }
+        self.frame.leave();
+        Ok(())
+    }
+
+    fn statement(&mut self, statement: &'a Statement) -> Result<(), PtxError> {
+        let (line, done) = match statement {
+            Statement::Registers { ty, names, line } => (*line, self.frame.declare(ty, names)),
+            Statement::Variable(variable) => {
+                let declared = match self.variables.next() {
+                    Some(&placed) => self.frame.declare_variable(&variable.name, placed),
+                    None => Err(format!("`{}` has no place", variable.name)),
+                };
+                (variable.line, declared)
+            }
+            Statement::Label { name, .. } => {
+                self.frame.place_label(name, self.code.len() as u32);
+                return Ok(());
+            }
+            Statement::Loc { file, line } => {
+                let path = self.module.files.iter().find(|(number, _)| number == file);
+                self.source = path.map(|(_, path)| (path.clone(), *line));
+                return Ok(());
+            }
+            Statement::BranchTargets { .. } | Statement::CallPrototype { .. } => return Ok(()),
+            Statement::Instruction(inst) => (inst.line, self.instruction(inst)),
+            Statement::Block(inner) => return self.block(inner),
+        };
+        done.map_err(|why| PtxError { line, why })
+    }
+
+    fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {
+        let guard = self.guard(inst)?;
+        let ops = match inst.opcode.as_str() {
+            "call" => self.call(inst)?,
+            "ret" if !self.entry => vec![Op::Return { link: LINK }],
+            "ret" | "exit" => vec![Op::Exit],
+            _ => decode(inst, &mut self.frame)?,
+        };
+        self.push(guard, ops, inst)
+    }
+
+    fn guard(&self, inst: &Instruction) -> Result<Pred, String> {
+        let Some((name, negated)) = &inst.guard else { return Ok(Pred::Always) };
+        match self.frame.register(name) {
+            Some(Register::Predicate(p)) if *negated => Ok(Pred::Unless(p)),
+            Some(Register::Predicate(p)) => Ok(Pred::If(p)),
+            _ => Err(format!("the guard `{name}` is not a predicate that is declared here")),
+        }
+    }
+
+    fn call(&mut self, inst: &'a Instruction) -> Result<Vec<Op>, String> {
+        if let Some(ops) = provided(inst, &mut self.frame)? {
+            return Ok(ops);
+        }
+        let name = Call::of(inst)?.callee;
+        match self.frames.callee(name) {
+            Some(callee) => call(inst, self.frames, callee, &mut self.frame),
+            None => Err(format!("there is no function `{name}` in this module")),
+        }
+    }
+
+    fn push(&mut self, mut guard: Pred, mut ops: Vec<Op>, inst: &Instruction) -> Result<(), String> {
+        if let Pred::If(p) | Pred::Unless(p) = guard
+            && let Some((_, first)) = ops.split_last_mut()
+            && first.iter_mut().any(|op| writes(op, p))
+        {
+            // The guard decides about the whole instruction, whatever its parts make of the predicate.
+            let kept = self.frame.temporary_predicate()?;
+            self.emit(Pred::Always, Op::Alu(Alu::MovPred { d: kept, a: guard }), inst.line, &inst.text);
+            guard = Pred::If(kept);
+        }
+        if self.code.len() + ops.len() > self.budget {
+            return Err("the kernels of this module have more than four million instructions".into());
+        }
+        for op in ops {
+            if let Op::BranchIndexed { targets, .. } = &op {
+                self.targets += targets.len();
+                if self.targets > TARGETS {
+                    return Err(format!("the indexed branches have more than {TARGETS} targets"));
+                }
+            }
+            self.emit(guard, op, inst.line, &inst.text);
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, guard: Pred, op: Op, line: u32, text: &str) {
+        self.code.push(Inst { guard, op });
+        self.places.push(Place { ptx: line, text: text.to_owned(), source: self.source.clone() });
+    }
+
+    /// Ends the function, if its last instruction or a label behind it does not, and resolves the labels.
+    fn finish(&mut self, line: u32) {
+        let end = if self.entry { Op::Exit } else { Op::Return { link: LINK } };
+        // Labels behind the last instruction stand where the next would be.
+        self.emit(Pred::Always, end, line, "ret");
+        let frame = &self.frame;
+        let mut used = self.code.len() < 2 || !ends(&self.code[self.code.len() - 2]);
+        let last = self.code.len() as u32 - 1;
+        for inst in &mut self.code {
+            let targets = match &mut inst.op {
+                Op::Branch { target } => std::slice::from_mut(target),
+                Op::BranchIndexed { targets, .. } => &mut targets[..],
+                _ => continue,
+            };
+            for target in targets {
+                *target = frame.position(*target);
+                used |= *target == last;
+            }
+        }
+        if !used {
+            self.code.pop();
+            self.places.pop();
+        }
+    }
+}
+
+fn writes(op: &mut Op, predicate: u16) -> bool {
+    let mut found = false;
+    op.registers(&mut |operand| {
+        if let Operand::WritePred(p) = operand {
+            found |= *p == predicate;
+        }
+    });
+    found
+}

@@ -1,0 +1,196 @@
+//! Registers to rows: a linear scan over the spans in which they are live.
+//!
+//! Registers of one width share a stretch of the frame. Two of them have one row only if one's span ends before the
+//! other's begins: sources and results of an instruction never do. A register that may be read before it is written
+//! keeps its row to itself, so that a lane's stale value is never another register's; copies aside, such reads are
+//! checked at run time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::flow::{Event, Graph, Kind, Liveness};
+use super::scope::Frame;
+use crate::isa::Operand;
+use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
+
+/// Steps that the analysis of one function may take, some seconds of work.
+const STEPS: u64 = 1 << 28;
+
+/// A register or a predicate of the function, by its virtual number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Key {
+    Rows(u32),
+    Pred(u16),
+}
+
+struct Variable {
+    key: Key,
+    rows: u32,
+    events: Vec<Event>,
+    /// First and last position at which it is live.
+    span: (u32, u32),
+}
+
+/// A variable that is watched at run time.
+pub(super) struct Watched {
+    pub name: String,
+    /// Positions.
+    pub reads: Vec<u32>,
+    pub writes: Vec<u32>,
+}
+
+/// A function's registers in its frame.
+pub(super) struct Rows {
+    slots: HashMap<Key, u32>,
+    pub rows: u32,
+    pub predicates: u32,
+    pub watched: Vec<Watched>,
+    /// Rows of values that are live at the widest point.
+    pub peak: u32,
+}
+
+impl Rows {
+    /// Finds rows for the registers of `code`, of which `reserved` come first.
+    pub fn new(code: &mut [Inst], frame: &Frame, reserved: u32) -> Result<Rows, String> {
+        let mut variables = collect(code, frame);
+        let graph = Graph::new(code);
+        let mut liveness = Liveness::new(&graph);
+        let mut watched = Vec::new();
+        let mut change = vec![0i64; code.len() + 1];
+        for variable in &mut variables {
+            let live = liveness.of(&variable.events);
+            if liveness.steps > STEPS {
+                return Err("the function is too large: too many registers live across too many blocks".into());
+            }
+            let ends = live.segments.iter().fold((u32::MAX, 0), |(a, b), s| (a.min(s.0), b.max(s.1)));
+            variable.span = if live.from_entry { (0, code.len() as u32) } else { ends };
+            if live.from_entry {
+                let mut reads = liveness.unproven(&variable.events);
+                reads.retain(|&at| !passes(&code[at as usize], variable.key));
+                watched.extend((!reads.is_empty()).then(|| watch(variable, reads, frame)));
+            }
+            if let Key::Rows(_) = variable.key {
+                for (from, to) in live.segments {
+                    change[from as usize] += i64::from(variable.rows);
+                    change[to as usize + 1] -= i64::from(variable.rows);
+                }
+            }
+        }
+        let peak = change.iter().scan(0, |sum, c| {
+            *sum += c;
+            Some(*sum)
+        });
+        let peak = peak.max().unwrap_or(0) as u32;
+        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, watched, peak };
+        for width in [4, 2, 1] {
+            let of_width = variables.iter().filter(|v| v.rows == width && matches!(v.key, Key::Rows(_)));
+            rows.rows += rows.pack(of_width, rows.rows, width);
+        }
+        rows.predicates = rows.pack(variables.iter().filter(|v| matches!(v.key, Key::Pred(_))), 0, 1);
+        Ok(rows)
+    }
+
+    /// Packs variables of one width from row `from`; the rows that it takes.
+    fn pack<'v>(&mut self, variables: impl Iterator<Item = &'v Variable>, from: u32, width: u32) -> u32 {
+        let mut order: Vec<_> = variables.collect();
+        order.sort_by_key(|v| (v.span, v.key));
+        let mut busy: BinaryHeap<Reverse<(u32, u32)>> = BinaryHeap::new();
+        let mut free: BinaryHeap<Reverse<u32>> = BinaryHeap::new();
+        let mut slots = 0;
+        for variable in order {
+            let (start, end) = variable.span;
+            while let Some(&Reverse((until, slot))) = busy.peek()
+                && until < start
+            {
+                busy.pop();
+                free.push(Reverse(slot));
+            }
+            let slot = free.pop().map_or_else(
+                || {
+                    slots += 1;
+                    slots - 1
+                },
+                |Reverse(slot)| slot,
+            );
+            busy.push(Reverse((end, slot)));
+            let row = from + slot * width;
+            match variable.key {
+                Key::Rows(first) => self.slots.extend((0..width).map(|r| (Key::Rows(first + r), row + r))),
+                Key::Pred(_) => drop(self.slots.insert(variable.key, row)),
+            }
+        }
+        slots * width
+    }
+
+    /// The row of a virtual register in the frame.
+    pub fn row(&self, key: Key) -> u32 {
+        self.slots.get(&key).copied().unwrap_or(0)
+    }
+}
+
+/// Whether an instruction only hands a value on. Compilers do so with values that no one will use: the padding of a
+/// structure that is passed, the arm of a `selp` before the first one was chosen.
+fn passes(inst: &Inst, key: Key) -> bool {
+    let copies = match &inst.op {
+        Op::Alu(alu) => matches!(alu, Alu::Mov { .. } | Alu::Pack { .. } | Alu::Unpack { .. } | Alu::SelP { .. }),
+        Op::Store(store) => store.space == Space::Local,
+        _ => false,
+    };
+    copies && matches!(key, Key::Rows(_))
+}
+
+fn watch(variable: &Variable, reads: Vec<u32>, frame: &Frame) -> Watched {
+    let name = match variable.key {
+        Key::Rows(first) => frame.register_name(first),
+        Key::Pred(p) => frame.predicate_name(p),
+    };
+    let mut writes: Vec<u32> = variable.events.iter().filter(|e| e.kind != Kind::Read).map(|e| e.at).collect();
+    writes.dedup();
+    Watched { name, reads, writes }
+}
+
+/// Every variable that the code mentions, with its events in order.
+fn collect(code: &mut [Inst], frame: &Frame) -> Vec<Variable> {
+    let mut index: HashMap<Key, usize> = HashMap::new();
+    let mut variables: Vec<Variable> = Vec::new();
+    for (at, inst) in code.iter_mut().enumerate() {
+        let at = at as u32;
+        let guarded = inst.guard != Pred::Always;
+        let mut note = |key, rows, temporary: bool, kind| {
+            let variable = *index.entry(key).or_insert_with(|| {
+                variables.push(Variable { key, rows, events: Vec::new(), span: (0, 0) });
+                variables.len() - 1
+            });
+            // A temporary is read where it was written, under the same guard.
+            let kind = if kind == Kind::Write && guarded && !temporary { Kind::Touch } else { kind };
+            variables[variable].events.push(Event { at, kind });
+        };
+        let mut register = |reg: Reg, rows: u32, kind| {
+            let Some(owner) = frame.owner(reg) else { return };
+            // Part of a wide register: the rest lives on.
+            let kind = if kind == Kind::Write && rows < owner.rows { Kind::Touch } else { kind };
+            note(Key::Rows(owner.first), owner.rows, owner.temporary, kind);
+        };
+        inst.op.registers(&mut |operand| match operand {
+            Operand::Read(reg, rows) => register(*reg, rows, Kind::Read),
+            Operand::Write(reg, rows) => register(*reg, rows, Kind::Write),
+            Operand::ReadPred(_) | Operand::WritePred(_) => {}
+        });
+        let mut predicate = |pred, kind| {
+            if let Pred::If(p) | Pred::Unless(p) = pred {
+                note(Key::Pred(p), 1, frame.temporary_pred(p), kind);
+            }
+        };
+        predicate(inst.guard, Kind::Read);
+        inst.op.registers(&mut |operand| match operand {
+            Operand::ReadPred(pred) => predicate(*pred, Kind::Read),
+            Operand::WritePred(p) => predicate(Pred::If(*p), Kind::Write),
+            Operand::Read(..) | Operand::Write(..) => {}
+        });
+    }
+    for variable in &mut variables {
+        variable.events.sort_unstable();
+        variable.events.dedup();
+    }
+    variables
+}
