@@ -83,4 +83,6 @@ pub struct Tracked {
     /// By instruction (ascending): the tracked registers it must find written, and those that it writes.
     pub reads: Vec<(u32, Vec<(u32, String)>)>,
     pub writes: Vec<(u32, Vec<u32>)>,
+    /// By instruction: the tracked predicate of its guard, which every lane reads, also those that it then holds back.
+    pub guards: Vec<(u32, (u32, String))>,
 }

@@ -80,7 +80,7 @@ impl<'g> Warp<'g> {
         let align = want.bytes & want.bytes.wrapping_neg();
         if at.iter().fold(0, |all, a| all | a) & (align - 1) != 0 {
             if cx.grid.rules.memory {
-                return misaligned(&at, want.bytes, align);
+                return misaligned(&at, mask, want.bytes, align);
             }
             mask = lanes(mask).filter(|&i| at[i].is_multiple_of(align)).fold(0, |m, i| m | 1 << i);
             if mask == 0 {
@@ -389,8 +389,8 @@ impl<'g> Warp<'g> {
 }
 
 #[cold]
-fn misaligned<T>(at: &Lanes<u64>, bytes: u64, align: u64) -> Run<T> {
-    let lane = at.iter().position(|a| !a.is_multiple_of(align)).unwrap_or(0);
+fn misaligned<T>(at: &Lanes<u64>, mask: Mask, bytes: u64, align: u64) -> Run<T> {
+    let lane = lanes(mask).find(|&i| !at[i].is_multiple_of(align)).unwrap_or(0);
     broken(
         FaultKind::Misaligned,
         lane as u32,

@@ -12,7 +12,7 @@ use crate::config::{Check, Config};
 use crate::counters::Counters;
 use crate::fault::{Fault, FaultKind};
 use crate::memory::{Memory, Table};
-use crate::program::{Program, Special};
+use crate::program::{Program, Special, Tracked};
 use crate::registers::{Lanes, Mask, Registers, WARP};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,7 +63,8 @@ impl<'a> Grid<'a> {
             operands: has(Check::Operands),
         };
         let mut tracked = vec![false; program.code.len()];
-        let watched = program.tracked.reads.iter().map(|r| r.0).chain(program.tracked.writes.iter().map(|w| w.0));
+        let Tracked { reads, writes, guards, .. } = &program.tracked;
+        let watched = reads.iter().map(|r| r.0).chain(writes.iter().map(|w| w.0)).chain(guards.iter().map(|g| g.0));
         watched.for_each(|pc| tracked[pc as usize] = true);
         let operands: Option<&[Operand]> = launch.operands;
         Grid {

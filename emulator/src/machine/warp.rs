@@ -195,7 +195,7 @@ impl<'g> Warp<'g> {
             count.runs += 1;
             count.lanes += u64::from(group.mask.count_ones());
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
-                self.track(cx, group.pc, mask).map_err(|b| self.blame(cx, group.pc, b))?;
+                self.track(cx, group, mask).map_err(|b| self.blame(cx, group.pc, b))?;
             }
             let flow = match &inst.op {
                 Op::Alu(op) => {
@@ -255,12 +255,13 @@ impl<'g> Warp<'g> {
 
     /// Registers that the front end could not prove written.
     #[cold]
-    fn track(&mut self, cx: &Cx, pc: u32, mask: Mask) -> Run {
+    fn track(&mut self, cx: &Cx, Group { pc, mask: all, .. }: Group, mask: Mask) -> Run {
         let tracked = &cx.grid.program.tracked;
-        if let Ok(i) = tracked.reads.binary_search_by_key(&pc, |(at, _)| *at)
-            && cx.grid.rules.unwritten
-        {
-            for (register, name) in &tracked.reads[i].1 {
+        if cx.grid.rules.unwritten {
+            let guard = tracked.guards.binary_search_by_key(&pc, |(at, _)| *at).map(|i| &tracked.guards[i].1);
+            let reads = tracked.reads.binary_search_by_key(&pc, |(at, _)| *at).map(|i| &tracked.reads[i].1);
+            let by_mask = guard.into_iter().map(|r| (r, all)).chain(reads.into_iter().flatten().map(|r| (r, mask)));
+            for ((register, name), mask) in by_mask {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
                     let why = format!("{name} is read, but nothing was written to it on this path");

@@ -169,6 +169,7 @@ struct Watch {
     count: u32,
     reads: Vec<(u32, u32, String)>,
     writes: Vec<(u32, u32)>,
+    guards: Vec<(u32, (u32, String))>,
 }
 
 impl Watch {
@@ -177,6 +178,7 @@ impl Watch {
             let id = self.count;
             self.count += 1;
             self.reads.extend(watched.reads.iter().map(|at| (start + at, id, watched.name.clone())));
+            self.guards.extend(watched.guards.iter().map(|at| (start + at, (id, watched.name.clone()))));
             self.writes.extend(watched.writes.iter().map(|at| (start + at, id)));
         }
     }
@@ -184,12 +186,14 @@ impl Watch {
     fn sorted(mut self) -> Tracked {
         self.reads.sort();
         self.writes.sort_unstable();
+        self.guards.sort();
         let reads = self.reads.chunk_by(|a, b| a.0 == b.0);
         let writes = self.writes.chunk_by(|a, b| a.0 == b.0);
         Tracked {
             count: self.count,
             reads: reads.map(|same| (same[0].0, same.iter().map(|r| (r.1, r.2.clone())).collect())).collect(),
             writes: writes.map(|same| (same[0].0, same.iter().map(|w| w.1).collect())).collect(),
+            guards: self.guards,
         }
     }
 }

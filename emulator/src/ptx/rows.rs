@@ -34,8 +34,9 @@ struct Variable {
 /// A variable that is watched at run time.
 pub(super) struct Watched {
     pub name: String,
-    /// Positions.
+    /// Positions; `guards` where it is the guard.
     pub reads: Vec<u32>,
+    pub guards: Vec<u32>,
     pub writes: Vec<u32>,
 }
 
@@ -67,7 +68,7 @@ impl Rows {
             if live.from_entry {
                 let mut reads = liveness.unproven(&variable.events);
                 reads.retain(|&at| !passes(&code[at as usize], variable.key));
-                watched.extend((!reads.is_empty()).then(|| watch(variable, reads, frame)));
+                watched.extend((!reads.is_empty()).then(|| watch(variable, reads, code, frame)));
             }
             if let Key::Rows(_) = variable.key {
                 for (from, to) in live.segments {
@@ -139,14 +140,19 @@ fn passes(inst: &Inst, key: Key) -> bool {
     copies && matches!(key, Key::Rows(_))
 }
 
-fn watch(variable: &Variable, reads: Vec<u32>, frame: &Frame) -> Watched {
+fn watch(variable: &Variable, reads: Vec<u32>, code: &[Inst], frame: &Frame) -> Watched {
+    let is_guard = |at: &u32| match (code[*at as usize].guard, variable.key) {
+        (Pred::If(guard) | Pred::Unless(guard), Key::Pred(p)) => guard == p,
+        _ => false,
+    };
     let name = match variable.key {
         Key::Rows(first) => frame.register_name(first),
         Key::Pred(p) => frame.predicate_name(p),
     };
     let mut writes: Vec<u32> = variable.events.iter().filter(|e| e.kind != Kind::Read).map(|e| e.at).collect();
     writes.dedup();
-    Watched { name, reads, writes }
+    let (guards, reads) = reads.into_iter().partition(is_guard);
+    Watched { name, reads, guards, writes }
 }
 
 /// Every variable that the code mentions, with its events in order.

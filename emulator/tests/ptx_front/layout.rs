@@ -104,14 +104,32 @@ fn places_name_text_and_source() {
 }
 
 #[test]
+fn places_name_the_callers_of_inlined_functions() {
+    let program = kernel(
+        ".file 1 \"x.cu\"\n.file 2 \"h.hpp\"\n.entry k()\n{\n.reg .b32 %a;\n.loc 1 5 2, function_name f, inlined_at 1 20 4\n\
+         mov.u32 %a, 1;\n.loc 2 9 1, function_name g+8, inlined_at 1 5 2\nmov.u32 %a, 2;\n.loc 1 5 2\nmov.u32 %a, 3;\n}",
+    );
+    let callers =
+        |i: usize| program.places[i].callers.iter().map(|(file, line)| format!("{file}:{line}")).collect::<Vec<_>>();
+    assert_eq!(program.places[1].source, Some(("h.hpp".into(), 9)));
+    assert_eq!(callers(0), ["x.cu:20"]);
+    assert_eq!(callers(1), ["x.cu:5", "x.cu:20"]);
+    assert!(callers(2).is_empty());
+}
+
+#[test]
 fn tracked_are_those_that_a_path_may_leave_unwritten() {
     let names = |body: &str| -> Vec<(u32, String)> {
         let program = kernel(&format!(
             ".entry k(.param .u64 p)\n{{\n.reg .b32 %r<9>; .reg .pred %p<4>; .reg .b64 %rd;\nld.param.u64 %rd, [p];\n\
              setp.lt.u32 %p0, %tid.x, 5;\n{body}\nret; }}"
         ));
-        assert_eq!(program.tracked.count == 0, program.tracked.reads.is_empty() || body.contains("loop"));
-        program.tracked.reads.iter().flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone()))).collect()
+        let reads = program.tracked.reads.iter().flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone())));
+        let guards = program.tracked.guards.iter().map(|(at, (_, name))| (*at, name.clone()));
+        let mut all: Vec<_> = reads.chain(guards).collect();
+        all.sort();
+        assert_eq!(program.tracked.count == 0, all.is_empty() || body.contains("loop"));
+        all
     };
     assert_eq!(names("mov.u32 %r1, 1; st.global.u32 [%rd], %r1;"), []);
     assert_eq!(names("st.global.u32 [%rd], %r1;"), [(2, "%r1".into())]);
