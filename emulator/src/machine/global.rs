@@ -3,7 +3,7 @@
 use super::report::{Run, broken};
 use super::{Access, Operand};
 use crate::fault::FaultKind;
-use crate::memory::{Allocation, Bits, Memory, Table};
+use crate::memory::{Allocation, Bits, LOCAL_WINDOW, Memory, PARAM_WINDOW, SHARED_WINDOW, Table, WINDOW};
 use crate::registers::{Lanes, Mask, WARP};
 use std::sync::OnceLock;
 
@@ -218,6 +218,16 @@ impl<'a> Global<'a> {
                 f.id, f.what
             );
             return broken(FaultKind::UseAfterFree, lane, why);
+        }
+        // Generic accesses to these have gone elsewhere.
+        let mut windows =
+            [(SHARED_WINDOW, "shared memory"), (LOCAL_WINDOW, "local memory"), (PARAM_WINDOW, "a parameter")]
+                .into_iter();
+        if let Some((_, space)) = windows.find(|(window, _)| address.wrapping_sub(*window) < WINDOW) {
+            let why = format!(
+                "{verb} of {bytes} bytes at {address:#x}: the address of {space} in an instruction for global memory"
+            );
+            return broken(FaultKind::IllegalInstruction, lane, why);
         }
         let distance = |a: &Allocation| match address.checked_sub(a.base) {
             None => a.base - address,

@@ -118,7 +118,6 @@ fn out_of_bounds() {
         planted("copy_outside", FaultKind::OutOfBounds, |t| t == 63),
         planted("atomic_outside", FaultKind::OutOfBounds, |t| t == 63),
         planted("local_outside", FaultKind::OutOfBounds, anyone),
-        planted("shared_as_global", FaultKind::OutOfBounds, anyone),
     ]);
 }
 
@@ -245,6 +244,7 @@ fn ends() {
 #[test]
 fn illegal_instructions() {
     check(&[
+        planted("shared_as_global", FaultKind::IllegalInstruction, anyone),
         planted("no_object", FaultKind::IllegalInstruction, anyone),
         planted("crooked_object", FaultKind::IllegalInstruction, |t| t == 0),
     ]);
