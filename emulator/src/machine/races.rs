@@ -118,9 +118,9 @@ impl Sets {
         self.all[id as usize].iter().find(|e| e.clock > known[e.warp as usize] && !(e.strong && me.strong)).copied()
     }
 
-    /// A member that is still under way.
-    fn in_flight(&self, id: u32) -> Option<Access> {
-        self.all[id as usize].iter().find(|e| e.in_flight()).copied()
+    /// A member that is under way, and nothing waited for it.
+    fn in_flight(&self, id: u32, known: &Clock) -> Option<Access> {
+        self.all[id as usize].iter().find(|e| e.in_flight() && e.clock > known[e.warp as usize]).copied()
     }
 }
 
@@ -237,7 +237,7 @@ impl Races {
                 if how == Use::Update {
                     check_written(*w, *unwritten).map_err(|t| (first + i, t))?;
                 }
-                let other = if how == Use::Rewrite { sets.in_flight(*w) } else { sets.conflict(*w, me, known) };
+                let other = if how == Use::Rewrite { sets.in_flight(*w, known) } else { sets.conflict(*w, me, known) };
                 check(*races, other, true).map_err(|t| (first + i, t))?;
                 fine = *w;
                 to = if me.strong || how == Use::Rewrite { sets.with(*w, me, known) } else { only };
