@@ -53,7 +53,7 @@ pub(super) fn lower<'a>(
 ) -> Result<Lowered, PtxError> {
     let placing = &frames.functions[index];
     let function = placing.function;
-    let at = |why| PtxError { line: function.line, why };
+    let at = |why| PtxError::new(function.line, why);
     let mut lowering = Lowering {
         module,
         frames,
@@ -113,7 +113,7 @@ impl<'a> Lowering<'a> {
             Statement::Instruction(inst) => (inst.line, self.instruction(inst)),
             Statement::Block(inner) => return self.block(inner),
         };
-        done.map_err(|why| PtxError { line, why })
+        done.map_err(|why| PtxError::new(line, why))
     }
 
     fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {
