@@ -129,7 +129,6 @@ impl<'g> Warp<'g> {
             let slice = if self.groups.is_empty() { left } else { left.min(SLICE) };
             let before = cx.work.looks;
             let (used, yields) = self.run_group(cx, group, slice, patient)?;
-            cx.cta.clock += u64::from(used);
             left -= used.min(left);
             let looks = cx.work.looks.wrapping_sub(before) + if yields { PATIENCE / LOOK } else { 0 };
             self.patience = match self.groups.len() {
@@ -194,6 +193,7 @@ impl<'g> Warp<'g> {
             let count = &mut cx.work.tally.by_instruction[group.pc as usize];
             count.runs += 1;
             count.lanes += u64::from(group.mask.count_ones());
+            cx.cta.clock += 1;
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
                 self.track(cx, group, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
             }
@@ -351,7 +351,6 @@ impl<'g> Warp<'g> {
             | Op::MovMatrix { .. } => return self.together(cx, group, mask, op),
             Op::ActiveMask { d } => self.regs.set_b32(*d, mask, &[mask; WARP]),
             Op::Clock { ty, d } => {
-                cx.cta.clock += 1;
                 let now = cx.cta.clock;
                 match ty.bits() {
                     64 => self.regs.set_b64(*d, mask, &[now; WARP]),

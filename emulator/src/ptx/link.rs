@@ -56,7 +56,7 @@ fn program(
     let layout = Layout::new(frames, &lowered, special_rows);
     if layout.predicates > u32::from(u16::MAX) {
         let why = format!("`{}` and what it calls need more than {} predicates at once", kernel.name, u16::MAX);
-        return Err(PtxError { line: kernel.line, why });
+        return Err(PtxError::new(kernel.line, why));
     }
     let (mut code, mut places, mut tracked) = (Vec::new(), Vec::new(), Watch::default());
     for (at, function) in lowered.into_iter().enumerate() {

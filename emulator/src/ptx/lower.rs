@@ -58,7 +58,7 @@ pub(super) fn lower<'a>(
 ) -> Result<Lowered, PtxError> {
     let placing = &frames.functions[index];
     let function = placing.function;
-    let at = |why| PtxError { line: function.line, why };
+    let at = |why| PtxError::new(function.line, why);
     let mut lowering = Lowering {
         module,
         frames,
@@ -119,7 +119,7 @@ impl<'a> Lowering<'a> {
             Statement::Instruction(inst) => (inst.line, self.instruction(inst)),
             Statement::Block(inner) => return self.block(inner),
         };
-        done.map_err(|why| PtxError { line, why })
+        done.map_err(|why| PtxError::new(line, why))
     }
 
     /// What follows comes from `at`. nvcc writes the `.loc` of an outer function before those that were inlined into it.
