@@ -128,12 +128,13 @@ impl Rows {
     }
 }
 
-/// Whether an instruction only hands a value on. Compilers do so with values that no one will use: the padding of a
-/// structure that is passed, the arm of a `selp` before the first one was chosen.
+/// Whether an instruction only hands a value on, or waits for it. Compilers do so with values that no one will use: the
+/// padding of a structure that is passed, the arm of a `selp` before the first one was chosen.
 fn passes(inst: &Inst, key: Key) -> bool {
     let copies = match &inst.op {
         Op::Alu(alu) => matches!(alu, Alu::Mov { .. } | Alu::Pack { .. } | Alu::Unpack { .. } | Alu::SelP { .. }),
         Op::Store(store) => store.space == Space::Local,
+        Op::WgmmaSync(_) => true,
         _ => false,
     };
     copies && matches!(key, Key::Rows(_))
