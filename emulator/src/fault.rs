@@ -32,6 +32,8 @@ pub enum FaultKind {
     UninitialisedShared,
     UninitialisedGlobal,
     SharedRace,
+    /// A register of a `wgmma` is used while that is under way.
+    RegisterRace,
     ReadOnlyWritten,
     DivergentBarrier,
     ImpossibleBarrier,

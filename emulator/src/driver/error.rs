@@ -146,6 +146,7 @@ impl From<FaultKind> for Error {
             | FaultKind::UninitialisedShared
             | FaultKind::UninitialisedGlobal
             | FaultKind::SharedRace
+            | FaultKind::RegisterRace
             | FaultKind::ReadOnlyWritten
             | FaultKind::DivergentBarrier
             | FaultKind::ImpossibleBarrier

@@ -5,12 +5,14 @@
 //! by the time a program is made. Names and meanings are those of the PTX ISA document.
 
 mod alu;
+mod hopper;
 mod matrix;
 mod memory;
 mod operands;
 mod sync;
 
 pub use alu::*;
+pub use hopper::*;
 pub use matrix::*;
 pub use memory::*;
 pub use operands::Operand;
@@ -171,7 +173,12 @@ pub enum Op {
         d: Reg,
         a: Reg,
     },
+    Wgmma(Box<Wgmma>),
+    WgmmaSync(WgmmaSync),
     MBarrier(Box<MBarrier>),
+    Bulk(Box<Bulk>),
+    /// `fence.proxy.async`: what was written so far may be read by tensor cores and bulk copies.
+    ProxyFence,
     /// A special register that changes: `%clock`, `%clock64`, `%globaltimer`.
     Clock {
         ty: Ty,

@@ -3,7 +3,10 @@
 //! The one list of what every `Op` reads and writes: register allocation renames through it, analyses look through it.
 //! Reads come before writes. It does not know which registers are constants: callers that care skip them.
 
-use crate::isa::{Address, Alu, BarrierKind, CarryOp, FloatOp, IntOp, MBarrierOp, MatTy, Op, Pred, Reg, Ty, VoteDest};
+use crate::isa::{
+    Address, Alu, BarrierKind, Bulk, BulkPlace, CarryOp, FloatOp, IntOp, MBarrierOp, MatTy, Op, Pred, Reg, Ty,
+    VoteDest, Wgmma, WgmmaA, WgmmaSync,
+};
 
 /// One register operand. Numbers are the rows of the register; a write is of the lanes that execute.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ impl Op {
                 v.reads(&mut mma.c, element_rows(mma.c_ty));
                 v.writes(&mut mma.d, element_rows(mma.d_ty));
             }
+            Op::Wgmma(wgmma) => wgmma_registers(wgmma, v),
+            Op::Bulk(bulk) => bulk_registers(bulk, v),
             Op::LdMatrix(access) => {
                 v.address(&mut access.at);
                 v.writes(&mut access.registers, 1);
@@ -108,11 +113,12 @@ impl Op {
         match self {
             Op::Alu(alu) => alu_class(alu),
             Op::IsSpace { .. } => "integer",
-            Op::Load(_) | Op::Store(_) | Op::Atom(_) | Op::Fence { .. } => "memory",
-            Op::CpAsync(_) | Op::CpAsyncCommit | Op::CpAsyncWait { .. } | Op::MBarrier(_) => "async",
+            Op::Load(_) | Op::Store(_) | Op::Atom(_) | Op::Fence { .. } | Op::ProxyFence => "memory",
+            Op::CpAsync(_) | Op::CpAsyncCommit | Op::CpAsyncWait { .. } | Op::MBarrier(_) | Op::Bulk(_) => "async",
             Op::WarpSync { .. } | Op::Shfl(_) | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } => "warp",
             Op::Elect { .. } | Op::ActiveMask { .. } => "warp",
             Op::Mma(_) | Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } => "matrix",
+            Op::Wgmma(_) | Op::WgmmaSync(_) => "matrix",
             Op::Clock { .. } => "move",
             Op::Barrier(_) | Op::Branch { .. } | Op::BranchIndexed { .. } | Op::Call { .. } => "control",
             Op::Return { .. } | Op::Exit | Op::Trap | Op::Yield | Op::Nop => "control",
@@ -169,6 +175,7 @@ fn other_registers(op: &mut Op, v: &mut Visitor<'_>) {
             v.write_pred([p]);
         }
         Op::ActiveMask { d } => v.write(d, 1),
+        Op::WgmmaSync(WgmmaSync::Wait { pending: _, held }) => v.reads(held, 1),
         Op::BranchIndexed { index, targets: _ } => v.read(index, 1),
         // The machine writes the return row at a call and reads it at the return.
         Op::Call { target: _, link } => v.write(link, 1),
@@ -322,6 +329,42 @@ fn mbarrier_registers(op: &mut MBarrierOp, v: &mut Visitor<'_>) {
             v.read(state, 2);
             v.write(d, 1);
         }
+    }
+}
+
+fn wgmma_registers(wgmma: &mut Wgmma, v: &mut Visitor<'_>) {
+    match &mut wgmma.a {
+        WgmmaA::Registers(a) => v.reads(a, 1),
+        WgmmaA::Shared { descriptor, transposed: _ } => v.read(descriptor, 2),
+    }
+    v.read(&mut wgmma.b, 2);
+    v.pred(&mut wgmma.scale_d);
+    v.reads(&mut wgmma.c, 1);
+    v.writes(&mut wgmma.d, 1);
+}
+
+fn bulk_registers(bulk: &mut Bulk, v: &mut Visitor<'_>) {
+    let place = |place: &mut BulkPlace, v: &mut Visitor<'_>| match place {
+        BulkPlace::Run { at, shared: _, bytes } => {
+            v.address(at);
+            v.read(bytes, 1);
+        }
+        BulkPlace::Tensor { map, at } => {
+            v.address(map);
+            v.reads(at, 1);
+        }
+    };
+    match bulk {
+        Bulk::Load { to, from, mbarrier } => {
+            v.address(to);
+            place(from, v);
+            v.address(mbarrier);
+        }
+        Bulk::Store { to, from } => {
+            place(to, v);
+            v.address(from);
+        }
+        Bulk::Commit | Bulk::Wait { .. } => {}
     }
 }
 

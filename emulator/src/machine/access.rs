@@ -2,6 +2,7 @@
 //!
 //! Every space ends as host addresses, so data moves in one way; what differs are the checks before.
 
+use super::clock::asynchronous;
 use super::global::{How, Request, Shape, repeat_inactive, sectors};
 use super::races::{Trouble, Use};
 use super::report::{Broken, Run, broken, instruction};
@@ -235,32 +236,49 @@ impl<'g> Warp<'g> {
             Use::Update => "atomic update",
             Use::Issue => "asynchronous copy",
         };
-        let (kind, why) = match trouble {
-            Trouble::Unwritten => (
-                FaultKind::UninitialisedShared,
-                format!(
-                    "{verb} of {bytes} bytes at shared offset {:#x}: byte {offset:#x} was never written by this block",
-                    at[lane]
-                ),
-            ),
-            Trouble::Race { other, wrote, pc } => {
-                let party = match (wrote, other.in_flight()) {
-                    (true, true) => "an asynchronous copy that is still under way, issued",
-                    (true, false) => "a write",
-                    (false, _) => "a read",
-                };
+        let (kind, why) = self.shared_rule(cx, verb, (at[lane], bytes), (offset, trouble));
+        let Err(broken) = broken::<()>(kind, lane as u32, why) else { unreachable!("always an error") };
+        broken
+    }
+
+    /// Which rule an access to `bytes` from `at` breaks at `offset`, and how.
+    #[cold]
+    pub(super) fn shared_rule(
+        &self,
+        cx: &Cx,
+        verb: &str,
+        (at, bytes): (u64, u64),
+        (offset, trouble): (u64, Trouble),
+    ) -> (FaultKind, String) {
+        let place = format!("{verb} of {bytes} bytes at shared offset {at:#x}");
+        let program = cx.grid.program;
+        let warp = self.index;
+        match trouble {
+            Trouble::Unwritten => {
+                let why = format!("{place}: byte {offset:#x} was never written by this block");
+                (FaultKind::UninitialisedShared, why)
+            }
+            Trouble::Unfenced { other, pc } => {
+                let (writer, pc) = (other.party, instruction(program, pc));
                 let why = format!(
-                    "{verb} of {bytes} bytes at shared offset {:#x} by warp {} conflicts with {party} by warp {} at {}; nothing orders them",
-                    at[lane],
-                    self.index,
-                    other.warp,
-                    instruction(cx.grid.program, pc)
+                    "{place} by warp {warp}: warp {writer} wrote there at {pc}, and no fence.proxy.async came between"
                 );
                 (FaultKind::SharedRace, why)
             }
-        };
-        let Err(broken) = broken::<()>(kind, lane as u32, why) else { unreachable!("always an error") };
-        broken
+            Trouble::Race { other, wrote, pc } => {
+                let party = match (wrote, other.in_flight(), asynchronous(other.party)) {
+                    (true, true, _) => "an asynchronous copy that is still under way, issued".to_owned(),
+                    (true, false, _) => format!("a write by warp {}", other.party),
+                    (false, _, false) => format!("a read by warp {}", other.party),
+                    (false, _, true) => "an asynchronous read that is still under way, issued".to_owned(),
+                };
+                let why = format!(
+                    "{place} by warp {warp} conflicts with {party} at {}; nothing orders them",
+                    instruction(program, pc)
+                );
+                (FaultKind::SharedRace, why)
+            }
+        }
     }
 
     /// Strong accesses hand on, and take, what is known.

@@ -1,11 +1,12 @@
 //! The sixteen barriers of a block. A warp arrives as a whole: 32 threads, however many of it are left.
 
 use super::access::lanes;
+use super::clock::Clock;
 use super::report::{Run, broken};
 use super::warp::{Cx, State, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Barrier, BarrierKind, Op};
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Mask, WARP};
 
 pub(super) const BARRIERS: usize = 16;
 
@@ -18,7 +19,7 @@ pub(super) struct Named {
     /// Warps that have arrived, and those that wait.
     arrived: Mask,
     pub waiting: Mask,
-    clock: Lanes<u32>,
+    clock: Clock,
     result: Verdict,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct Verdict {
 pub(super) struct Completed {
     pub id: u32,
     pub waiting: Mask,
-    pub clock: Lanes<u32>,
+    pub clock: Clock,
     result: Verdict,
 }
 

@@ -158,6 +158,11 @@ impl<'g> Warp<'g> {
                 matrix::mma(mma, &mut self.regs);
                 Ok(())
             }
+            Op::Wgmma(wgmma) => self.wgmma(cx, pc, wgmma),
+            Op::WgmmaSync(op) => {
+                self.wgmma_sync(cx, op);
+                Ok(())
+            }
             Op::MovMatrix { d, a } => {
                 let moved = matrix::movmatrix(self.regs.b32(*a));
                 self.regs.set_b32(*d, who, &moved);

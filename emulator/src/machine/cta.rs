@@ -8,6 +8,7 @@ use super::races::Races;
 use super::report::{Broken, Run};
 use super::shared::Bytes;
 use super::warp::{Cx, Ended, State, Warp, Work};
+use super::wgmma::Warpgroup;
 use crate::fault::{FaultKind, Thread};
 use crate::registers::{Mask, WARP};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub(super) struct Cta {
     /// Barriers that completed, for the warps that wait there.
     completed: Vec<Completed>,
     pub mbarriers: HashMap<u32, Phases>,
+    pub warpgroups: Vec<Warpgroup>,
     /// Warps that have not exited.
     live: Mask,
     pub text: Vec<u8>,
@@ -41,6 +43,11 @@ impl Cta {
             self.live &= !(1 << warp);
             (0..BARRIERS as u32).for_each(|id| self.settle(id));
         }
+    }
+
+    /// Whether a warp has not exited.
+    pub fn alive(&self, warp: usize) -> bool {
+        self.live >> warp & 1 == 1
     }
 
     /// Completes a barrier if nothing is missing.
@@ -96,6 +103,7 @@ impl<'g> Block<'g> {
             barriers: Default::default(),
             completed: Vec::new(),
             mbarriers: HashMap::new(),
+            warpgroups: (0..warps.div_ceil(4)).map(|_| Warpgroup::default()).collect(),
             live: Mask::MAX >> (WARP as u32 - warps),
             text: Vec::new(),
             clock: 0,

@@ -7,6 +7,7 @@ use super::report::{Broken, Run, coordinates};
 use super::shared::Bytes;
 use super::tally::Tally;
 use super::warp::Work;
+use super::wgmma::{Touch, touches};
 use super::{Launch, Operand};
 use crate::config::{Check, Config};
 use crate::counters::Counters;
@@ -38,6 +39,8 @@ pub(super) struct Grid<'a> {
     /// Instructions that read or write registers which are watched.
     pub has_tracked: bool,
     pub tracked: Vec<bool>,
+    /// By instruction: the rows that it may not touch while a product uses them.
+    pub touches: Vec<Box<[Touch]>>,
     blocks: u64,
     next: AtomicU64,
     idle: AtomicU64,
@@ -80,6 +83,7 @@ impl<'a> Grid<'a> {
             patience,
             has_tracked: program.tracked.count > 0,
             tracked,
+            touches: touches(program),
             blocks: launch.grid.iter().map(|&n| u64::from(n)).product(),
             next: AtomicU64::new(0),
             idle: AtomicU64::new(0),

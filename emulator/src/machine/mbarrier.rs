@@ -2,12 +2,13 @@
 //! object's eight bytes, which are opaque anyway.
 
 use super::access::lanes;
+use super::clock::Clock;
 use super::report::{Run, broken};
 use super::warp::{Cx, Flow, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{MBarrier, MBarrierOp, Space};
 use crate::memory::SHARED_WINDOW;
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Mask, WARP};
 
 /// The largest count that an object can be initialised with.
 const MOST: u32 = (1 << 20) - 1;
@@ -22,13 +23,13 @@ pub(super) struct Phases {
     /// Completed phases.
     phase: u64,
     /// What arrivals of this phase, and of the last, handed over.
-    handed: Lanes<u32>,
-    done: Lanes<u32>,
+    handed: Clock,
+    done: Clock,
 }
 
 impl Phases {
     fn new(count: u32) -> Phases {
-        Phases { expected: count, pending: count, bytes: 0, phase: 0, handed: [0; WARP], done: [0; WARP] }
+        Phases { expected: count, pending: count, bytes: 0, phase: 0, handed: Clock::default(), done: Clock::default() }
     }
 
     /// Phase and pending count, as `mbarrier.arrive` returns them.
@@ -40,7 +41,7 @@ impl Phases {
         if self.pending == 0 && self.bytes == 0 {
             self.phase += 1;
             self.pending = self.expected;
-            self.done = std::mem::replace(&mut self.handed, [0; WARP]);
+            self.done = std::mem::take(&mut self.handed);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Runs a program: grids of blocks of warps, with the checks and the counters.
 //!
 //! `grid` hands blocks to host threads, `cta` gives the warps of a block their turns, `warp` runs one instruction after
-//! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`
-//! and `barrier` what threads do together. Which instructions exist, and limits of a launch, are not its business.
+//! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`,
+//! `barrier` and `wgmma` what threads do together. Which instructions exist, and limits of a launch, are not its business.
 //!
 //! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
 
@@ -11,6 +11,7 @@ pub mod alu;
 mod async_copy;
 mod atomic;
 mod barrier;
+mod clock;
 mod collective;
 mod control;
 mod cta;
@@ -25,6 +26,7 @@ mod shared;
 mod simd;
 mod tally;
 mod warp;
+mod wgmma;
 
 use crate::config::Config;
 use crate::counters::Counters;

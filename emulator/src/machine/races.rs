@@ -9,15 +9,15 @@
 //! what the access is ordered after. Strong accesses (atomic, volatile, relaxed and stronger) do not race with each
 //! other; an address that they use hands on what its writers released.
 //!
+//! What tensor cores and bulk copies access is theirs, at a progress that a warp learns when it waits for them. They
+//! read what warps wrote only behind a proxy fence.
+//!
 //! Lanes of one warp are not told apart, and what is handed on through another block is not seen.
 
+use super::clock::{Clock, Party, asynchronous};
 use crate::isa::Order;
-use crate::registers::{Lanes, WARP};
 use std::collections::HashMap;
 use std::ops::Range;
-
-/// What a warp knows of every warp's progress.
-type Clock = Lanes<u32>;
 
 /// A copy under way is ordered before nothing, its own warp's accesses included.
 const IN_FLIGHT: u32 = u32::MAX;
@@ -28,14 +28,19 @@ const MEMO: usize = 1024;
 /// One access, as a granule remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Access {
-    pub warp: u8,
+    pub party: Party,
     strong: bool,
     clock: u32,
 }
 
 impl Access {
+    /// By a unit beside the warps, at this progress of it.
+    pub fn beside(party: Party, progress: u32) -> Access {
+        Access { party, strong: false, clock: progress }
+    }
+
     pub fn in_flight(self) -> bool {
-        self.clock == IN_FLIGHT
+        self.clock == IN_FLIGHT || asynchronous(self.party)
     }
 }
 
@@ -46,6 +51,11 @@ pub(super) enum Trouble {
     Race {
         other: Access,
         wrote: bool,
+        pc: u32,
+    },
+    /// The asynchronous proxy reads what a warp wrote, and no proxy fence came between.
+    Unfenced {
+        other: Access,
         pc: u32,
     },
     Unwritten,
@@ -73,7 +83,7 @@ struct Sets {
 
 impl Sets {
     fn new() -> Sets {
-        let nobody = Access { warp: u8::MAX, strong: false, clock: 0 };
+        let nobody = Access { party: Party::MAX, strong: false, clock: 0 };
         let mut sets = Sets { all: Vec::new(), ids: HashMap::new(), memo: vec![(0, nobody, 0); MEMO] };
         sets.intern(Vec::new());
         sets
@@ -93,18 +103,18 @@ impl Sets {
     /// The set with `me` added and without what `me` makes superfluous: accesses ordered before it that are not
     /// stricter than it.
     fn with(&mut self, id: u32, me: Access, known: &Clock) -> u32 {
-        let mixed = id.wrapping_mul(0x9e37_79b1) ^ me.clock.wrapping_mul(0x85eb_ca6b) ^ u32::from(me.warp) << 3;
+        let mixed = id.wrapping_mul(0x9e37_79b1) ^ me.clock.wrapping_mul(0x85eb_ca6b) ^ u32::from(me.party) << 3;
         let slot = (mixed >> 7 ^ mixed) as usize % MEMO;
         let (from, access, to) = self.memo[slot];
         if from == id && access == me {
             return to;
         }
         let set = &self.all[id as usize];
-        let same = |e: &&Access| e.warp == me.warp && e.clock == me.clock && e.strong == me.strong;
+        let same = |e: &&Access| e.party == me.party && e.clock == me.clock && e.strong == me.strong;
         let to = if set.iter().any(|e| same(&e)) {
             id
         } else {
-            let kept = |e: &&Access| e.clock > known[e.warp as usize] || me.strong && !e.strong;
+            let kept = |e: &&Access| e.clock > known.of(e.party) || me.strong && !e.strong;
             let mut set: Vec<Access> = set.iter().filter(kept).copied().collect();
             set.push(me);
             self.intern(set)
@@ -115,12 +125,12 @@ impl Sets {
 
     /// A member that nothing orders before `me`.
     fn conflict(&self, id: u32, me: Access, known: &Clock) -> Option<Access> {
-        self.all[id as usize].iter().find(|e| e.clock > known[e.warp as usize] && !(e.strong && me.strong)).copied()
+        self.all[id as usize].iter().find(|e| e.clock > known.of(e.party) && !(e.strong && me.strong)).copied()
     }
 
     /// A member that is under way, and nothing waited for it.
     fn in_flight(&self, id: u32, known: &Clock) -> Option<Access> {
-        self.all[id as usize].iter().find(|e| e.in_flight() && e.clock > known[e.warp as usize]).copied()
+        self.all[id as usize].iter().find(|e| e.in_flight() && e.clock > known.of(e.party)).copied()
     }
 }
 
@@ -142,22 +152,17 @@ pub(super) struct Races {
     unwritten: bool,
 }
 
-fn join(to: &mut Clock, from: &Clock) {
-    for i in 0..WARP {
-        to[i] = to[i].max(from[i]);
-    }
-}
-
 impl Races {
     /// Watches `bytes` of shared memory, `granule` (a power of two) bytes at a time.
     pub fn new(warps: usize, bytes: u32, granule: u32, races: bool, unwritten: bool) -> Races {
         let shift = granule.max(1).trailing_zeros();
         let granules = if races || unwritten { bytes.div_ceil(1 << shift) as usize } else { 0 };
-        let clocks = (0..warps).map(|w| std::array::from_fn(|i| u32::from(i == w))).collect();
+        let mut clocks = vec![Clock::default(); warps];
+        clocks.iter_mut().enumerate().for_each(|(warp, clock)| clock.learn(warp as Party, 1));
         Races {
             clocks,
-            fenced: vec![[0; WARP]; warps],
-            found: vec![[0; WARP]; warps],
+            fenced: vec![Clock::default(); warps],
+            found: vec![Clock::default(); warps],
             places: HashMap::new(),
             sets: Sets::new(),
             shift,
@@ -180,14 +185,36 @@ impl Races {
         how: Use,
         at: (u32, u32),
     ) -> Result<(), (u32, Trouble)> {
+        let me = self.now(warp, strong);
+        let mark = Access { clock: if how == Use::Issue { IN_FLIGHT } else { me.clock }, ..me };
+        self.note(me, mark, pc, how, at)
+    }
+
+    /// As `access`, for what the warp makes a unit beside it do; `mark` is that.
+    pub fn access_beside(
+        &mut self,
+        warp: usize,
+        mark: Access,
+        pc: u32,
+        how: Use,
+        at: (u32, u32),
+    ) -> Result<(), (u32, Trouble)> {
+        self.note(self.now(warp, false), mark, pc, how, at)
+    }
+
+    fn now(&self, warp: usize, strong: bool) -> Access {
+        Access { party: warp as Party, strong, clock: self.clocks[warp].of(warp as Party) }
+    }
+
+    #[inline]
+    fn note(&mut self, me: Access, mark: Access, pc: u32, how: Use, at: (u32, u32)) -> Result<(), (u32, Trouble)> {
         if self.writers.is_empty() {
             return Ok(());
         }
-        let me = Access { warp: warp as u8, strong, clock: self.clocks[warp][warp] };
         let range = (at.0 >> self.shift) as usize..((at.0 + at.1 - 1) >> self.shift) as usize + 1;
         let done = match how {
-            Use::Read => self.read(me, range.clone()),
-            Use::Write | Use::Rewrite | Use::Update | Use::Issue => self.write(me, how, range.clone()),
+            Use::Read => self.read(me, mark, range.clone()),
+            Use::Write | Use::Rewrite | Use::Update | Use::Issue => self.write(me, mark, how, range.clone()),
         };
         done.map_err(|(granule, trouble)| ((granule as u32) << self.shift, self.with_pc(granule, trouble)))?;
         let pcs = if how == Use::Read { &mut self.read_pcs } else { &mut self.write_pcs };
@@ -201,34 +228,37 @@ impl Races {
                 let pc = if wrote { self.write_pcs[granule] } else { self.read_pcs[granule] };
                 Trouble::Race { other, wrote, pc }
             }
+            Trouble::Unfenced { other, .. } => Trouble::Unfenced { other, pc: self.write_pcs[granule] },
             Trouble::Unwritten => trouble,
         }
     }
 
-    fn read(&mut self, me: Access, range: Range<usize>) -> Result<(), (usize, Trouble)> {
+    fn read(&mut self, me: Access, mark: Access, range: Range<usize>) -> Result<(), (usize, Trouble)> {
         let Races { sets, writers, readers, clocks, races, unwritten, .. } = self;
-        let known = &clocks[me.warp as usize];
+        let known = &clocks[me.party as usize];
         let (mut fine, mut from, mut to) = (u32::MAX, u32::MAX, 0);
         let first = range.start;
         for (i, (w, r)) in writers[range.clone()].iter().zip(&mut readers[range]).enumerate() {
             if *w != fine {
                 check_written(*w, *unwritten).map_err(|t| (first + i, t))?;
                 check(*races, sets.conflict(*w, me, known), true).map_err(|t| (first + i, t))?;
+                if *races && asynchronous(mark.party) {
+                    check_shown(sets, *w, known).map_err(|t| (first + i, t))?;
+                }
                 fine = *w;
             }
             if *r != from {
                 from = *r;
-                to = sets.with(*r, me, known);
+                to = sets.with(*r, mark, known);
             }
             *r = to;
         }
         Ok(())
     }
 
-    fn write(&mut self, me: Access, how: Use, range: Range<usize>) -> Result<(), (usize, Trouble)> {
+    fn write(&mut self, me: Access, mark: Access, how: Use, range: Range<usize>) -> Result<(), (usize, Trouble)> {
         let Races { sets, writers, readers, clocks, races, unwritten, .. } = self;
-        let known = &clocks[me.warp as usize];
-        let mark = Access { clock: if how == Use::Issue { IN_FLIGHT } else { me.clock }, ..me };
+        let known = &clocks[me.party as usize];
         let only = sets.with(0, mark, known);
         let (mut fine, mut unread, mut to) = (u32::MAX, 0, only);
         let first = range.start;
@@ -240,7 +270,7 @@ impl Races {
                 let other = if how == Use::Rewrite { sets.in_flight(*w, known) } else { sets.conflict(*w, me, known) };
                 check(*races, other, true).map_err(|t| (first + i, t))?;
                 fine = *w;
-                to = if me.strong || how == Use::Rewrite { sets.with(*w, me, known) } else { only };
+                to = if me.strong || how == Use::Rewrite { sets.with(*w, mark, known) } else { only };
             }
             if *r != unread {
                 check(*races, sets.conflict(*r, me, known), false).map_err(|t| (first + i, t))?;
@@ -259,7 +289,7 @@ impl Races {
         if self.writers.is_empty() {
             return;
         }
-        let me = Access { warp: warp as u8, strong: false, clock: self.clocks[warp][warp] };
+        let me = self.now(warp, false);
         let only = self.sets.with(0, me, &self.clocks[warp]);
         for (offset, bytes) in writes {
             self.writers[(offset >> self.shift) as usize..=((offset + bytes - 1) >> self.shift) as usize].fill(only);
@@ -267,7 +297,8 @@ impl Races {
     }
 
     fn tick(&mut self, warp: usize) {
-        self.clocks[warp][warp] += 1;
+        let next = self.clocks[warp].of(warp as Party) + 1;
+        self.clocks[warp].learn(warp as Party, next);
         if self.sets.all.len() > MANY_SETS {
             self.collect();
         }
@@ -289,7 +320,7 @@ impl Races {
     /// `membar`, `fence`: later strong writes hand on what came before, and what strong reads found becomes known.
     pub fn fence(&mut self, warp: usize) {
         let found = self.found[warp];
-        join(&mut self.clocks[warp], &found);
+        self.clocks[warp].join(&found);
         self.fenced[warp] = self.clocks[warp];
         self.tick(warp);
     }
@@ -300,16 +331,16 @@ impl Races {
             return;
         }
         if reads && let Some(place) = self.places.get(&address) {
-            join(&mut self.found[warp], place);
+            self.found[warp].join(place);
             if matches!(order, Order::Acquire | Order::AcqRel | Order::SeqCst) {
-                join(&mut self.clocks[warp], place);
+                self.clocks[warp].join(place);
                 self.tick(warp);
             }
         }
         if writes {
             let released = matches!(order, Order::Release | Order::AcqRel | Order::SeqCst);
             let handed = if released { self.clocks[warp] } else { self.fenced[warp] };
-            join(self.places.entry(address).or_insert([0; WARP]), &handed);
+            self.places.entry(address).or_default().join(&handed);
             if released {
                 self.tick(warp);
             }
@@ -317,15 +348,27 @@ impl Races {
     }
 
     /// Hands what `warp` knows to a barrier.
-    pub fn arrive(&mut self, warp: usize, at: &mut Lanes<u32>) {
+    pub fn arrive(&mut self, warp: usize, at: &mut Clock) {
         self.fence(warp);
-        join(at, &self.fenced[warp]);
+        at.join(&self.fenced[warp]);
     }
 
     /// Takes what a barrier was handed.
-    pub fn receive(&mut self, warp: usize, from: &Lanes<u32>) {
-        join(&mut self.clocks[warp], from);
+    pub fn receive(&mut self, warp: usize, from: &Clock) {
+        self.clocks[warp].join(from);
         self.fenced[warp] = self.clocks[warp];
+        self.tick(warp);
+    }
+
+    /// `fence.proxy.async`: what the warp knows may be read by the units beside it.
+    pub fn show(&mut self, warp: usize) {
+        self.clocks[warp].show();
+        self.tick(warp);
+    }
+
+    /// The warp has waited for a unit beside it.
+    pub fn waited(&mut self, warp: usize, party: Party, progress: u32) {
+        self.clocks[warp].learn(party, progress);
         self.tick(warp);
     }
 }
@@ -343,9 +386,19 @@ fn check(on: bool, other: Option<Access>, wrote: bool) -> Result<(), Trouble> {
     }
 }
 
+#[inline]
+fn check_shown(sets: &Sets, id: u32, known: &Clock) -> Result<(), Trouble> {
+    let hidden = |e: &&Access| !asynchronous(e.party) && e.clock > known.shown(e.party);
+    match sets.all[id as usize].iter().find(hidden) {
+        Some(&other) => Err(Trouble::Unfenced { other, pc: 0 }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::clock::{loader, tensor_core};
 
     const ALL: (u32, u32) = (0, 64);
 
@@ -354,7 +407,7 @@ mod tests {
     }
 
     fn barrier(races: &mut Races, warps: &[usize]) {
-        let mut clock = [0; WARP];
+        let mut clock = Clock::default();
         warps.iter().for_each(|w| races.arrive(*w, &mut clock));
         warps.iter().for_each(|w| races.receive(*w, &clock));
     }
@@ -370,7 +423,7 @@ mod tests {
         let Err((0, Trouble::Race { other, wrote: true, pc: 1 })) = r.access(2, false, 4, Use::Read, ALL) else {
             panic!("warp 2 was not there");
         };
-        assert_eq!(other.warp, 0);
+        assert_eq!(other.party, 0);
         barrier(&mut r, &[0, 2]);
         // Warp 1 read as well, and warp 2 knows nothing of that.
         let done = r.access(2, false, 5, Use::Write, (8, 4));
@@ -388,7 +441,7 @@ mod tests {
         let Err((0, Trouble::Race { other, wrote: true, .. })) = r.access(2, false, 2, Use::Read, ALL) else {
             panic!("warp 0 was not there");
         };
-        assert_eq!(other.warp, 0);
+        assert_eq!(other.party, 0);
         barrier(&mut r, &[0, 1, 2]);
         r.access(2, false, 2, Use::Read, ALL).expect("everyone met");
         assert!(r.access(1, false, 3, Use::Rewrite, ALL).is_err(), "warp 2 reads");
@@ -420,5 +473,33 @@ mod tests {
         }
         assert!(r.sets.all.len() < MANY_SETS);
         assert!(r.access(2, false, 0, Use::Read, ALL).is_err());
+    }
+
+    #[test]
+    fn units_beside_the_warps_read_behind_a_proxy_fence_until_they_are_waited_for() {
+        let mut r = races();
+        let product = Access::beside(tensor_core(0), 1);
+        r.access(0, false, 1, Use::Write, ALL).expect("the first");
+        barrier(&mut r, &[0, 1]);
+        let done = r.access_beside(1, product, 2, Use::Read, ALL);
+        assert!(matches!(done, Err((0, Trouble::Unfenced { pc: 1, .. }))), "{done:?}");
+        r.show(0);
+        barrier(&mut r, &[0, 1]);
+        r.access_beside(1, product, 3, Use::Read, ALL).expect("shown by the writer, handed on by the barrier");
+        r.access(1, false, 4, Use::Read, ALL).expect("reads do not meet");
+        let done = r.access(1, false, 5, Use::Write, ALL);
+        assert!(matches!(done, Err((0, Trouble::Race { wrote: false, .. }))), "{done:?}");
+        r.waited(1, tensor_core(0), 1);
+        r.access(1, false, 6, Use::Write, ALL).expect("it has waited");
+    }
+
+    #[test]
+    fn bulk_writes_are_known_to_those_who_waited() {
+        let mut r = races();
+        r.access_beside(0, Access::beside(loader(3), 7), 1, Use::Write, ALL).expect("the first");
+        assert!(r.access(0, false, 2, Use::Read, ALL).is_err());
+        r.waited(1, loader(3), 7);
+        r.access(1, false, 3, Use::Read, ALL).expect("it has waited");
+        r.access_beside(1, Access::beside(tensor_core(0), 1), 4, Use::Read, ALL).expect("needs no proxy fence");
     }
 }

@@ -1,7 +1,8 @@
 //! What a worker counts: by instruction while it runs, by class and shape when the launch is over.
 
+use super::matrix::depth;
 use crate::counters::Counters;
-use crate::isa::{MatTy, Mma, Op};
+use crate::isa::{MatTy, Op};
 use crate::program::Program;
 
 /// The counts of one instruction.
@@ -46,8 +47,8 @@ impl Tally {
             sum.active_lanes += count.lanes;
             let op = &program.code[pc].op;
             *sum.by_class.entry(op.class()).or_default() += count.runs;
-            if let Op::Mma(mma) = op {
-                *sum.mma.entry(shape(mma)).or_default() += count.runs;
+            if let Some(shape) = shape(op) {
+                *sum.mma.entry(shape).or_default() += count.runs;
             }
             sum.shared_wavefronts += count.wavefronts;
             sum.shared_wavefronts_ideal += count.ideal;
@@ -60,9 +61,13 @@ impl Tally {
     }
 }
 
-fn shape(mma: &Mma) -> String {
-    let Mma { m, n, k, .. } = mma;
-    format!("m{m}n{n}k{k}.{}.{}.{}", name(mma.a_ty), name(mma.b_ty), name(mma.d_ty))
+fn shape(op: &Op) -> Option<String> {
+    let (m, n, k, a, b, d) = match op {
+        Op::Mma(mma) => (mma.m, mma.n, mma.k, mma.a_ty, mma.b_ty, mma.d_ty),
+        Op::Wgmma(op) => (64, op.n, depth(op.a_ty) as u32, op.a_ty, op.b_ty, op.d_ty),
+        _ => return None,
+    };
+    Some(format!("m{m}n{n}k{k}.{}.{}.{}", name(a), name(b), name(d)))
 }
 
 fn name(ty: MatTy) -> String {

@@ -11,9 +11,10 @@ use super::grid::Grid;
 use super::report::{Broken, Run, broken};
 use super::shared::Bytes;
 use super::tally::Tally;
+use super::wgmma::{self, Products};
 use super::{access::lanes, alu};
 use crate::fault::{FaultKind, Thread};
-use crate::isa::{Alu, Op, Pred};
+use crate::isa::{Alu, Op, Pred, WgmmaSync};
 use crate::registers::{Lanes, Mask, Registers, WARP};
 
 /// Instructions that a group runs at a time while others of its warp wait.
@@ -63,6 +64,8 @@ pub(super) enum Flow {
     Next,
     /// To the next instruction, and let others run.
     Yield,
+    /// To the same instruction again, once others have run.
+    Stay,
     /// These lanes jump, the others of the group go on.
     Jump(u32, Mask),
     /// These lanes are gone.
@@ -90,6 +93,7 @@ pub(super) struct Warp<'g> {
     pub groups: Vec<Group>,
     pub local: Bytes,
     pub copies: Copies,
+    pub products: Products,
     /// Lanes that have written each tracked register.
     written: Vec<Mask>,
     /// With the check off: the next `.sync` makes do with the lanes that came.
@@ -113,6 +117,7 @@ impl<'g> Warp<'g> {
             groups: vec![Group { pc: 0, mask: live, state: State::Ready }],
             local: Bytes::new(grid.local * WARP as u64),
             copies: Copies::default(),
+            products: Products::default(),
             written: vec![0; program.tracked.count as usize],
             lenient: false,
             patience: PATIENCE,
@@ -197,6 +202,9 @@ impl<'g> Warp<'g> {
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
                 self.track(cx, group, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
             }
+            if !self.products.idle() && mask != 0 {
+                self.touch(cx, group.pc, &inst.op, mask).map_err(|b| self.blame(cx, group.pc, b))?;
+            }
             let flow = match &inst.op {
                 Op::Alu(op) => {
                     alu::run(op, &mut self.regs, mask);
@@ -210,6 +218,14 @@ impl<'g> Warp<'g> {
                 Flow::Jump(target, taken) if taken == group.mask => group.pc = target,
                 Flow::Yield => {
                     group.pc += 1;
+                    self.groups.push(group);
+                    return Ok((used + 1, true));
+                }
+                Flow::Stay => {
+                    let count = &mut cx.work.tally.by_instruction[group.pc as usize];
+                    count.runs -= 1;
+                    count.lanes -= u64::from(group.mask.count_ones());
+                    cx.cta.clock += wgmma::LOOK;
                     self.groups.push(group);
                     return Ok((used + 1, true));
                 }
@@ -258,7 +274,7 @@ impl<'g> Warp<'g> {
     #[cold]
     fn track(&mut self, cx: &Cx, Group { pc, mask: all, .. }: Group, mask: Mask, op: &Op) -> Run {
         let tracked = &cx.grid.program.tracked;
-        if cx.grid.rules.unwritten {
+        if cx.grid.rules.unwritten && !self.replaces(op) {
             let guards = at(&tracked.guards, pc).iter().map(|guard| (guard, all));
             for ((register, name), mask) in guards.chain(at(&tracked.reads, pc).iter().map(|read| (read, mask))) {
                 let missing = mask & !self.written[*register as usize];
@@ -307,6 +323,11 @@ impl<'g> Warp<'g> {
         self.note(cx, pc, mask, moved & how);
     }
 
+    /// A product that does not add to D reads nothing of it; of its other sources nothing is said then either.
+    fn replaces(&self, op: &Op) -> bool {
+        matches!(op, Op::Wgmma(wgmma) if self.regs.pred(wgmma.scale_d) == 0)
+    }
+
     fn ran_off(&self, group: Group) -> Box<Broken> {
         let why = format!("instruction {} is past the end of the program", group.pc);
         let Err(b) = broken::<()>(FaultKind::IllegalInstruction, group.mask.trailing_zeros(), why) else {
@@ -338,6 +359,8 @@ impl<'g> Warp<'g> {
             Op::CpAsyncCommit => self.copies.commit(mask),
             Op::CpAsyncWait { pending } => self.wait_copies(cx, *pending, mask),
             Op::MBarrier(op) => return self.mbarrier(cx, op, mask),
+            Op::Bulk(_) => {}
+            Op::WgmmaSync(WgmmaSync::Wait { pending, .. }) if self.ahead(cx, *pending)? => return Ok(Flow::Stay),
             Op::Barrier(_)
             | Op::WarpSync { .. }
             | Op::Shfl(_)
@@ -346,6 +369,8 @@ impl<'g> Warp<'g> {
             | Op::Redux { .. }
             | Op::Elect { .. }
             | Op::Mma(_)
+            | Op::Wgmma(_)
+            | Op::WgmmaSync(_)
             | Op::LdMatrix(_)
             | Op::StMatrix(_)
             | Op::MovMatrix { .. } => return self.together(cx, group, mask, op),
@@ -371,6 +396,7 @@ impl<'g> Warp<'g> {
             Op::Exit => return Ok(Flow::Exit(mask)),
             Op::Trap => return broken(FaultKind::Trap, mask.trailing_zeros(), "the kernel executed trap".into()),
             Op::Fence { .. } => cx.cta.races.fence(self.index as usize),
+            Op::ProxyFence => cx.cta.races.show(self.index as usize),
             Op::Yield => return Ok(Flow::Yield),
             Op::Nop => {}
         }

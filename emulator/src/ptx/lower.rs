@@ -15,7 +15,7 @@ use super::rows::Rows;
 use super::scope::{Frame, Placed, Pool};
 use crate::fault::Place;
 use crate::isa::Operand;
-use crate::isa::{Alu, Inst, Op, Pred};
+use crate::isa::{Alu, Inst, Op, Pred, Reg, WgmmaA, WgmmaSync};
 
 /// Targets that the indexed branches of a function may have together.
 const TARGETS: usize = 1 << 22;
@@ -81,6 +81,7 @@ pub(super) fn lower<'a>(
         lowering.block(body)?;
     }
     lowering.finish(function.line);
+    hold(&mut lowering.code);
     // Row 0 of a callee is where each lane goes back to.
     let reserved = if function.entry { 0 } else { 1 };
     let rows = Rows::new(&mut lowering.code, &lowering.frame, reserved).map_err(at)?;
@@ -227,6 +228,26 @@ impl<'a> Lowering<'a> {
         if !used {
             self.code.pop();
             self.places.pop();
+        }
+    }
+}
+
+/// Tells every wait of `wgmma` which registers the function's products use, so that nobody else gets their rows before.
+fn hold(code: &mut [Inst]) {
+    let mut used: Vec<Reg> = Vec::new();
+    for inst in code.iter() {
+        if let Op::Wgmma(wgmma) = &inst.op {
+            used.extend(&wgmma.d);
+            if let WgmmaA::Registers(a) = &wgmma.a {
+                used.extend(a.iter().filter(|reg| reg.constant().is_none()));
+            }
+        }
+    }
+    used.sort_unstable();
+    used.dedup();
+    for inst in code {
+        if let Op::WgmmaSync(WgmmaSync::Wait { held, .. }) = &mut inst.op {
+            *held = used.as_slice().into();
         }
     }
 }

@@ -1,18 +1,22 @@
-//! Matrix instructions: `mma`, and the lane-to-element maps of `ldmatrix`, `stmatrix` and `movmatrix`.
+//! Matrix instructions: `mma`, a warp's share of `wgmma`, and the lane-to-element maps of `ldmatrix`, `stmatrix` and `movmatrix`.
 //!
 //! The model of `mma` on floats: products are exact, and each element is one chain of fused multiply-adds in order of k,
 //! starting from C, in f32 (in f64 for f64). An f16 accumulator is rounded once, at the end. Hardware adds groups of
 //! products in an order that is not specified, with truncation: results differ in the last bits. Integer products and
 //! sums are exact.
 
+mod descriptor;
 mod fragments;
 mod multiply;
+mod wgmma;
 
 use crate::isa::{MatTy, Mma};
 use crate::registers::{Lanes, Registers, WARP};
 use std::array::from_fn;
 
+pub use descriptor::{CHUNK, Descriptor, Line, Swizzle};
 pub use fragments::{a_place, b_place, c_place};
+pub use wgmma::{depth, product, rows};
 
 /// Says why an instruction is none of the dense shapes that the machine knows (those of compute capability 8.0 to 9.0).
 ///

@@ -12,11 +12,11 @@ use std::array::from_fn;
 
 /// The most rows of A, and the columns of B.
 const M: usize = 16;
-const N: usize = 8;
+pub const N: usize = 8;
 
-type A<T, const K: usize> = [[T; K]; M];
-type B<T, const K: usize> = [[T; N]; K];
-type C<T> = [[T; N]; M];
+pub type A<T, const K: usize> = [[T; K]; M];
+pub type B<T, const K: usize> = [[T; N]; K];
+pub type C<T> = [[T; N]; M];
 
 /// Takes a fragment apart: every register has `PER` elements, `place` says where they belong, `value` what they are.
 #[inline(always)]
@@ -55,7 +55,7 @@ fn load_b<R: Copy, T: Copy + Default, const PER: usize, const K: usize>(
 }
 
 #[inline(always)]
-fn load_c<R: Copy, T: Copy + Default, const PER: usize>(
+pub fn load_c<R: Copy, T: Copy + Default, const PER: usize>(
     fragment: impl Iterator<Item = Lanes<R>>,
     value: impl Fn(R, usize) -> T,
 ) -> C<T> {
@@ -64,7 +64,7 @@ fn load_c<R: Copy, T: Copy + Default, const PER: usize>(
 
 /// One register of D: `join` makes it of its `PER` elements.
 #[inline(always)]
-fn store_d<R, T: Copy, const PER: usize>(c: &C<T>, register: usize, join: impl Fn([T; PER]) -> R) -> Lanes<R> {
+pub fn store_d<R, T: Copy, const PER: usize>(c: &C<T>, register: usize, join: impl Fn([T; PER]) -> R) -> Lanes<R> {
     from_fn(|lane| {
         join(from_fn(|element| {
             let (row, column) = c_place(PER, lane, register, element);
@@ -107,12 +107,12 @@ fn halves(op: &Mma, registers: &mut Registers, value: impl Fn(u16) -> f32) {
 
 /// The low 13 bits of a TF32 register do not count.
 #[inline(always)]
-fn tf32(x: u32, _: usize) -> f32 {
+pub fn tf32(x: u32, _: usize) -> f32 {
     f32::from_bits(x & !0x1fff)
 }
 
 #[inline(always)]
-fn eighth(ty: MatTy, x: u32, element: usize) -> f32 {
+pub fn eighth(ty: MatTy, x: u32, element: usize) -> f32 {
     let bits = (x >> (8 * element)) as u8;
     // E5M2 is the upper half of an f16.
     if ty == MatTy::E4M3 { e4m3_to_f32(bits) } else { half_to_f32((bits as u16) << 8) }
@@ -141,7 +141,7 @@ fn accumulate<const K: usize>(op: &Mma, registers: &mut Registers, a: &A<f32, K>
 
 /// C = A B + C by steps of k. Some rows at a time: their sums and a row of B stay in vector registers.
 #[inline(always)]
-fn chain<T: Copy, const K: usize>(a: &A<T, K>, b: &B<T, K>, c: &mut C<T>, k: usize, fma: impl Fn(T, T, T) -> T) {
+pub fn chain<T: Copy, const K: usize>(a: &A<T, K>, b: &B<T, K>, c: &mut C<T>, k: usize, fma: impl Fn(T, T, T) -> T) {
     const ROWS: usize = 8;
     for (a, c) in a.chunks_exact(ROWS).zip(c.chunks_exact_mut(ROWS)) {
         let mut sums: [[T; N]; ROWS] = from_fn(|row| c[row]);
@@ -194,7 +194,7 @@ pub fn integers(op: &Mma, registers: &mut Registers) {
 }
 
 #[inline(always)]
-fn field(x: u32, index: usize, width: u32, signed: bool) -> i32 {
+pub fn field(x: u32, index: usize, width: u32, signed: bool) -> i32 {
     let top = x << (32 - width * (index as u32 + 1));
     if signed { top as i32 >> (32 - width) } else { (top >> (32 - width)) as i32 }
 }

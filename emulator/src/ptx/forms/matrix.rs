@@ -75,7 +75,8 @@ fn shape(word: &str) -> Option<[u32; 3]> {
     Some([m.parse().ok()?, n.parse().ok()?, k.parse().ok()?])
 }
 
-fn element(word: &str, and: bool) -> Option<MatTy> {
+/// An element type by its name; `and` is the operation of one-bit ones.
+pub(super) fn element(word: &str, and: bool) -> Option<MatTy> {
     Some(match word {
         "f16" => MatTy::F16,
         "bf16" => MatTy::BF16,

@@ -26,9 +26,10 @@ pub(super) static FORMS: &[Form] = &[
     form("fence{.sc|.acq_rel}.SCOPE", |o| fence(o, Order::AcqRel)),
     form("fence.(acquire|release).SCOPE", |o| fence(o, Order::AcqRel)).since(8, 6, 90),
     form("fence.mbarrier_init.release.cluster", |o| fence(o, Order::Release)).since(8, 0, 90),
-    // One proxy sees all of memory here.
     form("fence.proxy.alias", |o| o.emit(Op::Nop)).since(7, 5, 80),
-    form("fence.proxy.async{.global|.shared::cta|.shared::cluster}", |o| o.emit(Op::Nop)).since(8, 0, 90),
+    form("fence.proxy.async{.shared::cta|.shared::cluster}", |o| o.emit(Op::ProxyFence)).since(8, 0, 90),
+    // Global memory is one for all here.
+    form("fence.proxy.async.global", |o| o.emit(Op::Nop)).since(8, 0, 90),
     form("prefetch{.global|.local}.(L1|L2) [a]", hint),
     form("prefetch.global.(L2::evict_last|L2::evict_normal) [a]", hint).since(7, 4, 80),
     form("prefetchu.L1 [a]", hint),

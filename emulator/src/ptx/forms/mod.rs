@@ -10,6 +10,7 @@ mod compare;
 mod control;
 mod convert;
 mod float;
+mod hopper;
 mod integer;
 mod matrix;
 mod memory;
@@ -66,6 +67,7 @@ static FORMS: &[(&str, &[Form])] = &[
     ("Atomics", atomics::FORMS),
     ("Warps and barriers", warp::FORMS),
     ("Matrices", matrix::FORMS),
+    ("Warpgroup matrices", hopper::WGMMA),
     ("Asynchronous", asynchronous::FORMS),
     ("Control", control::FORMS),
 ];

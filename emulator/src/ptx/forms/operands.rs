@@ -80,7 +80,13 @@ pub(super) fn many(slot: &Slot, words: &[String]) -> usize {
         Count::Fixed(n) => n,
         Count::Elements => said('v'),
         Count::Matrices => said('x'),
+        Count::Columns(share) => columns(words).unwrap_or(share) / share,
     }
+}
+
+/// The n of the shape among the modifiers.
+fn columns(words: &[String]) -> Option<usize> {
+    words.iter().find_map(|w| w.strip_prefix("m64n")?.split_once('k')?.0.parse().ok())
 }
 
 /// The types among the modifiers: the first, and the second if there is one.
@@ -128,6 +134,11 @@ impl<'a> Operands<'a> {
     /// What all modifiers that mean something mean, in order.
     pub fn all<T>(&self, meaning: impl Fn(&str) -> Option<T>) -> Vec<T> {
         self.words.iter().filter_map(|w| meaning(w)).collect()
+    }
+
+    /// The columns of a `wgmma`.
+    pub fn columns(&self) -> Option<usize> {
+        columns(self.words)
     }
 
     /// The first type among the modifiers.

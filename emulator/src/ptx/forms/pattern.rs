@@ -8,12 +8,22 @@
 //! the list of that name in [`SETS`]. Operands: `d` a register (a source may also be an immediate) of the first type
 //! among the modifiers; `d:U` of the second, `d:W` of twice the width of the first, `d:u32` of that type; `p:pred` a
 //! predicate, `!p:pred` one that may be negated; `n:imm` a number; `[a]` an address; `a*4` a vector of four, `a*V` of
-//! as many as `.v2` says, `a*X` as `.x4` says; `d|p`, `d{|p}` a pair; `_` itself; `{, b}` may be left out; `{, hint}` a cache policy, there
+//! as many as `.v2` says, `a*X` as `.x4` says, `a*n/2` of half as many as the shape has columns; `d|p`, `d{|p}` a pair; `_` itself; `{, b}` may be left out; `{, hint}` a cache policy, there
 //! exactly when `.L2::cache_hint` is.
 //!
 //! It knows no instruction and no register.
 
 use crate::isa::Ty;
+
+/// The shapes of `wgmma` for some n, and (`EVEN`) for all multiples of 16.
+macro_rules! shapes {
+    ($k:literal: $($n:literal)*, EVEN) => {
+        shapes!($k: $($n)* 16 32 48 64 80 96 112 128 144 160 176 192 208 224 240 256)
+    };
+    ($k:literal: $first:literal $($n:literal)*) => {
+        concat!("m64n", $first, $k, $("|m64n", $n, $k),*)
+    };
+}
 
 /// Lists that patterns name.
 pub(super) static SETS: &[(&str, &str)] = &[
@@ -34,6 +44,10 @@ pub(super) static SETS: &[(&str, &str)] = &[
     ("POLICY", "L2::evict_normal|L2::evict_unchanged|L2::evict_first|L2::evict_last"),
     ("SEM", "relaxed|acquire|release|acq_rel"),
     ("PREFETCH", "L2::64B|L2::128B|L2::256B"),
+    ("M64K8", shapes!("k8": 8 24 40 56 72 88 104 120 136 152 168 184 200 216 232 248, EVEN)),
+    ("M64K16", shapes!("k16": 8 24 40 56 72 88 104 120 136 152 168 184 200 216 232 248, EVEN)),
+    ("M64K32", shapes!("k32": 8 24 40 56 72 88 104 120 136 152 168 184 200 216 232 248, EVEN)),
+    ("M64K32INT", shapes!("k32": 8 24, EVEN)),
 ];
 
 /// More modifiers than any instruction has; their positions are bits of a word.
@@ -96,6 +110,8 @@ pub(super) enum Count {
     Elements,
     /// As `.x4` says.
     Matrices,
+    /// The columns of the shape, divided by this.
+    Columns(usize),
 }
 
 /// A compiled line of the table.
@@ -230,6 +246,8 @@ fn slot(text: &'static str) -> Slot {
         None => (plain, Count::One),
         Some((name, "V")) => (name, Count::Elements),
         Some((name, "X")) => (name, Count::Matrices),
+        Some((name, "n/2")) => (name, Count::Columns(2)),
+        Some((name, "n/4")) => (name, Count::Columns(4)),
         Some((name, n)) => (name, Count::Fixed(n.parse().expect("a count"))),
     };
     let kind = match ty {

@@ -120,13 +120,16 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         let name = reader::name(bits, number);
         if !matches!(slot.name, "hint" | "ns") {
             roles.insert((written, reader::number(&name), bits.div_ceil(32)));
+            if slot.name == "acc" {
+                roles.insert((true, reader::number(&name), bits.div_ceil(32)));
+            }
         }
         name
     };
     match slot.kind {
         Kind::Value(_) => {
             let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
-            let names: Vec<String> = (0..n).map(|j| value(i * 10 + j, bits)).collect();
+            let names: Vec<String> = (0..n).map(|j| value(i * 300 + j, bits)).collect();
             if n == 1 && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(2) == 0)) {
                 names[0].clone()
             } else {
@@ -145,6 +148,7 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
             "applypriority" | "discard" => "128".to_owned(),
             "setmaxnreg" => "40".to_owned(),
             "pmevent" => "7".to_owned(),
+            "wgmma" => "1".to_owned(),
             _ => "16".to_owned(),
         },
         Kind::Sink => "_".to_owned(),

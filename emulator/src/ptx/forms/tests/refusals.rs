@@ -11,7 +11,7 @@ fn refused(text: &str, scope: &mut Scope, parts: &[&str]) {
 #[test]
 fn a_message_names_what_does_not_fit() {
     let cases: &[(&str, &[&str])] = &[
-        ("wgmma.fence.sync.aligned;", &["`wgmma`", "not supported"]),
+        ("tcgen05.fence;", &["`tcgen05`", "not supported"]),
         ("vadd2.u32.u32.u32 %r1, %r2, %r3, %r4;", &["`vadd2`"]),
         ("tex.2d.v4.f32.s32 {%r1, %r2, %r3, %r4}, [%rd1];", &["`tex`"]),
         ("add.sat.u32 %r1, %r2, %r3;", &["`.u32`", "add.sat.s32"]),
@@ -39,6 +39,12 @@ fn a_message_names_what_does_not_fit() {
         ("ld.global.L2::cache_hint.u32 %r1, [%rd2];", &["operands do not fit"]),
         ("setmaxnreg.inc.sync.aligned.u32 41;", &["multiple of 8"]),
         ("selp.b32 %r1, %r2, %r3, !%p1;", &["operands do not fit"]),
+        ("wgmma.mma_async.sync.aligned.m64n40k32.s32.s8.s8 {%r1}, %rd1, %rd2, %p1;", &["`.s32`", "nearest form"]),
+        ("wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%r1,%r2}, %rd1, %rd2, %p1, 1, 1;", &["do not fit"]),
+        (
+            "wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%r1,%r2,%r3,%r4}, %rd1, %rd2, %p1, 0, 1;",
+            &["`na` is 0"],
+        ),
     ];
     for (text, parts) in cases {
         refused(text, &mut Scope::default(), parts);

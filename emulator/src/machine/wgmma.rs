@@ -1,0 +1,339 @@
+//! `wgmma`: the products of a warpgroup, which are under way until their warps have waited for them.
+//!
+//! Every warp multiplies its own 16 rows when it issues the instruction; the result stays aside and reaches the
+//! registers at the wait. So that a warp's wait stands for the whole warpgroup, as programs rely on, it lasts until
+//! the other three have committed as many groups. The operands in shared memory are reads by the warpgroup's tensor core.
+//!
+//! A `wgmma.fence` is only missed before the first product. A plain move of a result that is under way moves what is to
+//! come: compilers make such copies.
+
+use super::access::{lanes, load_narrow};
+use super::clock::tensor_core;
+use super::matrix::{self, CHUNK, Descriptor, Line};
+use super::races::{Access, Use};
+use super::report::{Broken, Run, broken, instruction};
+use super::warp::{Cx, Warp};
+use crate::fault::FaultKind;
+use crate::isa::{Alu, Op, Operand, Reg, Wgmma, WgmmaA, WgmmaSync};
+use crate::program::Program;
+use crate::registers::{Lanes, Mask, WARP};
+use std::collections::{HashMap, VecDeque};
+
+/// Warps of a warpgroup.
+const WARPS: usize = 4;
+/// A failed look at something that other warps bring about: how many instructions it counts as, for the kernel that
+/// spins for ever.
+pub(super) const LOOK: u64 = 1 << 10;
+
+/// A register of a product that is under way.
+struct InFlight {
+    /// Number of the product's group.
+    group: u32,
+    pc: u32,
+    /// What will be there; of a register of A, nothing.
+    value: Option<Box<Lanes<u32>>>,
+    /// It was moved: the source need not stay, the copy need not be waited for.
+    moved: bool,
+}
+
+/// A warp's products.
+#[derive(Default)]
+pub(super) struct Products {
+    fenced: bool,
+    /// By row.
+    in_flight: HashMap<u32, InFlight>,
+}
+
+impl Products {
+    #[inline]
+    pub fn idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+}
+
+/// What four warps must agree about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Issued {
+    pc: u32,
+    operands: [u64; 2],
+}
+
+/// The progress of a warpgroup.
+#[derive(Default)]
+pub(super) struct Warpgroup {
+    /// By warp: groups committed, products issued.
+    committed: [u32; WARPS],
+    issued: [u32; WARPS],
+    /// Products that not all warps have issued, from number `first` on.
+    recent: VecDeque<Issued>,
+    first: u32,
+}
+
+impl Warpgroup {
+    /// Notes a product of a warp; what another warp issued instead.
+    fn issue(&mut self, warp: usize, product: Issued) -> Result<(), Issued> {
+        let index = (self.issued[warp] - self.first) as usize;
+        self.issued[warp] += 1;
+        match self.recent.get(index) {
+            None => self.recent.push_back(product),
+            Some(other) if *other != product => return Err(*other),
+            Some(_) => {}
+        }
+        while self.issued.iter().all(|&issued| issued > self.first) {
+            self.recent.pop_front();
+            self.first += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The rows that an instruction may not touch while they are under way.
+pub(super) struct Touch {
+    row: u32,
+    write: bool,
+}
+
+/// By instruction; empty for a program without products.
+pub(super) fn touches(program: &Program) -> Vec<Box<[Touch]>> {
+    if !program.code.iter().any(|inst| matches!(inst.op, Op::Wgmma(_))) {
+        return Vec::new();
+    }
+    program.code.iter().map(|inst| touched(&inst.op)).collect()
+}
+
+fn touched(op: &Op) -> Box<[Touch]> {
+    let mut all = Vec::new();
+    let own: &[Reg] = if let Op::Wgmma(wgmma) = op { &wgmma.d } else { &[] };
+    if matches!(op, Op::WgmmaSync(_)) || plain_move(op).is_some() {
+        return Box::default();
+    }
+    op.clone().registers(&mut |operand| {
+        let (reg, rows, write) = match operand {
+            Operand::Read(reg, rows) => (*reg, rows, false),
+            Operand::Write(reg, rows) => (*reg, rows, true),
+            Operand::ReadPred(_) | Operand::WritePred(_) => return,
+        };
+        if reg.constant().is_none() && !own.contains(&reg) {
+            all.extend((reg.0..reg.0 + rows).map(|row| Touch { row, write }));
+        }
+    });
+    all.into()
+}
+
+/// Destination and source of a move of one row.
+fn plain_move(op: &Op) -> Option<(Reg, Reg)> {
+    match op {
+        Op::Alu(Alu::Mov { ty, d, a }) if ty.rows() == 1 => Some((*d, *a)),
+        _ => None,
+    }
+}
+
+impl<'g> Warp<'g> {
+    /// Checks an instruction against the registers under way (there are some).
+    #[cold]
+    pub(super) fn touch(&mut self, cx: &Cx, pc: u32, op: &Op, mask: Mask) -> Run {
+        if let Some((d, a)) = plain_move(op) {
+            return self.move_in_flight(cx, d, a, mask);
+        }
+        for &Touch { row, write } in &cx.grid.touches[pc as usize] {
+            let Some(held) = self.products.in_flight.get(&row) else { continue };
+            if held.moved && write {
+                self.products.in_flight.remove(&row);
+            } else if (write || held.value.is_some()) && cx.grid.rules.races {
+                return Err(used_early(cx, held, write, mask));
+            }
+        }
+        Ok(())
+    }
+
+    fn move_in_flight(&mut self, cx: &Cx, d: Reg, a: Reg, mask: Mask) -> Run {
+        let rows = &mut self.products.in_flight;
+        if let Some(old) = rows.get(&d.0) {
+            if !old.moved && cx.grid.rules.races && rows.get(&a.0).is_none_or(|new| new.value.is_none()) {
+                return Err(used_early(cx, old, true, mask));
+            }
+            rows.remove(&d.0);
+        }
+        if let Some(held) = rows.get_mut(&a.0).filter(|held| held.value.is_some()) {
+            if mask != Mask::MAX {
+                return if cx.grid.rules.races { Err(used_early(cx, held, false, mask)) } else { Ok(()) };
+            }
+            held.moved = true;
+            let copy = InFlight { value: held.value.clone(), ..*held };
+            rows.insert(d.0, copy);
+        }
+        Ok(())
+    }
+
+    /// Whether this warp is at a wait that the rest of its warpgroup has not reached.
+    pub(super) fn ahead(&self, cx: &Cx, pending: u32) -> Run<bool> {
+        let Some(warpgroup) = cx.cta.warpgroups.get(self.index as usize / WARPS) else { return Ok(false) };
+        let own = self.index as usize % WARPS;
+        let done = warpgroup.committed[own].saturating_sub(pending);
+        let behind = (0..WARPS).find(|&w| warpgroup.committed[w] < done);
+        let Some(behind) = behind else { return Ok(false) };
+        let other = self.index - own as u32 + behind as u32;
+        if !cx.cta.alive(other as usize) {
+            let why = format!(
+                "warp {} waits for {done} groups of wgmma, but warp {other} of its warpgroup committed {} and is gone",
+                self.index, warpgroup.committed[behind]
+            );
+            return broken(FaultKind::MissingLanes, 0, why);
+        }
+        Ok(true)
+    }
+
+    pub(super) fn wgmma_sync(&mut self, cx: &mut Cx, op: &WgmmaSync) {
+        let (index, own) = (self.index as usize / WARPS, self.index as usize % WARPS);
+        let committed = &mut cx.cta.warpgroups[index].committed[own];
+        match op {
+            WgmmaSync::Fence => self.products.fenced = true,
+            WgmmaSync::Commit => {
+                *committed += 1;
+                cx.work.progress = true;
+            }
+            WgmmaSync::Wait { pending, .. } => {
+                let done = committed.saturating_sub(*pending);
+                cx.cta.races.waited(self.index as usize, tensor_core(index), done);
+                let regs = &mut self.regs;
+                self.products.in_flight.retain(|row, held| {
+                    if held.group < done
+                        && let Some(value) = &held.value
+                    {
+                        regs.set_b32(Reg(*row), Mask::MAX, value);
+                    }
+                    held.group >= done
+                });
+            }
+        }
+    }
+
+    /// Issues a product; all lanes are here.
+    pub(super) fn wgmma(&mut self, cx: &mut Cx, pc: u32, op: &Wgmma) -> Run {
+        let (index, own) = (self.index as usize / WARPS, self.index as usize % WARPS);
+        if (index + 1) * WARPS > cx.grid.warps() as usize {
+            let why = format!("warp {} is in no whole warpgroup: a block of {} threads", self.index, cx.grid.threads);
+            return broken(FaultKind::MissingLanes, 0, why);
+        }
+        if !self.products.fenced && cx.grid.rules.races {
+            return broken(FaultKind::RegisterRace, 0, "there is no wgmma.fence before the first wgmma".into());
+        }
+        let a = match &op.a {
+            WgmmaA::Registers(_) => 0,
+            WgmmaA::Shared { descriptor, .. } => self.uniform_wide(*descriptor, "descriptor of A")?,
+        };
+        let b = self.uniform_wide(op.b, "descriptor of B")?;
+        let scale = self.regs.pred(op.scale_d);
+        if scale != 0 && scale != Mask::MAX {
+            return broken(FaultKind::IllegalInstruction, 0, "the lanes do not agree on scale-d".into());
+        }
+        if let Err(other) = cx.cta.warpgroups[index].issue(own, Issued { pc, operands: [a, b] })
+            && cx.grid.rules.barriers
+        {
+            let why = format!(
+                "warp {} issues this with descriptors {a:#x} and {b:#x}, another warp of its warpgroup {} with {:#x} and {:#x}",
+                self.index,
+                instruction(cx.grid.program, other.pc),
+                other.operands[0],
+                other.operands[1]
+            );
+            return broken(FaultKind::MissingLanes, 0, why);
+        }
+        let group = cx.cta.warpgroups[index].committed[own];
+        let rows = match &op.a {
+            WgmmaA::Registers(a) => matrix::rows(a.each_ref().map(|a| self.regs.b32(*a))),
+            WgmmaA::Shared { transposed, .. } => {
+                let mut rows = [[0; 32]; 16];
+                self.operand(cx, pc, group, (a, *transposed), (16 * own, &mut rows))?;
+                rows
+            }
+        };
+        let mut columns = vec![[0; 32]; op.n as usize];
+        self.operand(cx, pc, group, (b, op.b_transposed), (0, &mut columns))?;
+        let mut d: Vec<Lanes<u32>> = op.c.iter().map(|c| self.coming(*c, scale != 0)).collect();
+        matrix::product(op, &rows, &columns, &mut d);
+        for (reg, value) in op.d.iter().zip(d) {
+            let held = InFlight { group, pc, value: Some(Box::new(value)), moved: false };
+            self.products.in_flight.insert(reg.0, held);
+        }
+        if let WgmmaA::Registers(a) = &op.a {
+            for reg in a.iter().filter(|reg| reg.constant().is_none()) {
+                self.products.in_flight.insert(reg.0, InFlight { group, pc, value: None, moved: false });
+            }
+        }
+        cx.work.progress = true;
+        Ok(())
+    }
+
+    /// A register of D as the product finds it: the products of a chain follow one another without a wait.
+    fn coming(&self, reg: Reg, used: bool) -> Lanes<u32> {
+        if !used {
+            return [0; WARP];
+        }
+        let held = self.products.in_flight.get(&reg.0).and_then(|held| held.value.as_deref());
+        *held.unwrap_or(self.regs.b32(reg))
+    }
+
+    /// Reads lines of an operand through its descriptor and tells the race detector.
+    fn operand(
+        &mut self,
+        cx: &mut Cx,
+        pc: u32,
+        group: u32,
+        (bits, transposed): (u64, bool),
+        (first, lines): (usize, &mut [Line]),
+    ) -> Run {
+        let (base, size) = (cx.cta.shared.base(), cx.cta.shared.len());
+        let mut chunks = Vec::with_capacity(2 * lines.len());
+        let rules = cx.grid.rules;
+        let read = |at: u32| {
+            if u64::from(at) + CHUNK as u64 > size {
+                if !rules.memory {
+                    return Ok([0; CHUNK]);
+                }
+                let why = format!(
+                    "descriptor {bits:#x} leads to offset {at:#x} of the block's {size} bytes of shared memory"
+                );
+                return broken(FaultKind::OutOfBounds, 0, why);
+            }
+            chunks.push(at);
+            let half = |from: u64| u128::from(load_narrow(base + u64::from(at) + from, 8));
+            Ok((half(0) | half(8) << 64).to_le_bytes())
+        };
+        Descriptor::decode(bits).gather(transposed, first, lines, read)?;
+        chunks.sort_unstable();
+        let party = tensor_core(self.index as usize / WARPS);
+        for run in chunks.chunk_by(|a, b| a + CHUNK as u32 == *b) {
+            let at = (run[0], (CHUNK * run.len()) as u32);
+            let mark = Access::beside(party, group + 1);
+            let done = cx.cta.races.access_beside(self.index as usize, mark, pc, Use::Read, at);
+            if let Err((offset, trouble)) = done {
+                let at = (u64::from(at.0), u64::from(at.1));
+                let (kind, why) = self.shared_rule(cx, "read through a descriptor", at, (offset.into(), trouble));
+                return broken(kind, 0, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// A 64-bit value that all lanes have.
+    pub(super) fn uniform_wide(&self, reg: Reg, what: &str) -> Run<u64> {
+        let values = self.regs.b64(reg);
+        match lanes(Mask::MAX).find(|&i| values[i] != values[0]) {
+            None => Ok(values[0]),
+            Some(lane) => {
+                let why = format!("{what} {:#x} where lane 0 has {:#x}", values[lane], values[0]);
+                broken(FaultKind::IllegalInstruction, lane as u32, why)
+            }
+        }
+    }
+}
+
+#[cold]
+fn used_early(cx: &Cx, held: &InFlight, write: bool, mask: Mask) -> Box<Broken> {
+    let verb = if write { "written" } else { "read" };
+    let issued = instruction(cx.grid.program, held.pc);
+    let why = format!("a register is {verb} while {issued} still uses it: wgmma.wait_group is missing before");
+    let Err(b) = broken::<()>(FaultKind::RegisterRace, mask.trailing_zeros(), why) else { unreachable!() };
+    b
+}
