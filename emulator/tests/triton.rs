@@ -6,7 +6,7 @@
 #[path = "triton/harness.rs"]
 mod harness;
 
-use cuda_emulator::device::{A100, H100};
+use cuda_emulator::device::A100;
 use cuda_emulator::fault::FaultKind;
 use cuda_emulator::gpu::Arg;
 use half::{bf16, f16};
