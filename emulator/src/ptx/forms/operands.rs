@@ -84,7 +84,7 @@ pub(super) fn many(slot: &Slot, words: &[String]) -> usize {
 }
 
 /// The types among the modifiers: the first, and the second if there is one.
-fn types(words: &[String]) -> impl Iterator<Item = Ty> {
+pub(super) fn types(words: &[String]) -> impl Iterator<Item = Ty> {
     words.iter().filter_map(|w| named(w))
 }
 
