@@ -13,8 +13,8 @@ use super::scope::Frame;
 use crate::isa::Operand;
 use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
 
-/// Steps that the analysis of one function may take, some seconds of work.
-const STEPS: u64 = 1 << 28;
+/// Steps that the analysis of one function may take, some tenths of a second of work.
+const STEPS: u64 = 1 << 26;
 
 /// A register or a predicate of the function, by its virtual number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +47,8 @@ pub(super) struct Rows {
     pub watched: Vec<Watched>,
     /// Rows of values that are live at the widest point.
     pub peak: u32,
+    /// What finding them took: runs of instructions looked at.
+    pub steps: u64,
 }
 
 impl Rows {
@@ -81,7 +83,8 @@ impl Rows {
             Some(*sum)
         });
         let peak = peak.max().unwrap_or(0) as u32;
-        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, watched, peak };
+        let steps = liveness.steps;
+        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, watched, peak, steps };
         for width in [4, 2, 1] {
             let of_width = variables.iter().filter(|v| v.rows == width && matches!(v.key, Key::Rows(_)));
             rows.rows += rows.pack(of_width, rows.rows, width);
