@@ -44,6 +44,8 @@ pub enum FaultKind {
     /// `trap`, or a failed `assert`.
     Trap,
     Assert,
+    /// A shape that no device has: more threads in a block than there can be, or none.
+    ImpossibleLaunch,
     /// An instruction that cannot do what its operands ask (a shared address in a global instruction, a bad barrier
     /// number, a matrix row out of place).
     IllegalInstruction,

@@ -345,19 +345,6 @@ impl Memory {
         }
         Ok(())
     }
-
-    /// Sets `count` elements, from an address that is a multiple of their size (else `NotAllocated` too).
-    pub fn fill<C: Cell>(&self, address: u64, value: C::Value, count: u64) -> Result<(), NotAllocated> {
-        let size = size_of::<C>() as u64;
-        let bytes = count.checked_mul(size).ok_or(NotAllocated { address, bytes: u64::MAX })?;
-        let a = self.holding(address, bytes)?;
-        if !address.is_multiple_of(size) {
-            return Err(NotAllocated { address, bytes });
-        }
-        store_each::<C>(address, (0..count).map(|_| value));
-        a.written.set(address - a.base, bytes);
-        Ok(())
-    }
 }
 
 /// Bytes of a run before its first aligned word.
@@ -386,7 +373,7 @@ fn place(state: &mut State, map: &Mapping, span: u64) -> Option<u64> {
 }
 
 /// An atomic integer of 1 to 8 bytes.
-pub trait Cell {
+pub(crate) trait Cell {
     type Value: Copy;
     fn get(&self) -> Self::Value;
     fn put(&self, value: Self::Value);
@@ -411,14 +398,14 @@ cell!(AtomicU8 u8, AtomicU16 u16, AtomicU32 u32, AtomicU64 u64);
 
 /// The element at a checked address: inside an allocation that the caller holds, aligned to its size.
 #[inline]
-pub fn load<C: Cell>(address: u64) -> C::Value {
+pub(crate) fn load<C: Cell>(address: u64) -> C::Value {
     // SAFETY: the caller's check; the memory is shared as atomics only.
     unsafe { &*(address as *const C) }.get()
 }
 
 /// See [`load`].
 #[inline]
-pub fn store<C: Cell>(address: u64, value: C::Value) {
+pub(crate) fn store<C: Cell>(address: u64, value: C::Value) {
     // SAFETY: as in `load`.
     unsafe { &*(address as *const C) }.put(value);
 }
@@ -426,7 +413,6 @@ pub fn store<C: Cell>(address: u64, value: C::Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU16;
 
     #[test]
     fn copies_of_any_offset_and_length() {
@@ -435,7 +421,7 @@ mod tests {
         let data: Vec<u8> = (0..64).map(|i| i * 3 + 1).collect();
         for offset in 0..16u64 {
             for len in 0..40 {
-                memory.fill::<AtomicU8>(at, 0, 256).expect("allocated");
+                memory.write(at, &[0; 256]).expect("allocated");
                 memory.write(at + offset, &data[..len]).expect("allocated");
                 let mut all = [9; 80];
                 memory.read(at, &mut all).expect("allocated");
@@ -452,8 +438,8 @@ mod tests {
     fn a_copy_carries_what_is_known_of_the_bytes() {
         let memory = Memory::new(1 << 20).expect("address space");
         let (from, to) = (memory.alloc(300, "from").expect("memory"), memory.alloc(300, "to").expect("memory"));
-        memory.fill::<AtomicU16>(from + 10, 0x0201, 60).expect("allocated");
-        memory.fill::<AtomicU8>(to, 7, 300).expect("allocated");
+        memory.write(from + 10, &[1, 2].repeat(60)).expect("allocated");
+        memory.write(to, &[7; 300]).expect("allocated");
         memory.copy(to + 3, from, 200).expect("allocated");
         let table = memory.table();
         let written = table.find(to).expect("allocated").written();
@@ -462,15 +448,5 @@ mod tests {
         let mut got = [0; 4];
         memory.read(to + 13, &mut got).expect("allocated");
         assert_eq!(got, [1, 2, 1, 2]);
-    }
-
-    #[test]
-    fn fills_stay_inside_and_aligned() {
-        let memory = Memory::new(1 << 20).expect("address space");
-        let at = memory.alloc(8, "eight").expect("memory");
-        assert!(memory.fill::<AtomicU16>(at, 1, 4).is_ok());
-        assert!(memory.fill::<AtomicU16>(at, 1, 5).is_err());
-        assert!(memory.fill::<AtomicU16>(at + 1, 1, 1).is_err());
-        assert!(memory.fill::<AtomicU64>(at, 1, u64::MAX).is_err());
     }
 }

@@ -113,6 +113,18 @@ fn wrong_addresses_are_refused() {
 }
 
 #[test]
+fn sizes_without_sense_are_refused_at_once() {
+    context();
+    let at = upload(&[0; 4]);
+    // Rows that overlap without end, a pitch beyond all memory, more elements than bytes there can be.
+    assert_eq!(cu!(cuMemsetD2D8_v2(at, 0usize, 1u8, 4usize, usize::MAX)), INVALID_VALUE);
+    assert_eq!(cu!(cuMemsetD2D8_v2(at, 1usize << 62, 1u8, 4usize, 8usize)), INVALID_VALUE);
+    assert_eq!(cu!(cuMemsetD32_v2(at, 1u32, usize::MAX)), INVALID_VALUE);
+    assert_eq!(cu!(cuMemcpyDtoH_v2(null_mut::<c_void>(), at, usize::MAX)), INVALID_VALUE);
+    assert_eq!(download(at, 4), [0; 4]);
+}
+
+#[test]
 fn pinned_memory_is_of_the_host_and_the_device() {
     context();
     let host = made!(usize: cuMemHostAlloc(16usize, 2u32));
@@ -279,6 +291,33 @@ fn made_status(stream: usize) -> u32 {
 }
 
 #[test]
+fn default_streams_capture_by_thread_only() {
+    let (context, at) = (context(), upload(&[0; 2]));
+    for legacy in [0usize, 1] {
+        assert_eq!(name(cu!(cuStreamBeginCapture_v2(legacy, 0u32))), "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED");
+    }
+    ok!(cuStreamBeginCapture_v2(2usize, 0u32));
+    ok!(cuMemsetD32Async(at, 5u32, 2usize, 2usize));
+    assert_eq!(made_status(2), 1);
+    let status = || {
+        let mut status = 9u32;
+        name(cu!(cuStreamIsCapturing(0usize, &raw mut status)))
+    };
+    std::thread::spawn(move || {
+        ok!(cuCtxSetCurrent(context));
+        assert_eq!(made_status(2), 0, "the other thread's stream is another one");
+    })
+    .join()
+    .unwrap();
+    assert_eq!(status(), "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT");
+    let mut graph = 0usize;
+    ok!(cuStreamEndCapture(2usize, &raw mut graph));
+    assert_eq!((status(), download(at, 2)), ("CUDA_SUCCESS".into(), vec![0; 2]));
+    ok!(cuGraphLaunch(made!(usize: cuGraphInstantiateWithFlags(graph, 0u64)), 2usize));
+    assert_eq!(download(at, 2), [5; 2]);
+}
+
+#[test]
 fn captured_streams_fork_and_join_by_events() {
     context();
     let [a, b] = [1u32; 2].map(|flags| made!(usize: cuStreamCreate(flags)));
@@ -376,6 +415,51 @@ fn graphs_run_in_the_order_of_their_edges_and_are_updated() {
 
     ok!(cuGraphAddDependencies(graph, &raw const first, &raw const second, 1usize));
     assert_eq!(code!(usize: cuGraphInstantiateWithFlags(graph, 0u64)), INVALID_VALUE, "a circle");
+}
+
+/// `CUgraphNodeParams`.
+#[repr(C)]
+struct Params {
+    kind: i32,
+    reserved: [i32; 3],
+    value: [u64; 30],
+}
+
+#[test]
+fn nodes_are_made_of_one_structure_and_shown() {
+    context();
+    let (graph, at) = (made!(usize: cuGraphCreate(0u32)), upload(&[0; 4]));
+    let add = |kind: i32, words: &[u64], after: &[usize]| {
+        let mut params = Params { kind, reserved: [0; 3], value: [0; 30] };
+        params.value[..words.len()].copy_from_slice(words);
+        let (mut node, edges) = (0usize, null::<u64>());
+        let (from, count) = (after.as_ptr(), after.len());
+        let code = cu!(cuGraphAddNode_v2(&raw mut node, graph, from, edges, count, &raw const params));
+        (code, node)
+    };
+    let kind = |node: usize| {
+        let mut kind = 0i32;
+        ok!(cuGraphNodeGetType(node, &raw mut kind));
+        kind
+    };
+    // Two words of 7 at the start; then from there to the third word on.
+    let fill = [at, 0, 7 | 4 << 32, 2, 1];
+    let corner = |at: u64| [0, 0, 0, 0, 2, 0, at, 0, 0, 0, 0];
+    let copy = [&corner(at)[..], &corner(at + 8), &[8, 1, 1]].concat();
+    let (code, first) = add(2, &fill, &[]);
+    assert_eq!(code, 0);
+    let (code, second) = add(1, &[&[0, 0], &copy[..]].concat(), &[first]);
+    assert_eq!(code, 0);
+    assert_eq!([first, second].map(kind), [2, 1]);
+    assert_eq!((name(add(10, &[], &[]).0), add(99, &[], &[]).0), ("CUDA_ERROR_NOT_SUPPORTED".into(), INVALID_VALUE));
+    let (mut shown_fill, mut shown_copy) = ([0u64; 5], [0u64; 25]);
+    ok!(cuGraphMemsetNodeGetParams(first, &raw mut shown_fill));
+    ok!(cuGraphMemcpyNodeGetParams(second, &raw mut shown_copy));
+    [4, 15].into_iter().for_each(|kind| shown_copy[kind] &= 0xffff_ffff);
+    assert_eq!((shown_fill, &shown_copy[..]), (fill, &copy[..]));
+    assert_eq!(cu!(cuGraphMemsetNodeGetParams(second, &raw mut shown_fill)), INVALID_VALUE);
+    ok!(cuGraphLaunch(made!(usize: cuGraphInstantiateWithFlags(graph, 0u64)), 0usize));
+    assert_eq!(download(at, 4), [7; 4]);
 }
 
 #[test]

@@ -40,4 +40,7 @@ fn a_kernel_is_loaded_launched_and_checked() {
     assert_eq!(run(2).unwrap().threads_per_block, 2);
     assert_eq!(gpu.read(at, 8).unwrap(), [1.5f32, 2.5].map(f32::to_le_bytes).concat());
     assert_eq!(run(3).unwrap_err().kind, FaultKind::OutOfBounds);
+    for threads in [0, 1025] {
+        assert_eq!(run(threads).unwrap_err().kind, FaultKind::ImpossibleLaunch, "{threads} threads");
+    }
 }

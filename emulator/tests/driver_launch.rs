@@ -274,6 +274,10 @@ fn counters_and_operands_belong_to_the_last_launch() {
     assert_eq!(cu!(cuEmuCounters(null_mut::<u8>(), &raw mut bytes)), NOT_FOUND);
     let (add, at) = (function(load(), "add"), upload(&[1; 8]));
     let run = |threads| launch(add, 1, [threads, 1, 1], 0, 0, &[pointer(&at), pointer(&1u32)]);
+    for (rows, stride) in [(2, 8), (u64::MAX, 16), (2, u64::MAX)] {
+        let operand = Operand { address: at, bytes: 16, rows, stride, access: 3 };
+        assert_eq!(cu!(cuEmuOperands(&raw const operand, 1u32)), INVALID_VALUE, "{rows} rows {stride} apart");
+    }
     let operand = Operand { address: at, bytes: 16, rows: 1, stride: 16, access: 3 };
     ok!(cuEmuOperands(&raw const operand, 1u32));
     assert_eq!(run(4), 0);
@@ -285,6 +289,27 @@ fn counters_and_operands_belong_to_the_last_launch() {
     assert_eq!(counters["blocks"], 1);
     assert_eq!(counters["threads_per_block"], 4);
     assert_eq!(counters["global_bytes_read"], 16);
+    // One warp of four lanes runs the ten instructions of `add` once. Its load and its store are one request each,
+    // to one sector.
+    let expected = [
+        ("warp_instructions", 10),
+        ("active_lanes", 40),
+        ("global_load_requests", 1),
+        ("global_store_requests", 1),
+        ("global_load_sectors", 1),
+        ("global_store_sectors", 1),
+        ("global_bytes_written", 16),
+        ("shared_wavefronts", 0),
+        ("barriers", 0),
+        ("local_bytes", 0),
+        ("shared_bytes", 0),
+    ];
+    for (name, value) in expected {
+        assert_eq!(counters[name], value, "{name}");
+    }
+    assert_eq!(counters["by_class"]["memory"], 4, "two of the parameters, one load, one store");
+    let classes: u64 = counters["by_class"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(classes, 10);
     assert_eq!(run(8), 0);
     ok!(cuCtxSynchronize());
     ok!(cuEmuOperands(&raw const operand, 1u32));

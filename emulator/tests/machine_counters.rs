@@ -71,6 +71,23 @@ fn bank_conflicts_by_line() {
 }
 
 #[test]
+fn the_table_has_every_counter_by_its_name() {
+    let mut counters = Counters { warp_instructions: 12, local_bytes: 7, ..Counters::default() };
+    counters.by_class.insert("control", 5);
+    counters.shared_conflicts.insert(3, (64, 2));
+    let table = counters.to_string();
+    let json = serde_json::to_value(&counters).expect("numbers");
+    let nested = ["by_class", "shared_conflicts"];
+    for (name, _) in json.as_object().expect("an object").iter().filter(|(name, _)| !nested.contains(&name.as_str())) {
+        assert!(table.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name} in\n{table}");
+    }
+    let line = |name: &str| table.lines().find(|l| l.contains(name)).map(|l| l.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(line("warp_instructions"), Some(vec!["warp_instructions", "12", "smsp__inst_executed.sum"]));
+    assert_eq!(line("control"), Some(vec!["control", "5"]));
+    assert_eq!(line("PTX line 3"), Some(vec!["PTX", "line", "3", "64", "instead", "of", "2"]));
+}
+
+#[test]
 fn atomics_and_local_memory() {
     let mut b = Build::new();
     (b.needs.local, b.needs.static_shared) = (16, 16);

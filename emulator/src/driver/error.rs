@@ -142,6 +142,7 @@ impl From<FaultKind> for Error {
             FaultKind::Deadlock => Error::LAUNCH_TIMEOUT,
             FaultKind::Assert => Error::ASSERT,
             FaultKind::IllegalInstruction => Error::ILLEGAL_INSTRUCTION,
+            FaultKind::ImpossibleLaunch => Error::INVALID_VALUE,
             FaultKind::UninitialisedRegister
             | FaultKind::UninitialisedShared
             | FaultKind::UninitialisedGlobal

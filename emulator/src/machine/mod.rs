@@ -2,7 +2,7 @@
 //!
 //! `grid` hands blocks to host threads, `cta` gives the warps of a block their turns, `warp` runs one instruction after
 //! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`,
-//! `barrier` and `wgmma` what threads do together. Which instructions exist, and limits of a launch, are not its business.
+//! `barrier` and `wgmma` what threads do together. Which instructions exist, and limits of a device, are not its business.
 //!
 //! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
 
@@ -30,9 +30,9 @@ mod wgmma;
 
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::device::Device;
-use crate::fault::Fault;
-use crate::memory::Memory;
+use crate::device::{Device, GRID_DIM, THREADS_PER_BLOCK};
+use crate::fault::{Fault, FaultKind, Place};
+use crate::memory::{Memory, WINDOW};
 use crate::program::Program;
 
 /// What a declared operand may be used for.
@@ -88,6 +88,25 @@ pub struct Launch<'a> {
 /// # Errors
 /// The first fault that a check found; memory then holds what was written until there.
 pub fn launch(launch: &Launch, memory: &Memory, config: &Config) -> Result<Counters, Box<Fault>> {
+    if let Some(why) = impossible(launch) {
+        let (kind, kernel, place) = (FaultKind::ImpossibleLaunch, launch.program.name.clone(), Place::default());
+        return Err(Box::new(Fault { kind, kernel, thread: None, place, why }));
+    }
     let table = memory.table();
     grid::Grid::new(launch, memory, &table, config, grid::PATIENCE).run(config.threads)
+}
+
+/// Why no device could run a launch; what its own device allows is for the caller to check.
+fn impossible(launch: &Launch) -> Option<String> {
+    let Launch { grid, block, dynamic_shared, program, .. } = launch;
+    let threads = block.iter().fold(1u32, |threads, &n| threads.saturating_mul(n));
+    if threads == 0 || threads > THREADS_PER_BLOCK {
+        return Some(format!("a block of {block:?} threads; there must be 1 to {THREADS_PER_BLOCK} in all"));
+    }
+    if (0..3).any(|i| grid[i] == 0 || grid[i] > GRID_DIM[i]) {
+        return Some(format!("a grid of {grid:?} blocks; each must be from 1 to {GRID_DIM:?}"));
+    }
+    let room = WINDOW - u64::from(program.needs.static_shared) - u64::from(program.needs.dynamic_align);
+    let fits = u64::from(*dynamic_shared) <= room;
+    (!fits).then(|| format!("{dynamic_shared} bytes of dynamic shared memory; the emulator has room for {room}"))
 }

@@ -1,5 +1,7 @@
 //! PTX as it is written: what the parser makes and `lower` reads. Names are kept as text, scopes as nesting.
 
+use std::collections::BTreeMap;
+
 /// A translation unit.
 #[derive(Clone, Debug, Default)]
 pub struct Module {
@@ -14,7 +16,7 @@ pub struct Module {
     pub variables: Vec<Variable>,
     pub functions: Vec<Function>,
     /// `.file` directives: number and path.
-    pub files: Vec<(u32, String)>,
+    pub files: BTreeMap<u32, String>,
     /// `.alias name, of;`
     pub aliases: Vec<(String, String)>,
 }

@@ -3,7 +3,7 @@
 //! Frames are static, for nothing is recursive: a function's local memory begins above that of everyone who calls it.
 //! Nested scopes that follow one another use the same bytes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::PtxError;
 use super::ast::{Block, Function, Instruction, Module, Operand, Statement, VarSpace, Variable};
@@ -67,37 +67,48 @@ pub(super) struct Frames<'a> {
     pub shared: HashMap<&'a str, Placed>,
     pub params: Vec<Param>,
     pub needs: Needs,
-    /// Other names of functions.
-    aliases: HashMap<&'a str, &'a str>,
+    symbols: &'a Symbols<'a>,
 }
 
 impl Frames<'_> {
     /// The index of a function by its name or an alias.
     pub fn callee(&self, name: &str) -> Option<usize> {
-        self.index.get(self.aliases.get(name).copied().unwrap_or(name)).copied()
+        self.index.get(self.symbols.aliases.get(name).copied().unwrap_or(name)).copied()
     }
 }
 
-/// A module's functions by name; definitions win over declarations.
-pub(super) fn by_name(module: &Module) -> Result<HashMap<&str, &Function>, PtxError> {
-    let mut functions: HashMap<&str, &Function> = HashMap::new();
-    for function in &module.functions {
-        match functions.get(function.name.as_str()) {
-            Some(known) if known.body.is_some() && function.body.is_some() => {
-                let why = format!("`{}` is defined twice", function.name);
-                return Err(PtxError::new(function.line, why));
+/// A module's names.
+pub(super) struct Symbols<'a> {
+    functions: HashMap<&'a str, &'a Function>,
+    /// Other names of functions.
+    aliases: HashMap<&'a str, &'a str>,
+    /// Variables in shared memory, with their place in the text.
+    shared: HashMap<&'a str, (usize, &'a Variable)>,
+}
+
+impl<'a> Symbols<'a> {
+    /// Of functions, definitions win over declarations.
+    pub fn of(module: &'a Module) -> Result<Symbols<'a>, PtxError> {
+        let mut functions: HashMap<&str, &Function> = HashMap::new();
+        for function in &module.functions {
+            match functions.get(function.name.as_str()) {
+                Some(known) if known.body.is_some() && function.body.is_some() => {
+                    return Err(PtxError::new(function.line, format!("`{}` is defined twice", function.name)));
+                }
+                Some(known) if known.body.is_some() => {}
+                _ => drop(functions.insert(&function.name, function)),
             }
-            Some(known) if known.body.is_some() => {}
-            _ => drop(functions.insert(&function.name, function)),
         }
+        for (alias, of) in &module.aliases {
+            let Some(&function) = functions.get(of.as_str()) else {
+                return Err(PtxError::new(0, format!("`.alias {alias}` is of `{of}`, which is not here")));
+            };
+            functions.insert(alias, function);
+        }
+        let aliases = module.aliases.iter().map(|(alias, of)| (alias.as_str(), of.as_str())).collect();
+        let shared = module.variables.iter().enumerate().filter(|(_, v)| v.space == VarSpace::Shared);
+        Ok(Symbols { functions, aliases, shared: shared.map(|(at, v)| (v.name.as_str(), (at, v))).collect() })
     }
-    for (alias, of) in &module.aliases {
-        let Some(&function) = functions.get(of.as_str()) else {
-            return Err(PtxError::new(0, format!("`.alias {alias}` is of `{of}`, which is not here")));
-        };
-        functions.insert(alias, function);
-    }
-    Ok(functions)
 }
 
 /// What a body mentions.
@@ -191,18 +202,17 @@ impl<'a> Reach<'_, 'a> {
 
 /// Places all variables of a kernel.
 pub(super) fn frames<'a>(
-    module: &'a Module,
-    known: &HashMap<&'a str, &'a Function>,
+    symbols: &'a Symbols<'a>,
     kernel: &'a Function,
     body: &'a Block,
     device: &Device,
 ) -> Result<Frames<'a>, PtxError> {
-    let mut reach = Reach { known, path: Vec::new(), done: Vec::new(), seen: HashSet::new() };
+    let mut reach = Reach { known: &symbols.functions, path: Vec::new(), done: Vec::new(), seen: HashSet::new() };
     reach.visit(kernel, body)?;
     let reached: Vec<_> = reach.done.into_iter().rev().collect();
     let index: HashMap<&str, usize> = reached.iter().enumerate().map(|(i, (f, _))| (f.name.as_str(), i)).collect();
     let mut shared = Shared::default();
-    let module_shared = shared.module_scope(module, &reached)?;
+    let module_shared = shared.module_scope(symbols, &reached)?;
 
     let mut functions: Vec<Placing> = Vec::new();
     let mut bases = vec![0u64; reached.len()];
@@ -235,8 +245,7 @@ pub(super) fn frames<'a>(
     });
     let params = params.collect();
     let needs = Needs { local: local as u32, ..shared.needs(kernel, device)? };
-    let aliases = module.aliases.iter().map(|(alias, of)| (alias.as_str(), of.as_str())).collect();
-    let mut frames = Frames { aliases, functions, index, shared: module_shared, params, needs };
+    let mut frames = Frames { symbols, functions, index, shared: module_shared, params, needs };
     shared.place_dynamic(&mut frames);
     Ok(frames)
 }
@@ -271,12 +280,12 @@ impl Shared {
     /// Variables of the module that one of the functions names.
     fn module_scope<'a>(
         &mut self,
-        module: &'a Module,
+        symbols: &Symbols<'a>,
         reached: &[(&Function, Survey)],
     ) -> Result<HashMap<&'a str, Placed>, PtxError> {
-        let used = |v: &&Variable| reached.iter().any(|(_, survey)| survey.names.contains(v.name.as_str()));
-        let shared = module.variables.iter().filter(|v| v.space == VarSpace::Shared);
-        shared.filter(used).map(|v| Ok((v.name.as_str(), self.place(v)?))).collect()
+        let names = reached.iter().flat_map(|(_, survey)| &survey.names);
+        let used: BTreeMap<usize, &Variable> = names.filter_map(|name| symbols.shared.get(name).copied()).collect();
+        used.into_values().map(|v| Ok((v.name.as_str(), self.place(v)?))).collect()
     }
 
     fn place(&mut self, variable: &Variable) -> Result<Placed, PtxError> {

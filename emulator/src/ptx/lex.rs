@@ -31,7 +31,7 @@ impl std::fmt::Display for Token<'_> {
 }
 
 /// The first characters of a name, for messages.
-fn brief(s: &str) -> &str {
+pub(super) fn brief(s: &str) -> &str {
     s.char_indices().nth(80).map_or(s, |(at, _)| &s[..at])
 }
 
@@ -47,11 +47,14 @@ pub(super) struct Cursor<'a> {
     start: usize,
     /// End of the token taken last.
     end: usize,
+    /// Elements that initialisers left out so far.
+    pub filled: u64,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(text: &'a str) -> Result<Self, PtxError> {
-        let mut cursor = Cursor { text, at: 0, scanned_line: 1, token: Token::End, line: 1, start: 0, end: 0 };
+        let mut cursor =
+            Cursor { text, at: 0, scanned_line: 1, token: Token::End, line: 1, start: 0, end: 0, filled: 0 };
         cursor.advance()?;
         Ok(cursor)
     }

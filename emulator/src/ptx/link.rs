@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::ast::{Function, Module};
-use super::frames::{Frames, by_name, frames};
+use super::frames::{Frames, Symbols, frames};
 use super::lower::{Lowered, lower};
 use super::rows::Key;
 use super::scope::{Placed, Pool, special_row};
@@ -13,8 +13,8 @@ use crate::isa::Operand;
 use crate::isa::{Inst, Op, Pred, Reg, Space};
 use crate::program::{Program, Tracked};
 
-/// Instructions that the kernels of a module may have together.
-const LARGEST: usize = 4_000_000;
+/// The work that the kernels of a module may make together, in the units of `lower`: four million instructions.
+const LARGEST: usize = 16_000_000;
 
 /// Makes a program of every kernel.
 pub(super) fn kernels(
@@ -22,15 +22,13 @@ pub(super) fn kernels(
     globals: &HashMap<&str, Placed>,
     device: &Device,
 ) -> Result<Vec<Program>, PtxError> {
-    let functions = by_name(module)?;
+    let symbols = Symbols::of(module)?;
     let mut budget = LARGEST;
     let mut programs = Vec::new();
     for kernel in module.functions.iter().filter(|f| f.entry) {
         if let Some(body) = &kernel.body {
-            let frames = frames(module, &functions, kernel, body, device)?;
-            let program = program(module, kernel, &frames, globals, budget)?;
-            budget -= program.code.len();
-            programs.push(program);
+            let frames = frames(&symbols, kernel, body, device)?;
+            programs.push(program(module, kernel, &frames, globals, &mut budget)?);
         }
     }
     Ok(programs)
@@ -41,16 +39,12 @@ fn program(
     kernel: &Function,
     frames: &Frames,
     globals: &HashMap<&str, Placed>,
-    mut budget: usize,
+    budget: &mut usize,
 ) -> Result<Program, PtxError> {
-    let mut names = globals.clone();
-    names.extend(frames.shared.iter());
     let mut pool = Pool::default();
     let mut lowered = Vec::new();
     for index in 0..frames.functions.len() {
-        let function = lower(module, frames, &names, index, &mut pool, budget)?;
-        budget -= function.code.len();
-        lowered.push(function);
+        lowered.push(lower(module, frames, globals, index, &mut pool, budget)?);
     }
     let (specials, special_rows) = pool.specials();
     let layout = Layout::new(frames, &lowered, special_rows);

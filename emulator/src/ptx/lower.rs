@@ -17,10 +17,13 @@ use crate::fault::Place;
 use crate::isa::Operand;
 use crate::isa::{Alu, Inst, Op, Pred, Reg, WgmmaA, WgmmaSync};
 
-/// Targets that the indexed branches of a function may have together.
-const TARGETS: usize = 1 << 22;
 /// Callers that a place names.
 const MOST_CALLERS: usize = 16;
+/// What loading costs, in memory and time, is counted in units of about 64 bytes: an operation has some of them, a
+/// statement one, a target of an indexed branch one, and so many steps of the analysis.
+const OPERATION: usize = 4;
+const BYTES: usize = 64;
+const STEPS: usize = 16;
 
 /// A function's code: virtual registers, branch targets within it, calls by index.
 pub(super) struct Lowered {
@@ -42,19 +45,20 @@ struct Lowering<'a> {
     callers: Vec<(String, u32)>,
     /// Of places in functions that were inlined, where they were: the newest `.loc` for it.
     inlined: HashMap<Spot, Spot>,
-    targets: usize,
-    /// Instructions that the module may still have.
-    budget: usize,
+    /// Of the function.
+    line: u32,
+    /// Units of work that the module may still make.
+    budget: &'a mut usize,
 }
 
-/// Lowers function number `index` of `frames` to at most `budget` instructions.
+/// Lowers function number `index` of `frames`, and takes what that costs from the `budget`.
 pub(super) fn lower<'a>(
     module: &'a Module,
     frames: &'a Frames<'a>,
-    names: &'a HashMap<&'a str, Placed>,
+    globals: &'a HashMap<&'a str, Placed>,
     index: usize,
     pool: &'a mut Pool,
-    budget: usize,
+    budget: &'a mut usize,
 ) -> Result<Lowered, PtxError> {
     let placing = &frames.functions[index];
     let function = placing.function;
@@ -62,7 +66,7 @@ pub(super) fn lower<'a>(
     let mut lowering = Lowering {
         module,
         frames,
-        frame: Frame::new(pool, module, names),
+        frame: Frame::new(pool, module, [&frames.shared, globals]),
         entry: function.entry,
         variables: placing.variables.iter(),
         code: Vec::new(),
@@ -70,7 +74,7 @@ pub(super) fn lower<'a>(
         source: None,
         callers: Vec::new(),
         inlined: HashMap::new(),
-        targets: 0,
+        line: function.line,
         budget,
     };
     let returns = function.returns.iter().zip(&placing.returns);
@@ -80,11 +84,12 @@ pub(super) fn lower<'a>(
     if let Some(body) = &function.body {
         lowering.block(body)?;
     }
-    lowering.finish(function.line);
+    lowering.finish();
     hold(&mut lowering.code);
     // Row 0 of a callee is where each lane goes back to.
     let reserved = if function.entry { 0 } else { 1 };
     let rows = Rows::new(&mut lowering.code, &lowering.frame, reserved).map_err(at)?;
+    lowering.spend(rows.steps as usize / STEPS).map_err(at)?;
     Ok(Lowered { code: lowering.code, places: lowering.places, rows })
 }
 
@@ -98,7 +103,15 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
+    fn spend(&mut self, units: usize) -> Result<(), String> {
+        let left = self.budget.checked_sub(units);
+        *self.budget =
+            left.ok_or("the kernels of this module are too large: above four million instructions in all")?;
+        Ok(())
+    }
+
     fn statement(&mut self, statement: &'a Statement) -> Result<(), PtxError> {
+        self.spend(1).map_err(|why| PtxError::new(self.line, why))?;
         let (line, done) = match statement {
             Statement::Registers { ty, names, line } => (*line, self.frame.declare(ty, names)),
             Statement::Variable(variable) => {
@@ -136,8 +149,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn named(&self, spot: Spot) -> Option<(String, u32)> {
-        let (_, path) = self.module.files.iter().find(|(number, _)| *number == spot.file)?;
-        Some((path.clone(), spot.line))
+        Some((self.module.files.get(&spot.file)?.clone(), spot.line))
     }
 
     fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {
@@ -181,15 +193,11 @@ impl<'a> Lowering<'a> {
             self.emit(Pred::Always, Op::Alu(Alu::MovPred { d: kept, a: guard }), inst.line, &inst.text);
             guard = Pred::If(kept);
         }
-        if self.code.len() + ops.len() > self.budget {
-            return Err("the kernels of this module have more than four million instructions".into());
-        }
+        let told = inst.text.len() + self.source.as_ref().map_or(0, |(path, _)| path.len());
+        self.spend(ops.len() * (OPERATION + told / BYTES))?;
         for op in ops {
             if let Op::BranchIndexed { targets, .. } = &op {
-                self.targets += targets.len();
-                if self.targets > TARGETS {
-                    return Err(format!("the indexed branches have more than {TARGETS} targets"));
-                }
+                self.spend(targets.len())?;
             }
             self.emit(guard, op, inst.line, &inst.text);
         }
@@ -207,10 +215,10 @@ impl<'a> Lowering<'a> {
     }
 
     /// Ends the function, if its last instruction or a label behind it does not, and resolves the labels.
-    fn finish(&mut self, line: u32) {
+    fn finish(&mut self) {
         let end = if self.entry { Op::Exit } else { Op::Return { link: LINK } };
         // Labels behind the last instruction stand where the next would be.
-        self.emit(Pred::Always, end, line, "ret");
+        self.emit(Pred::Always, end, self.line, "ret");
         let frame = &self.frame;
         let mut used = self.code.len() < 2 || !ends(&self.code[self.code.len() - 2]);
         let last = self.code.len() as u32 - 1;

@@ -91,7 +91,8 @@ fn check_target(module: &ast::Module, device: &Device) -> Result<(), PtxError> {
         ((1..=9, _), 1.., true) => return Ok(()),
         ((1..=9, _), 1.., false) => {
             let (suffix, name) = (suffix.map(String::from).unwrap_or_default(), device.name);
-            let why = format!("the text is for sm_{wants}{suffix}, and {name} is sm_{has}: compile it for compute_{has}");
+            let why =
+                format!("the text is for sm_{wants}{suffix}, and {name} is sm_{has}: compile it for compute_{has}");
             (PtxErrorKind::Target, why)
         }
         ((1..=9, _), 0, _) => (PtxErrorKind::Text, "there is no `.target`".to_owned()),

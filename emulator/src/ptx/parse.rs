@@ -14,6 +14,8 @@ pub const LARGEST_TEXT: usize = 256 << 20;
 const LARGEST_VARIABLE: u64 = 1 << 40;
 const LARGEST_ALIGN: u32 = 1 << 16;
 const DIMENSIONS: usize = 8;
+/// Elements that the initialisers of a module may leave out between those that they name.
+const LARGEST_FILL: u64 = 1 << 22;
 
 /// Reads a whole text. Refuses what is not PTX, with the line.
 pub fn parse(text: &str) -> Result<Module, PtxError> {
@@ -355,8 +357,11 @@ impl<'a> Cursor<'a> {
                 let inner = dimensions[1..].iter().map(|d| d.unwrap_or(1)).product::<u64>();
                 let from = out.len() as u64;
                 self.elements(kind, &dimensions[1..], out)?;
-                if inner > 1 << 24 || out.len() as u64 > from + inner {
-                    return self.error("more initialisers than elements in a dimension");
+                let added = (from + inner).checked_sub(out.len() as u64);
+                let Some(added) = added else { return self.error("more initialisers than elements in a dimension") };
+                self.filled = self.filled.saturating_add(added);
+                if self.filled > LARGEST_FILL {
+                    return self.error(format!("short initialisers leave out more than {LARGEST_FILL} elements"));
                 }
                 out.resize((from + inner) as usize, Init::Bits(0));
             } else {

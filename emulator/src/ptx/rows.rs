@@ -14,8 +14,8 @@ use super::scope::Frame;
 use crate::isa::Operand;
 use crate::isa::{Inst, Pred, Reg};
 
-/// Steps that the analysis of one function may take, some seconds of work.
-const STEPS: u64 = 1 << 28;
+/// Steps that the analysis of one function may take, some tenths of a second of work.
+const STEPS: u64 = 1 << 26;
 
 /// A register or a predicate of the function, by its virtual number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +61,8 @@ pub(super) struct Rows {
     pub doubts: Doubts,
     /// Rows of values that are live at the widest point.
     pub peak: u32,
+    /// What finding them took: runs of instructions looked at.
+    pub steps: u64,
 }
 
 impl Rows {
@@ -94,7 +96,8 @@ impl Rows {
         });
         let peak = peak.max().unwrap_or(0) as u32;
         let doubts = Doubts::new(code, &variables, frame, unproven);
-        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, doubts, peak };
+        let steps = liveness.steps;
+        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, doubts, peak, steps };
         for width in [4, 2, 1] {
             let of_width = variables.iter().filter(|v| v.rows == width && matches!(v.key, Key::Rows(_)));
             rows.rows += rows.pack(of_width, rows.rows, width);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::PtxError;
 use super::ast::{Block, Module, RegName, Statement};
+use super::lex::brief;
 use super::names::{Names, Register};
 use crate::isa::{Reg, Space, Ty};
 use crate::program::Special;
@@ -118,8 +119,8 @@ struct Scope<'a> {
 pub(super) struct Frame<'a> {
     pool: &'a mut Pool,
     module: &'a Module,
-    /// Module-scope variables.
-    globals: &'a HashMap<&'a str, Placed>,
+    /// Module-scope variables: the kernel's in shared memory, and the others.
+    globals: [&'a HashMap<&'a str, Placed>; 2],
     scopes: Vec<Scope<'a>>,
     ranges: Vec<Range>,
     rows: u32,
@@ -131,7 +132,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub fn new(pool: &'a mut Pool, module: &'a Module, globals: &'a HashMap<&'a str, Placed>) -> Self {
+    pub fn new(pool: &'a mut Pool, module: &'a Module, globals: [&'a HashMap<&'a str, Placed>; 2]) -> Self {
         Frame {
             pool,
             module,
@@ -248,7 +249,7 @@ impl<'a> Frame<'a> {
     /// The variable with its size.
     pub fn placed(&self, name: &str) -> Option<Placed> {
         let local = self.scopes.iter().rev().find_map(|s| s.variables.get(name));
-        local.or_else(|| self.globals.get(name)).copied()
+        local.or_else(|| self.globals.iter().find_map(|g| g.get(name))).copied()
     }
 
     /// A predicate for one instruction.
@@ -290,8 +291,10 @@ impl<'a> Frame<'a> {
 }
 
 impl Range {
+    /// The name of a register, for messages.
     fn name_of(&self, row: u32) -> String {
-        if self.numbered { format!("{}{}", self.name, (row - self.first) / self.rows) } else { self.name.clone() }
+        let name = brief(&self.name);
+        if self.numbered { format!("{name}{}", (row - self.first) / self.rows) } else { name.to_owned() }
     }
 }
 

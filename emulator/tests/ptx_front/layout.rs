@@ -138,7 +138,10 @@ fn tracked_are_those_that_a_path_may_leave_unwritten() {
     // What is made of it is followed to where it is used; the second read is behind a write on every path.
     let made = "add.u32 %r2, %r1, 1; mov.u32 %r1, 1; add.u32 %r3, %r1, %r2; st.global.u32 [%rd], %r3;";
     assert_eq!(names(made), [(5, "%r3, made of %r1,".into())]);
-    assert_eq!(names("setp.eq.u32 %p2, %r1, 0; selp.b32 %r3, 1, 2, %p2; @%p2 exit;"), [(4, "%p2, made of %r1,".into())]);
+    assert_eq!(
+        names("setp.eq.u32 %p2, %r1, 0; selp.b32 %r3, 1, 2, %p2; @%p2 exit;"),
+        [(4, "%p2, made of %r1,".into())]
+    );
     assert_eq!(names("selp.b32 %r3, 1, 2, %p1; vote.sync.any.pred %p2, %p1, -1;"), [(3, "%p1".into())]);
     // Without a use nothing is tracked; local memory is none.
     assert_eq!(names("mov.u32 %r2, %r1; selp.b32 %r3, %r2, %r1, %p0; { .local .u32 x; st.local.u32 [x], %r3; }"), []);

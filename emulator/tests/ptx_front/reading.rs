@@ -134,7 +134,7 @@ fn directives_of_modules_and_functions() {
         .section .debug_str { $L__s0: .b8 1, 2\n { .b8 3 } }\n";
     let module = parse(text).unwrap();
     assert_eq!((module.target, module.target_suffix), (90, Some('a')));
-    assert_eq!(module.files, [(1, "a.cu".into())]);
+    assert_eq!(module.files.into_iter().collect::<Vec<_>>(), [(1, "a.cu".into())]);
     assert_eq!(module.aliases, [("g".into(), "f".into())]);
     let [dynamic, table, vector, managed] = &module.variables[..] else { panic!("{:?}", module.variables) };
     assert_eq!((dynamic.external, dynamic.count, dynamic.align, dynamic.space), (true, None, 16, VarSpace::Shared));

@@ -90,7 +90,7 @@ fn columns(words: &[String]) -> Option<usize> {
 }
 
 /// The types among the modifiers: the first, and the second if there is one.
-fn types(words: &[String]) -> impl Iterator<Item = Ty> {
+pub(super) fn types(words: &[String]) -> impl Iterator<Item = Ty> {
     words.iter().filter_map(|w| named(w))
 }
 

@@ -1,11 +1,14 @@
-//! Every line of the table in every spelling, real compiler output, and what exactly some instructions become.
+//! Every line of the table in every spelling, real compiler output, what exactly some instructions become, and what
+//! lane-wise instructions compute.
 
 mod expand;
+mod model;
 mod reader;
 mod refusals;
 mod spot;
+mod values;
 
-use super::operands::{many, width};
+use super::operands::{many, types, width};
 use super::pattern::{Kind, Pattern, Slot};
 use super::{FORMS, Form, decode, document, find};
 use crate::isa::Operand;
