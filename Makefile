@@ -1,8 +1,9 @@
-# The project's commands. `make test` is all that a fresh machine with Rust, a C compiler and make needs.
+# The project's commands. `make test` is all that a fresh machine with Rust, C and C++ compilers, make, and python3 with
+# pip needs.
 
-.PHONY: test lint bench
+.PHONY: test lint bench cuda
 
-test:
+test: cuda
 	cargo test --locked
 
 lint:
@@ -13,3 +14,7 @@ lint:
 bench:
 	cargo bench --locked
 	cargo run --locked --release -- bench generate --shape qwen2-vl-2b --dtype bf16
+
+# nvcc, for the emulator's tests.
+cuda:
+	@tools/cuda.sh

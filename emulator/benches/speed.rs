@@ -3,7 +3,7 @@
 use cuda_emulator::config::Config;
 use cuda_emulator::counters::Counters;
 use cuda_emulator::device::A100;
-use cuda_emulator::gpu::{Arg, Gpu, kernel};
+use cuda_emulator::gpu::{Arg, Gpu};
 use std::time::{Duration, Instant};
 
 /// `y[i] = a x[i] + y[i]`, eight elements a thread, a block's width apart.
@@ -94,49 +94,57 @@ LOOP:
 const ELEMENTS: u32 = 1 << 20;
 const RUNS: usize = 5;
 
-/// The counts and the shortest time of a few launches.
-fn best(threads: usize, launch: impl Fn(&Gpu) -> Counters) -> (Counters, Duration) {
-    let gpu = Gpu::new(A100, Config { threads, ..Config::default() }).expect("address space for a device's memory");
-    let runs = (0..RUNS).map(|_| {
-        let start = Instant::now();
-        let counters = launch(&gpu);
-        (counters, start.elapsed())
-    });
-    runs.min_by_key(|(_, time)| *time).expect("RUNS is not 0")
+/// A kernel with its launch.
+struct Case {
+    text: &'static str,
+    grid: u32,
+    block: u32,
+    /// Makes the buffers.
+    args: fn(&Gpu) -> Vec<Arg>,
 }
 
-fn axpy(gpu: &Gpu) -> Counters {
-    let module = gpu.load(AXPY).expect("valid PTX");
-    let bytes = u64::from(ELEMENTS) * 4;
-    let [x, y] = [(); 2].map(|()| gpu.alloc(bytes).expect("8 MiB fit"));
+impl Case {
+    /// The counts and the shortest time of a few launches on so many host threads.
+    fn best(&self, threads: usize) -> (Counters, Duration) {
+        let gpu = Gpu::new(A100, Config { threads, ..Config::default() }).expect("address space for a device's memory");
+        let (module, args) = (gpu.load(self.text).expect("valid PTX"), (self.args)(&gpu));
+        let runs = (0..RUNS).map(|_| {
+            let start = Instant::now();
+            let counters = gpu.launch(&module.kernels[0], [self.grid, 1, 1], [self.block, 1, 1], 0, &args);
+            (counters.expect("no fault"), start.elapsed())
+        });
+        runs.min_by_key(|(_, time)| *time).expect("RUNS is not 0")
+    }
+
+    /// Prints millions of what `count` counts, in a second of one thread and of all.
+    fn print(&self, what: &str, count: fn(&Counters) -> u64) {
+        let [one, all] = [1, Config::default().threads].map(|threads| {
+            let (counters, time) = self.best(threads);
+            count(&counters) as f64 / time.as_secs_f64() / 1e6
+        });
+        println!("{what:42} {one:8.2} {all:8.2} {:8.2}", all / one);
+    }
+}
+
+fn axpy(gpu: &Gpu) -> Vec<Arg> {
     let ones: Vec<u8> = (0..ELEMENTS).flat_map(|_| 1.0f32.to_le_bytes()).collect();
-    gpu.write(x, &ones).and_then(|()| gpu.write(y, &ones)).expect("inside the allocation");
-    let args = [Arg::U64(x), Arg::U64(y), Arg::F32(2.0), Arg::U32(ELEMENTS)];
-    let axpy = kernel(&module, "axpy").expect("its name");
-    gpu.launch(axpy, [ELEMENTS.div_ceil(256 * 8), 1, 1], [256, 1, 1], 0, &args).expect("no fault")
+    let buffer = |()| {
+        let at = gpu.alloc(ones.len() as u64).expect("4 MiB fit");
+        gpu.write(at, &ones).expect("inside the allocation");
+        Arg::U64(at)
+    };
+    let [x, y] = [(); 2].map(buffer);
+    vec![x, y, Arg::F32(2.0), Arg::U32(ELEMENTS)]
 }
 
-fn products(gpu: &Gpu) -> Counters {
-    let module = gpu.load(PRODUCTS).expect("valid PTX");
-    let out = gpu.alloc(128 * 4).expect("512 bytes fit");
-    let products = kernel(&module, "products").expect("its name");
-    gpu.launch(products, [16, 1, 1], [32, 1, 1], 0, &[Arg::U64(out), Arg::U32(4096)]).expect("no fault")
+fn products(gpu: &Gpu) -> Vec<Arg> {
+    vec![Arg::U64(gpu.alloc(128 * 4).expect("512 bytes fit")), Arg::U32(4096)]
 }
 
 fn main() {
-    let cores = Config::default().threads;
-    let millions = |count: u64, time: Duration| count as f64 / time.as_secs_f64() / 1e6;
-    let row = |what: &str, rate: &dyn Fn(usize) -> f64| {
-        let (one, all) = (rate(1), rate(cores));
-        println!("{what:42} {one:8.2} {all:8.2} {:8.2}", all / one);
-    };
-    println!("{:42} {:>8} {:>8} {:>8}", "million a second", "1 core", format!("{cores} cores"), "ratio");
-    row("warp instructions, element-wise", &|threads| {
-        let (counters, time) = best(threads, axpy);
-        millions(counters.warp_instructions, time)
-    });
-    row("mma.m16n8k16 bf16", &|threads| {
-        let (counters, time) = best(threads, products);
-        millions(counters.mma.values().sum(), time)
-    });
+    println!("{:42} {:>8} {:>8} {:>8}", "million a second", "1 thread", "all", "ratio");
+    let axpy = Case { text: AXPY, grid: ELEMENTS / (256 * 8), block: 256, args: axpy };
+    axpy.print("warp instructions, element-wise", |c| c.warp_instructions);
+    let products = Case { text: PRODUCTS, grid: 16, block: 32, args: products };
+    products.print("mma.m16n8k16 bf16", |c| c.mma.values().sum());
 }

@@ -39,7 +39,7 @@ typedef struct CuEmuOperand {
 
 /* Declares everything in global memory that the calling thread's next launch may touch. It holds for that launch
  * only; of a captured launch or a kernel node it is kept and holds whenever the node runs.
- * CUDA_ERROR_INVALID_VALUE: an unknown access. */
+ * CUDA_ERROR_INVALID_VALUE: an unknown access, or rows that overlap or end beyond all addresses. */
 unsigned cuEmuOperands(const CuEmuOperand *operands, unsigned count);
 
 /* The counters of the last launch in the current context, as a JSON object; the names are those of counters.rs.

@@ -49,6 +49,9 @@ impl Checks {
     }
 }
 
+/// More host threads are not started, whatever is asked for.
+const MOST_THREADS: usize = 1024;
+
 /// How the emulator behaves.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -90,7 +93,7 @@ impl Config {
     fn switch(&mut self, word: &str) -> Result<(), String> {
         match word.split_once('=') {
             Some(("seed", value)) => self.seed = number(word, value)?,
-            Some(("threads", value)) => self.threads = number::<usize>(word, value)?.max(1),
+            Some(("threads", value)) => self.threads = number::<usize>(word, value)?.clamp(1, MOST_THREADS),
             Some(_) => return Err(format!("`{word}`: `seed=N` and `threads=N` are what takes a value")),
             None if word == "all" => self.checks = Checks::ALL,
             None if word == "none" => self.checks = Checks::NONE,

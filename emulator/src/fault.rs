@@ -11,6 +11,8 @@ pub struct Place {
     pub text: String,
     /// File and line of the source.
     pub source: Option<(String, u32)>,
+    /// Where the function that `source` belongs to was inlined, the nearest place first.
+    pub callers: Vec<(String, u32)>,
 }
 
 /// The thread that broke the rule.
@@ -66,6 +68,9 @@ impl fmt::Display for Fault {
         }
         if let Some((file, line)) = &self.place.source {
             write!(f, ", {file}:{line}")?;
+        }
+        for (file, line) in &self.place.callers {
+            write!(f, ", inlined at {file}:{line}")?;
         }
         if self.place.ptx > 0 {
             write!(f, ", PTX line {}: {}", self.place.ptx, self.place.text)?;

@@ -7,7 +7,7 @@
 //! Accesses are relaxed atomics of at most 8 bytes: kernels may race, the emulator must not.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Generic addresses from here are shared memory, local memory, kernel parameters; a window is 16 MiB. They lie below any
@@ -51,14 +51,24 @@ impl Allocation {
 }
 
 /// A zeroed, lazily committed bitmap that several threads set.
+///
+/// Pages that nobody has set a bit in are never read: a first read would map the shared page of zeros, and the write after it
+/// would stop all threads to replace it.
 pub struct Bits {
     map: Mapping,
+    /// One per page of the map: it may hold a set bit.
+    touched: Vec<AtomicBool>,
 }
+
+/// 64-bit words of a page.
+const PAGE_WORDS: u64 = PAGE / 8;
 
 impl Bits {
     /// `bits` zeros.
     pub fn new(bits: u64) -> Option<Bits> {
-        Some(Bits { map: Mapping::new((bits.div_ceil(64) * 8).max(8))? })
+        let map = Mapping::new((bits.div_ceil(64) * 8).max(8))?;
+        let touched = (0..map.bytes.div_ceil(PAGE)).map(|_| AtomicBool::new(false)).collect();
+        Some(Bits { map, touched })
     }
 
     fn word(&self, index: u64) -> &AtomicU64 {
@@ -67,14 +77,22 @@ impl Bits {
         unsafe { &*((self.map.base + index * 8) as *const AtomicU64) }
     }
 
+    fn touched(&self, word: u64) -> &AtomicBool {
+        &self.touched[(word / PAGE_WORDS) as usize]
+    }
+
+    fn get(&self, word: u64) -> u64 {
+        if self.touched(word).load(Ordering::Relaxed) { self.word(word).load(Ordering::Relaxed) } else { 0 }
+    }
+
     /// Sets bits `from..from + count`; says whether all were set before.
     #[inline]
     pub fn set(&self, from: u64, count: u64) -> bool {
         let mut all = true;
         for (word, mask) in words(from, count) {
-            let cell = self.word(word);
-            if cell.load(Ordering::Relaxed) & mask != mask {
-                all &= cell.fetch_or(mask, Ordering::Relaxed) & mask == mask;
+            if self.get(word) & mask != mask {
+                self.touched(word).store(true, Ordering::Relaxed);
+                all &= self.word(word).fetch_or(mask, Ordering::Relaxed) & mask == mask;
             }
         }
         all
@@ -82,7 +100,7 @@ impl Bits {
 
     /// Clears bits `from..from + count`.
     pub fn clear(&self, from: u64, count: u64) {
-        for (word, mask) in words(from, count) {
+        for (word, mask) in words(from, count).filter(|(word, mask)| self.get(*word) & mask != 0) {
             self.word(word).fetch_and(!mask, Ordering::Relaxed);
         }
     }
@@ -90,28 +108,36 @@ impl Bits {
     /// Whether all of `from..from + count` are set.
     #[inline]
     pub fn all(&self, from: u64, count: u64) -> bool {
-        words(from, count).all(|(word, mask)| self.word(word).load(Ordering::Relaxed) & mask == mask)
+        words(from, count).all(|(word, mask)| self.get(word) & mask == mask)
     }
 
     /// Whether any of `from..from + count` is set.
     #[inline]
     pub fn any(&self, from: u64, count: u64) -> bool {
-        words(from, count).any(|(word, mask)| self.word(word).load(Ordering::Relaxed) & mask != 0)
+        words(from, count).any(|(word, mask)| self.get(word) & mask != 0)
     }
 
     /// The first clear bit of `from..from + count`.
     pub fn first_clear(&self, from: u64, count: u64) -> Option<u64> {
         words(from, count).find_map(|(word, mask)| {
-            let clear = !self.word(word).load(Ordering::Relaxed) & mask;
+            let clear = !self.get(word) & mask;
             (clear != 0).then(|| word * 64 + u64::from(clear.trailing_zeros()))
         })
+    }
+
+    /// How many are set.
+    pub fn count(&self) -> u64 {
+        let pages =
+            self.touched.iter().enumerate().filter(|(_, t)| t.load(Ordering::Relaxed)).map(|(page, _)| page as u64);
+        let words = pages.flat_map(|p| p * PAGE_WORDS..((p + 1) * PAGE_WORDS).min(self.map.bytes / 8));
+        words.map(|w| u64::from(self.word(w).load(Ordering::Relaxed).count_ones())).sum()
     }
 
     /// The runs of clear bits in `from..from + count`: first bit and length, a run per 64 bits at most.
     fn clear_runs(&self, from: u64, count: u64) -> Vec<(u64, u64)> {
         let mut runs = Vec::new();
         for (word, mask) in words(from, count) {
-            let mut clear = !self.word(word).load(Ordering::Relaxed) & mask;
+            let mut clear = !self.get(word) & mask;
             while clear != 0 {
                 let first = clear.trailing_zeros();
                 let length = (clear >> first).trailing_ones();
@@ -120,11 +146,6 @@ impl Bits {
             }
         }
         runs
-    }
-
-    /// How many of `from..from + count` are set.
-    pub fn count(&self, from: u64, count: u64) -> u64 {
-        words(from, count).map(|(w, m)| u64::from((self.word(w).load(Ordering::Relaxed) & m).count_ones())).sum()
     }
 }
 

@@ -80,7 +80,12 @@ pub struct Program {
 pub struct Tracked {
     /// Number of tracked registers and predicates.
     pub count: u32,
+    /// By instruction (ascending): the tracked predicate that guards it, which all lanes must have written.
+    pub guards: Vec<(u32, Vec<(u32, String)>)>,
     /// By instruction (ascending): the tracked registers it must find written, and those that it writes.
     pub reads: Vec<(u32, Vec<(u32, String)>)>,
     pub writes: Vec<(u32, Vec<u32>)>,
+    /// By instruction (ascending), of `Alu` and `Shfl`: the tracked registers among its sources, in the order of
+    /// `Op::registers`. Its results count as written where those do.
+    pub sources: Vec<(u32, Vec<Option<u32>>)>,
 }

@@ -58,6 +58,7 @@ fn arithmetic(op: IntOp, ty: Ty, a: i128, b: i128, c: i128) -> i128 {
         IntOp::Mul24Hi => (low24(ty, a) * low24(ty, b)).div_euclid(1 << 16),
         IntOp::Mad24Lo => low24(ty, a) * low24(ty, b) + c,
         IntOp::Mad24Hi => (low24(ty, a) * low24(ty, b)).div_euclid(1 << 16) + c,
+        IntOp::Mad24HiSat => clamp(ty, (low24(ty, a) * low24(ty, b)).div_euclid(1 << 16) + c),
         IntOp::Sad => c + (a - b).abs(),
         IntOp::Div => {
             if b == 0 {
@@ -122,7 +123,7 @@ fn arithmetic_of_every_type() {
 #[test]
 fn products_of_24_bits_and_of_double_width() {
     for ty in [Ty::U32, Ty::S32] {
-        for op in [IntOp::Mul24Lo, IntOp::Mul24Hi, IntOp::Mad24Lo, IntOp::Mad24Hi] {
+        for op in [IntOp::Mul24Lo, IntOp::Mul24Hi, IntOp::Mad24Lo, IntOp::Mad24Hi, IntOp::Mad24HiSat] {
             check(op, ty, [32; 3], 32, 1, |x| {
                 let [a, b, c] = x.map(|x| number(ty, x));
                 wrap(arithmetic(op, ty, a, b, c), 32)
@@ -137,6 +138,20 @@ fn products_of_24_bits_and_of_double_width() {
             });
         }
     }
+}
+
+#[test]
+fn differences_of_bytes() {
+    let apart = |a: u64, b: u64| {
+        let bytes = a.to_le_bytes().into_iter().zip(b.to_le_bytes()).take(4);
+        bytes.map(|(a, b)| (i64::from(a) - i64::from(b)).unsigned_abs())
+    };
+    check(IntOp::AbsDiff4, Ty::U32, [32; 3], 32, 21, |[a, b, _]| {
+        apart(a, b).enumerate().map(|(i, d)| d << (8 * i)).sum()
+    });
+    check(IntOp::AbsDiff4Add, Ty::U32, [32; 3], 32, 22, |[a, b, c]| {
+        apart(a, b).fold(c, |sum, d| (sum + d) & 0xffff_ffff)
+    });
 }
 
 /// Bit `i`; beyond the ends, nothing.

@@ -16,14 +16,14 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Tokens of a tile: 128 keys and values of 128 floats are 128 KiB, an eighth of L2.
-const TILE: usize = 128;
+/// Tokens of a tile: 256 keys and values of 128 floats are 256 KiB, a quarter of L2. Shorter tiles wait more for sums over lanes.
+const TILE: usize = 256;
 /// Tokens of a run: what one task of a decode step reads.
 const RUN: usize = 1024;
 /// Rows (tokens times heads of a group) of a task: turning a tile's keys costs as much as 7 rows.
 const ROWS: usize = 256;
 const TILE_VECTORS: usize = TILE / LANES;
-/// Vectors from one panel of values to the next: at [`TILE`] (8 KiB) the parts of a value would all share one set of L1.
+/// Vectors from one panel of values to the next: at [`TILE`] (16 KiB) the parts of a value would all share one set of L1.
 const VALUE_PANEL: usize = TILE + 1;
 
 /// The shape of a call.
@@ -109,6 +109,7 @@ pub fn attention(cpu: &Cpu, q: &[f32], heads: Heads, kv: Kv, sequences: &[Sequen
         let item = &items[i];
         let size = item.state_size();
         let [total, state, work] = carve(scratch, [size, size, item.work_size()]);
+        item.scale_queries(work);
         item.run(0, total, work);
         for run in 1..item.runs() {
             item.run(run, state, work);
@@ -128,6 +129,7 @@ fn by_runs(cpu: &Cpu, items: &[Item], runs: usize, epilogue: Epilogue) {
         if run < item.runs() {
             let [work] = carve(scratch, [item.work_size()]);
             let mut state = cells[i].lock().expect("a task panicked");
+            item.scale_queries(work);
             item.run(run, &mut state[..item.state_size()], work);
         }
     });
@@ -208,13 +210,12 @@ impl Item<'_> {
         State { out, top: &mut top[..rows], sum: &mut sum[..rows] }
     }
 
-    /// The state after the tokens of one run, from nothing.
+    /// The state after the tokens of one run, from nothing. `work` begins with the scaled queries.
     fn run(&self, run: usize, state: &mut [Lane16], work: &mut [Lane16]) {
         let mut rest = work;
         let [queries, keys, values, scores] =
             self.work_sizes().map(|size| rest.split_off_mut(..size).expect("work has its size"));
         let (isa, depth, few, t) = (self.cpu.isa(), self.heads.dim, self.few(), padded(self.row_count()));
-        self.scale_queries(queries, if few { t } else { 1 });
         let queries: &[f32] = cast_slice(queries);
         let mut state = self.state(state);
         state.top.fill(f32::NEG_INFINITY);
@@ -232,7 +233,7 @@ impl Item<'_> {
                     true => isa.run(Gemv { a: &queries[..t * depth], t, rows, next, c: scores, storage }),
                     false => {
                         let panels = &mut keys[..tokens.len().div_ceil(LANES) * depth];
-                        isa.run(Pack { rows, first_step: 0, depth, panels, storage })
+                        isa.run(Pack { rows: key_rows, first_step: 0, depth, panels, storage })
                     }
                 }
                 let count = tokens.len();
@@ -250,18 +251,21 @@ impl Item<'_> {
         self.row_count() <= FEW && self.cpu.isa().turns()
     }
 
-    /// Queries times the scale: `[row][dim]`, rows `vectors` apart, or interleaved, `[dim][lanes]`.
-    fn scale_queries(&self, queries: &mut [Lane16], lanes: usize) {
-        let (group, dim) = (self.group(), self.heads.dim);
-        let (row_step, step) = if lanes > 1 { (1, lanes) } else { (self.vectors() * LANES, 1) };
-        let queries: &mut [f32] = cast_slice_mut(queries);
-        if lanes > 1 {
+    /// Puts queries times the scale where `work` begins: `[row][dim]`, rows `vectors` apart, or interleaved where they are few, `[dim][lanes]`.
+    fn scale_queries(&self, work: &mut [Lane16]) {
+        let (group, dim, row_step) = (self.group(), self.heads.dim, self.vectors() * LANES);
+        let queries: &mut [f32] = cast_slice_mut(&mut work[..self.work_sizes()[0]]);
+        let lanes = padded(self.row_count());
+        if self.few() {
             queries.fill(0.0);
         }
         for i in 0..self.row_count() {
             let at = (self.rows.start + i / group) * self.heads.stride + (self.head * group + i % group) * dim;
-            let to = queries[i * row_step..].iter_mut().step_by(step);
-            to.zip(&self.q[at..at + dim]).for_each(|(to, q)| *to = q * self.heads.scale);
+            let scaled = self.q[at..at + dim].iter().map(|q| q * self.heads.scale);
+            match self.few() {
+                true => queries[i..].iter_mut().step_by(lanes).zip(scaled).for_each(|(to, q)| *to = q),
+                false => queries[i * row_step..].iter_mut().zip(scaled).for_each(|(to, q)| *to = q),
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! alignment; the last, short piece of a row is copied, so that nothing past the end of a row is ever touched.
 
 use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};
-use bytemuck::{Pod, Zeroable, bytes_of_mut, cast, cast_ref, cast_slice};
+use bytemuck::{Pod, Zeroable, bytes_of_mut, cast, cast_ref, cast_slice, from_bytes};
 use std::marker::PhantomData;
 
 /// Elements of a row that are turned at a time.
@@ -131,6 +131,7 @@ impl Storage for F16 {
 
 /// Sixteen rows of equal length, read in place.
 pub struct Rows16<'a, D: Storage> {
+    rows: [&'a [u8]; LANES],
     chunks: [&'a [D::Chunk]; LANES],
     rest: [&'a [u8]; LANES],
 }
@@ -141,7 +142,7 @@ impl<'a, D: Storage> Rows16<'a, D> {
     pub fn new(rows: &[&'a [u8]], first: usize) -> Self {
         let rows: [&[u8]; LANES] = std::array::from_fn(|i| rows[(first + i).min(rows.len() - 1)]);
         let whole = rows[0].len() / size_of::<D::Chunk>() * size_of::<D::Chunk>();
-        Rows16 { chunks: rows.map(|row| cast_slice(&row[..whole])), rest: rows.map(|row| &row[whole..]) }
+        Rows16 { rows, chunks: rows.map(|row| cast_slice(&row[..whole])), rest: rows.map(|row| &row[whole..]) }
     }
 
     /// Asks for a whole step in L2.
@@ -158,6 +159,13 @@ impl<'a, D: Storage> Rows16<'a, D> {
     #[inline(always)]
     pub fn turn<S: Simd>(&self, s: S, step: usize, sink: &mut impl Sink<S>) {
         D::turn(s, std::array::from_fn(|i| &self.chunks[i][step]), sink);
+    }
+
+    /// Turns the step that ends where the rows end: of some k once more, which costs less than to gather part of a step.
+    #[inline(always)]
+    pub fn turn_last<S: Simd>(&self, s: S, sink: &mut impl Sink<S>) {
+        let size = size_of::<D::Chunk>();
+        D::turn(s, self.rows.map(|row| from_bytes(&row[row.len() - size..])), sink);
     }
 
     /// Turns what follows the last whole step; k past the end of a row yields zeros.
@@ -181,8 +189,12 @@ impl<S: Simd> Sink<S> for Store<'_> {
     }
 }
 
+/// Rows are asked for so far ahead.
+const AHEAD: usize = 64;
+
 /// Packs `k` (whole steps, but for the end of the rows) of all `rows` into panels of 16 columns, `depth` vectors each.
 pub struct Pack<'a, D: Storage> {
+    /// The rows to pack, and what comes after them as far as known.
     pub rows: &'a [&'a [u8]],
     pub first_step: usize,
     pub depth: usize,
@@ -194,16 +206,27 @@ impl<D: Storage> Kernel for Pack<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let size = size_of::<D::Chunk>() / STEP;
+        let part = self.first_step * STEP * size..(self.first_step * STEP + self.depth) * size;
         for (i, panel) in self.panels.chunks_exact_mut(self.depth).enumerate() {
+            for row in self.rows.iter().skip(i * LANES + AHEAD).take(LANES) {
+                row[part.clone()].chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));
+            }
             let rows = Rows16::<D>::new(self.rows, i * LANES);
             let (steps, rest) = panel.as_chunks_mut::<STEP>();
             for (j, to) in steps.iter_mut().enumerate() {
                 rows.turn(s, self.first_step + j, &mut Store(to));
             }
-            if !rest.is_empty() {
-                let mut last = [Lane16::ZERO; STEP];
-                rows.turn_rest(s, &mut Store(&mut last));
-                rest.copy_from_slice(&last[..rest.len()]);
+            if rest.is_empty() {
+                continue;
+            }
+            match panel.last_chunk_mut() {
+                Some(last) => rows.turn_last(s, &mut Store(last)),
+                None => {
+                    let mut last = [Lane16::ZERO; STEP];
+                    rows.turn_rest(s, &mut Store(&mut last));
+                    panel.copy_from_slice(&last[..panel.len()]);
+                }
             }
         }
     }
@@ -224,8 +247,6 @@ impl<D: Storage> Kernel for PackRows<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        /// Rows are asked for so far ahead.
-        const AHEAD: usize = 64;
         for (k, row) in self.rows[..self.count].iter().enumerate() {
             if let Some(ahead) = self.rows.get(k + AHEAD) {
                 ahead.chunks(size_of::<Lane16>()).for_each(|line| prefetch(line.as_ptr()));

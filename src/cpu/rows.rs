@@ -1,4 +1,4 @@
-//! Rows between their storage and f32, and the index of the largest logit.
+//! Rows between their storage and f32.
 //!
 //! Owns the conversions. Refuses to know shapes. The surprise: storage is bytes, since weights and caches are not always aligned.
 
@@ -18,19 +18,6 @@ pub fn widen(isa: Isa, bytes: &[u8], dtype: DType, to: &mut [f32]) {
 pub fn narrow(isa: Isa, from: &[f32], dtype: DType, bytes: &mut [u8]) {
     assert_eq!(bytes.len(), from.len() * dtype.size(), "rows differ");
     with_storage!(dtype, D => isa.run(Narrow { from, bytes, storage: PhantomData::<D> }));
-}
-
-/// The index of the largest value, the first of equals. None where a value is NaN, or there is none.
-pub fn argmax(x: &[f32]) -> Option<usize> {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (i, &x) in x.iter().enumerate() {
-        if x > best.0 {
-            best = (x, i);
-        } else if x.is_nan() {
-            return None;
-        }
-    }
-    (!x.is_empty()).then_some(best.1)
 }
 
 struct Widen<'a, D> {

@@ -261,19 +261,15 @@ impl Engine {
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();
         let id = exec.load(plan)?;
+        let stops = io.taps.iter().map(|t| (t.ops, Some(t))).chain([(ops, None)]);
         let mut done = 0;
-        for t in &io.taps {
-            if !cancel.is_cancelled() {
-                exec.run(id, done..t.ops)?;
-                done = t.ops;
-                tap(exec, &t.name, (stream.0, stream.1, io.stream))?;
-            }
-        }
-        if !cancel.is_cancelled() {
-            exec.run(id, done..ops)?;
-        }
+        let result = stops.filter(|_| !cancel.is_cancelled()).try_for_each(|(end, reached)| {
+            exec.run(id, done..end)?;
+            done = end;
+            reached.map_or(Ok(()), |t| tap(exec, &t.name, (stream.0, stream.1, io.stream)))
+        });
         exec.unload(id);
-        Ok(())
+        result
     }
 
     /// Computes what is left of the prompt, chunk by chunk, and draws the first token; none if cancelled.

@@ -35,6 +35,7 @@ pub unsafe fn list<'a, T>(from: *const T, count: usize) -> R<&'a [T]> {
     match (from.is_null(), count) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(Error::INVALID_VALUE),
+        _ if !from.is_aligned() || count > isize::MAX as usize / size_of::<T>().max(1) => Err(Error::INVALID_VALUE),
         // SAFETY: `count` elements are there by the API's contract.
         (false, _) => Ok(unsafe { std::slice::from_raw_parts(from, count) }),
     }

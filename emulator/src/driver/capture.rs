@@ -144,7 +144,7 @@ fn begin(handle: Handle, mode: u32) -> R {
     let capture = Arc::new(Capture {
         id: fresh() as u64,
         graph: Graph::new(),
-        origin: handle,
+        origin: stream.handle,
         thread: (mode != RELAXED).then(|| std::thread::current().id()),
         status: ACTIVE.into(),
     });
@@ -157,7 +157,7 @@ fn end(handle: Handle) -> R<Arc<Graph>> {
     let stream = queue(handle)?.stream.ok_or(Error::ILLEGAL_STATE)?;
     let mut guard = branch(&stream);
     let capture = guard.as_ref().ok_or(Error::ILLEGAL_STATE)?.capture.clone();
-    if capture.origin != handle {
+    if capture.origin != stream.handle {
         capture.invalidate();
         return Err(Error::STREAM_CAPTURE_UNMATCHED);
     }
@@ -179,7 +179,8 @@ thread_local! {
     static MODE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What `cuStreamGetCaptureInfo` asks; the pointer to the tail is good until the stream captures on.
+/// What `cuStreamGetCaptureInfo` asks; the pointer to the tail is good until the stream captures on. Of the legacy stream
+/// it cannot be said while a stream captures that it would wait for; that capture stays valid.
 unsafe fn info(
     handle: Handle,
     status: *mut u32,
@@ -190,6 +191,9 @@ unsafe fn info(
     count: *mut usize,
 ) -> R {
     let queue = queue(handle)?;
+    if queue.stream.is_none() && capturing(&queue.context, Stream::blocking).is_some() {
+        return Err(Error::STREAM_CAPTURE_IMPLICIT);
+    }
     let mut guard = queue.stream.as_deref().map(branch);
     let branch = guard.as_mut().and_then(|branch| branch.as_mut());
     // SAFETY: the caller's pointers.

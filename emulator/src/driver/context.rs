@@ -175,6 +175,7 @@ fn fault_json(fault: &Fault) -> serde_json::Value {
         "ptx_line": fault.place.ptx,
         "instruction": fault.place.text,
         "source": fault.place.source,
+        "callers": fault.place.callers,
         "why": fault.why,
     })
 }

@@ -35,10 +35,10 @@ pub struct Side {
 /// `CUmemorytype`, without arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Host,
-    Device,
+    Host = 1,
+    Device = 2,
     /// The address says which.
-    Unified,
+    Unified = 4,
 }
 
 /// A resolved address.
@@ -88,6 +88,9 @@ impl Copy {
     pub fn run(&self) -> R {
         if self.width == 0 || self.height == 0 || self.depth == 0 {
             return Ok(());
+        }
+        if isize::try_from(self.width).is_err() {
+            return Err(Error::INVALID_VALUE);
         }
         let (to, from) = (self.to.place()?, self.from.place()?);
         for z in 0..self.depth {
@@ -152,8 +155,7 @@ impl Fill {
         if self.width == 0 || self.height == 0 {
             return Ok(());
         }
-        let aligned = self.at.is_multiple_of(self.element as u64) && self.pitch.is_multiple_of(self.element);
-        let bytes = self.width.checked_mul(self.element).filter(|_| aligned).ok_or(Error::INVALID_VALUE)?;
+        let bytes = self.row_bytes().ok_or(Error::INVALID_VALUE)?;
         let context = owner(self.at).ok_or(Error::INVALID_VALUE)?;
         let chunk = self.value.to_le_bytes()[..self.element].repeat(CHUNK.min(bytes) / self.element);
         for y in 0..self.height {
@@ -164,6 +166,17 @@ impl Fill {
             }
         }
         Ok(())
+    }
+}
+
+impl Fill {
+    /// Bytes of a row; None if rows are not aligned, overlap, or reach beyond any memory.
+    fn row_bytes(&self) -> Option<usize> {
+        let aligned = self.at.is_multiple_of(self.element as u64) && self.pitch.is_multiple_of(self.element);
+        let bytes = self.width.checked_mul(self.element).filter(|_| aligned)?;
+        let apart = self.height == 1 || self.pitch >= bytes;
+        let end = (self.height - 1).checked_mul(self.pitch)?.checked_add(bytes)?;
+        self.at.checked_add(end as u64).filter(|_| apart).map(|_| bytes)
     }
 }
 
@@ -238,11 +251,30 @@ impl Copy3d {
         let (to, from) = (self.to.side()?, self.from.side()?);
         for side in [&to, &from] {
             let rows = self.height > 1 || self.depth > 1;
-            if rows && side.pitch < self.width || self.depth > 1 && side.slice < self.height * side.pitch {
+            if rows && side.pitch < self.width
+                || self.depth > 1 && self.height.checked_mul(side.pitch).is_none_or(|slice| side.slice < slice)
+            {
                 return Err(Error::INVALID_VALUE);
             }
         }
         Ok(Copy { to, from, width: self.width, height: self.height, depth: self.depth })
+    }
+}
+
+impl From<&Copy> for Copy3d {
+    fn from(copy: &Copy) -> Copy3d {
+        let Copy { to, from, width, height, depth } = *copy;
+        Copy3d { from: from.into(), to: to.into(), width, height, depth }
+    }
+}
+
+impl From<Side> for Corner3d {
+    /// Where the copy begins is the corner.
+    fn from(Side { at, kind, pitch, slice }: Side) -> Corner3d {
+        let (host, device) = if kind == Kind::Host { (at, 0) } else { (0, at) };
+        let height = slice.checked_div(pitch).unwrap_or(0);
+        let kind = kind as u32;
+        Corner3d { x: 0, y: 0, z: 0, level: 0, kind, host, device, array: 0, reserved: 0, pitch, height }
     }
 }
 

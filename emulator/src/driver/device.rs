@@ -9,7 +9,7 @@ use std::ffi::c_char;
 /// The CUDA version whose driver this imitates: 1000 major + 10 minor.
 pub const DRIVER_VERSION: i32 = 13000;
 
-/// The number of devices that PCI names tell apart; the emulated ones sit on buses from 1.
+/// The PCI domain of all devices; their buses count from 1.
 const PCI_DOMAIN: i32 = 0;
 
 fn device(ordinal: i32) -> R<&'static Device> {

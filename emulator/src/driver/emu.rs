@@ -27,7 +27,8 @@ impl CuEmuOperand {
             _ => return Err(Error::INVALID_VALUE),
         };
         let CuEmuOperand { address, bytes, rows, stride, .. } = *self;
-        Ok(Operand { address, bytes, rows, stride, access })
+        let operand = Operand { address, bytes, rows, stride, access };
+        operand.span().map(|_| operand).ok_or(Error::INVALID_VALUE)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 /// Functions whose arguments changed: name, since which CUDA version, and the symbol of that form. The others have one
 /// form, whatever their suffix.
-const FORMS: [(&str, i32, &str); 38] = [
+const FORMS: [(&str, i32, &str); 40] = [
     ("cuCtxCreate", 0, "cuCtxCreate_v2"),
     ("cuCtxCreate", 11040, "cuCtxCreate_v3"),
     ("cuCtxCreate", 12050, "cuCtxCreate_v4"),
@@ -40,6 +40,8 @@ const FORMS: [(&str, i32, &str); 38] = [
     ("cuGraphAddDependencies", 12030, "cuGraphAddDependencies_v2"),
     ("cuGraphRemoveDependencies", 0, "cuGraphRemoveDependencies"),
     ("cuGraphRemoveDependencies", 12030, "cuGraphRemoveDependencies_v2"),
+    ("cuGraphAddNode", 0, "cuGraphAddNode"),
+    ("cuGraphAddNode", 12030, "cuGraphAddNode_v2"),
     ("cuMemPrefetchAsync", 0, "cuMemPrefetchAsync"),
     ("cuMemPrefetchAsync", 12020, "cuMemPrefetchAsync_v2"),
     ("cuStreamGetCtx", 0, "cuStreamGetCtx"),

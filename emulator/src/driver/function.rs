@@ -92,7 +92,6 @@ impl Function {
     fn attribute(&self, number: i32) -> R<i32> {
         let (module, program) = self.place()?;
         let device = &module.context.gpu.device;
-        let capability = device.capability.0 * 10 + device.capability.1;
         let needs = &program.needs;
         let value = match number {
             0 => limits::most_threads(needs),
@@ -100,7 +99,8 @@ impl Function {
             2 => 0, // CONST_SIZE_BYTES: constants are the module's
             3 => needs.local,
             4 => limits::registers(needs),
-            5 | 6 => capability, // PTX_VERSION, BINARY_VERSION
+            5 => module.contents.target, // PTX_VERSION: that of the virtual architecture, 80 for compute_80
+            6 => device.capability.0 * 10 + device.capability.1, // BINARY_VERSION: compiled for the device
             MAX_DYNAMIC_SHARED => limits::most_dynamic(needs, device, self.opted()),
             9 => return Ok(self.setting(number).unwrap_or(-1)), // PREFERRED_SHARED_MEMORY_CARVEOUT
             7 | 10..=LAST => return Ok(self.setting(number).unwrap_or(0)),

@@ -144,9 +144,22 @@ pub fn work_of(node: Handle) -> R<Work> {
     home(node)?.nodes().get(&node).map(|node| node.work.clone()).ok_or(Error::INVALID_VALUE)
 }
 
-unsafe fn add(to: *mut Handle, handle: Handle, after: *const Handle, count: usize, work: Work) -> R {
-    // SAFETY: the caller's pointers.
-    unsafe { put(to, graph(handle)?.add(work, list(after, count)?)?) }
+/// Appends a node to the graph of a handle and gives the node's.
+pub unsafe fn add(to: *mut Handle, handle: Handle, after: &[Handle], work: Work) -> R {
+    // SAFETY: the caller's pointer.
+    unsafe { put(to, graph(handle)?.add(work, after)?) }
+}
+
+/// Replaces the operation of a node in its graph by one of its kind.
+pub fn set(node: Handle, work: Work) -> R {
+    let graph = home(node)?;
+    let mut nodes = graph.nodes();
+    let node = nodes.get_mut(&node).ok_or(Error::INVALID_VALUE)?;
+    if node.work.kind() != work.kind() {
+        return Err(Error::INVALID_VALUE);
+    }
+    node.work = work;
+    Ok(())
 }
 
 unsafe fn instantiate(to: *mut Handle, handle: Handle) -> R {
@@ -217,6 +230,13 @@ impl FillParams {
     }
 }
 
+impl From<&Fill> for FillParams {
+    fn from(fill: &Fill) -> FillParams {
+        let Fill { at, pitch, value, element, width, height } = *fill;
+        FillParams { at, pitch, value, element: element as u32, width, height }
+    }
+}
+
 /// `CUDA_HOST_NODE_PARAMS`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -232,6 +252,12 @@ impl HostParams {
     }
 }
 
+impl From<HostCall> for HostParams {
+    fn from(HostCall { function, data }: HostCall) -> HostParams {
+        HostParams { function: Some(function), data }
+    }
+}
+
 api! {
     fn cuGraphCreate [] (to: *mut Handle, flags: u32) {
         if flags != 0 {
@@ -244,48 +270,48 @@ api! {
     }
     fn cuGraphDestroy [] (handle: Handle) { GRAPHS.remove(handle).map(|_| ()).ok_or(Error::INVALID_VALUE) }
     fn cuGraphAddEmptyNode [] (to: *mut Handle, graph: Handle, after: *const Handle, count: usize) {
-        add(to, graph, after, count, Work::Empty)
+        add(to, graph, list(after, count)?, Work::Empty)
     }
     fn cuGraphAddKernelNode []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const KernelParams)
     {
-        add(to, graph, after, count, get(params)?.work()?)
+        add(to, graph, list(after, count)?, get(params)?.work()?)
     }
     fn cuGraphAddKernelNode_v2 []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const KernelParams2)
     {
-        add(to, graph, after, count, get(params)?.work()?)
+        add(to, graph, list(after, count)?, get(params)?.work()?)
     }
     fn cuGraphAddMemcpyNode []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const Copy3d, _context: Handle)
     {
-        add(to, graph, after, count, Work::Copy(get(params)?.copy()?))
+        add(to, graph, list(after, count)?, Work::Copy(get(params)?.copy()?))
     }
     fn cuGraphAddMemsetNode []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const FillParams,
          _context: Handle)
     {
-        add(to, graph, after, count, get(params)?.work()?)
+        add(to, graph, list(after, count)?, get(params)?.work()?)
     }
     fn cuGraphAddHostNode []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, params: *const HostParams)
     {
-        add(to, graph, after, count, get(params)?.work()?)
+        add(to, graph, list(after, count)?, get(params)?.work()?)
     }
     fn cuGraphAddEventRecordNode []
         (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, of: Handle)
     {
-        add(to, graph, after, count, Work::Record(event(of)?))
+        add(to, graph, list(after, count)?, Work::Record(event(of)?))
     }
     fn cuGraphAddEventWaitNode [] (to: *mut Handle, graph: Handle, after: *const Handle, count: usize, of: Handle) {
         event(of)?;
-        add(to, graph, after, count, Work::Wait)
+        add(to, graph, list(after, count)?, Work::Wait)
     }
     /// The child is copied as it is now.
     fn cuGraphAddChildGraphNode []
         (to: *mut Handle, handle: Handle, after: *const Handle, count: usize, child: Handle)
     {
-        add(to, handle, after, count, Work::Child(Arc::new(graph(child)?.works()?)))
+        add(to, handle, list(after, count)?, Work::Child(Arc::new(graph(child)?.works()?)))
     }
     fn cuGraphGetNodes [] (handle: Handle, to: *mut Handle, count: *mut usize) {
         let nodes: Vec<Handle> = graph(handle)?.nodes().keys().copied().collect();

@@ -4,7 +4,8 @@ use super::abi::{get, list, offer, put, put_list};
 use super::copy::Copy3d;
 use super::error::{Error, R};
 use super::graph::{
-    Exec, FillParams, GRAPHS, Graph, HostParams, KernelParams, KernelParams2, Node, Step, exec, graph, home, work_of,
+    Exec, FillParams, GRAPHS, Graph, HostParams, KernelParams, KernelParams2, NODES, Node, Step, exec, graph, home,
+    set, work_of,
 };
 use super::handles::Handle;
 use super::launch::Kernel;
@@ -23,18 +24,6 @@ pub struct UpdateResult {
     result: i32,
     node: Handle,
     from: Handle,
-}
-
-/// Replaces the operation of a node in its graph by one of its kind.
-fn set(node: Handle, work: Work) -> R {
-    let graph = home(node)?;
-    let mut nodes = graph.nodes();
-    let node = nodes.get_mut(&node).ok_or(Error::INVALID_VALUE)?;
-    if node.work.kind() != work.kind() {
-        return Err(Error::INVALID_VALUE);
-    }
-    node.work = work;
-    Ok(())
 }
 
 fn kernel(node: Handle) -> R<Arc<Kernel>> {
@@ -204,6 +193,7 @@ api! {
         let graph = home(node)?;
         let mut nodes = graph.nodes();
         nodes.remove(&node).ok_or(Error::INVALID_VALUE)?;
+        NODES.remove(node);
         for other in nodes.values_mut() {
             other.after.retain(|&before| before != node);
         }

@@ -17,7 +17,7 @@ const REGISTER_UNIT: u32 = 256;
 
 /// Threads that a block of the kernel may have.
 pub fn most_threads(needs: &Needs) -> u32 {
-    let threads = |shape: [u32; 3]| shape.iter().map(|&n| n.max(1)).product::<u32>();
+    let threads = |shape: [u32; 3]| shape.iter().fold(1u32, |threads, &n| threads.saturating_mul(n.max(1)));
     needs.required_threads.or(needs.max_threads).map_or(THREADS_PER_BLOCK, threads).min(THREADS_PER_BLOCK)
 }
 
@@ -118,5 +118,11 @@ mod tests {
         assert_eq!(resident(&needs(0, 128), &A100, 128, 0), 4, "65536 / (128 * 128)");
         assert_eq!(resident(&needs(0, 255), &A100, 256, 0), 1, "256 * 256 registers");
         assert_eq!(resident(&needs(0, 32), &A100, 1025, 0), 0);
+    }
+
+    #[test]
+    fn stated_sizes_beyond_all_numbers_are_the_device_s() {
+        let stated = Needs { max_threads: Some([1 << 16, 1 << 16, 1]), ..needs(0, 32) };
+        assert_eq!((most_threads(&stated), registers(&stated)), (1024, 32));
     }
 }

@@ -54,6 +54,7 @@ mod event;
 mod function;
 mod graph;
 mod graph_edit;
+mod graph_node;
 mod handles;
 mod launch;
 mod limits;
@@ -78,6 +79,7 @@ fn symbols() -> impl Iterator<Item = (&'static str, *const ())> {
         function::SYMBOLS,
         graph::SYMBOLS,
         graph_edit::SYMBOLS,
+        graph_node::SYMBOLS,
         launch::SYMBOLS,
         memory::SYMBOLS,
         module::SYMBOLS,

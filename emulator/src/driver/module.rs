@@ -2,14 +2,13 @@
 //!
 //! A library is a text that belongs to no context; it is loaded into one when it is first used there.
 
-use super::abi::{get, list, offer, put, put_list, put_text, text};
+use super::abi::{list, offer, put, put_list, put_text, text};
 use super::context::{Context, current};
 use super::error::{Error, R};
 use super::function::{FUNCTIONS, Function, functions_of};
 use super::handles::{Handle, Handles, fresh};
 use super::platform::say;
-use crate::device::Device;
-use crate::ptx;
+use crate::ptx::{self, PtxErrorKind};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -107,10 +106,13 @@ impl Log {
 
 /// The text of an image, which says nowhere how long it is.
 unsafe fn image<'a>(from: *const c_void, log: &mut Log) -> R<&'a str> {
-    // SAFETY: four bytes are there in every image, and text ends with a zero.
-    let (head, bytes) = unsafe { (get(from.cast::<[u8; 4]>())?, CStr::from_ptr(from.cast())) };
-    let cubin = head == *b"\x7fELF";
-    let fatbin = [0xba55_ed50_u32, 0x4662_43b1].contains(&u32::from_le_bytes(head));
+    if from.is_null() {
+        return Err(Error::INVALID_VALUE);
+    }
+    // SAFETY: text ends with a zero, and no image of another kind has one among its first four bytes.
+    let bytes = unsafe { CStr::from_ptr(from.cast()) };
+    let cubin = bytes.to_bytes().starts_with(b"\x7fELF");
+    let fatbin = [0xba55_ed50_u32, 0x4662_43b1].iter().any(|mark| bytes.to_bytes().starts_with(&mark.to_le_bytes()));
     if cubin || fatbin {
         log.say(&format!("only PTX text runs here, this image is a {}", if cubin { "cubin" } else { "fatbin" }));
         return Err(Error::NO_BINARY_FOR_GPU);
@@ -124,26 +126,15 @@ unsafe fn image<'a>(from: *const c_void, log: &mut Log) -> R<&'a str> {
 fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
     let contents = context.gpu.load(text).map_err(|error| {
         log.say(&error.to_string());
-        refusal(text, &context.gpu.device)
+        match error.kind {
+            PtxErrorKind::Target => Error::NO_BINARY_FOR_GPU,
+            PtxErrorKind::Version => Error::UNSUPPORTED_PTX_VERSION,
+            PtxErrorKind::Text => Error::INVALID_PTX,
+        }
     })?;
     let module = Arc::new(Module { handle: fresh(), context: context.clone(), contents });
     MODULES.insert_at(module.handle, module.clone());
     Ok(module)
-}
-
-/// What a driver says of a text that was refused: too new a target, too new a version, or plainly invalid.
-fn refusal(text: &str, device: &Device) -> Error {
-    let word_after = |directive: &str| text.split_once(directive)?.1.split_whitespace().next();
-    let digits = |word: &str| word.chars().filter(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
-    let target = word_after(".target").and_then(|word| digits(word.split(',').next()?));
-    let major = word_after(".version").and_then(|word| digits(word.split('.').next()?));
-    if target.is_some_and(|sm| sm > device.capability.0 * 10 + device.capability.1) {
-        Error::NO_BINARY_FOR_GPU
-    } else if major.is_some_and(|major| major > 9) {
-        Error::UNSUPPORTED_PTX_VERSION
-    } else {
-        Error::INVALID_PTX
-    }
 }
 
 fn module(handle: Handle) -> R<Arc<Module>> {

@@ -70,7 +70,8 @@ fn variable(name: &str) -> Result<Option<String>, String> {
 
 /// One line on stderr for the user.
 pub fn say(what: &str) {
-    eprintln!("cuda-emulator: {}", what.replace('\n', " "));
+    // A closed stderr is no error of the program's.
+    let _ = writeln!(std::io::stderr(), "cuda-emulator: {}", what.replace('\n', " "));
 }
 
 impl Platform {

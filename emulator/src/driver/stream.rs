@@ -7,6 +7,8 @@ use super::error::{Error, R};
 use super::event;
 use super::handles::{Handle, Handles, fresh};
 use super::work::{HostCall, Work};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
@@ -38,9 +40,8 @@ impl Stream {
 /// What a stream handle stands for.
 pub struct Queue {
     pub context: Arc<Context>,
-    /// None: a default stream.
+    /// None: the legacy stream.
     pub stream: Option<Arc<Stream>>,
-    legacy: bool,
 }
 
 impl Queue {
@@ -57,7 +58,7 @@ impl Queue {
 
     /// The legacy stream would wait for a blocking stream that captures.
     fn implicit(&self) -> R {
-        if self.legacy { capture::forbid_blocking(&self.context) } else { Ok(()) }
+        if self.stream.is_none() { capture::forbid_blocking(&self.context) } else { Ok(()) }
     }
 
     /// All that was handed in is done; only a capturing stream cannot say so.
@@ -69,12 +70,40 @@ impl Queue {
 
 /// The stream of a handle, in a context that works.
 pub fn queue(handle: Handle) -> R<Queue> {
-    if handle > PER_THREAD {
-        let stream = STREAMS.get(handle).ok_or(Error::INVALID_HANDLE)?;
-        stream.context.check()?;
-        return Ok(Queue { context: stream.context.clone(), stream: Some(stream), legacy: false });
+    let stream = match handle {
+        0 | LEGACY => return Ok(Queue { context: current()?, stream: None }),
+        PER_THREAD => of_thread(current()?),
+        _ => STREAMS.get(handle).ok_or(Error::INVALID_HANDLE)?,
+    };
+    stream.context.check()?;
+    Ok(Queue { context: stream.context.clone(), stream: Some(stream) })
+}
+
+/// A thread's default stream in each context, by the contexts' handles.
+#[derive(Default)]
+struct Own(RefCell<BTreeMap<Handle, Handle>>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.get_mut().values().for_each(|stream| drop(STREAMS.remove(*stream)));
     }
-    Ok(Queue { context: current()?, stream: None, legacy: handle <= LEGACY })
+}
+
+thread_local! {
+    static OWN: Own = Own::default();
+}
+
+/// The calling thread's default stream, made when it is first asked for.
+fn of_thread(context: Arc<Context>) -> Arc<Stream> {
+    let known = OWN.with(|own| own.0.borrow().get(&context.handle).copied());
+    let known = known.and_then(|handle| STREAMS.get(handle)).filter(|s| Arc::ptr_eq(&s.context, &context));
+    known.unwrap_or_else(|| {
+        let (handle, place) = (fresh(), context.handle);
+        let stream = Arc::new(Stream { handle, context, flags: 0, priority: 0, branch: Mutex::default() });
+        STREAMS.insert_at(handle, stream.clone());
+        OWN.with(|own| own.0.borrow_mut().insert(place, handle));
+        stream
+    })
 }
 
 /// Where calls without a stream run.

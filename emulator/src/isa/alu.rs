@@ -160,6 +160,7 @@ pub enum IntOp {
     Mul24Hi,
     Mad24Lo,
     Mad24Hi,
+    Mad24HiSat,
     Sad,
     Div,
     Rem,
@@ -186,6 +187,9 @@ pub enum IntOp {
     SzextWrap,
     BmskClamp,
     BmskWrap,
+    /// `vabsdiff4` of unsigned bytes: the differences side by side, or their sum and `c`.
+    AbsDiff4,
+    AbsDiff4Add,
     /// `dp4a.aty.bty`: `ty` is the type of `c` and `d`; the operands' signs are here. `dp2a` likewise.
     Dp4a {
         a_signed: bool,

@@ -301,7 +301,8 @@ fn int_registers(op: IntOp, ty: Ty, d: &mut Reg, a: &mut [Reg; 3], v: &mut Visit
         IntOp::Shl | IntOp::Shr => (one, &[one, 1]),
         IntOp::Bfe => (one, &[one, 1, 1]),
         IntOp::MadLo | IntOp::MadHi | IntOp::MadHiSat | IntOp::Sad => (one, &[one; 3]),
-        IntOp::Mad24Lo | IntOp::Mad24Hi | IntOp::Fns | IntOp::Dp4a { .. } | IntOp::Dp2a { .. } => (1, &[1; 3]),
+        IntOp::Mad24Lo | IntOp::Mad24Hi | IntOp::Mad24HiSat | IntOp::Fns => (1, &[1; 3]),
+        IntOp::AbsDiff4 | IntOp::AbsDiff4Add | IntOp::Dp4a { .. } | IntOp::Dp2a { .. } => (1, &[1; 3]),
         _ => (one, &[one; 2]),
     };
     a.iter_mut().zip(from).for_each(|(a, &rows)| v.read(a, rows));

@@ -5,7 +5,7 @@
 use super::clock::asynchronous;
 use super::global::{How, Request, Shape, repeat_inactive, sectors};
 use super::races::{Trouble, Use};
-use super::report::{Run, broken, instruction};
+use super::report::{Broken, Run, broken, instruction};
 use super::shared::wavefronts;
 use super::warp::{Cx, Warp};
 use crate::fault::FaultKind;
@@ -81,7 +81,7 @@ impl<'g> Warp<'g> {
         let align = want.bytes & want.bytes.wrapping_neg();
         if at.iter().fold(0, |all, a| all | a) & (align - 1) != 0 {
             if cx.grid.rules.memory {
-                return misaligned(&at, want.bytes, align);
+                return misaligned(&at, mask, want.bytes, align);
             }
             mask = lanes(mask).filter(|&i| at[i].is_multiple_of(align)).fold(0, |m, i| m | 1 << i);
             if mask == 0 {
@@ -228,11 +228,11 @@ impl<'g> Warp<'g> {
         mask: Mask,
         bytes: u64,
         (offset, trouble): (u64, Trouble),
-    ) -> Box<super::report::Broken> {
+    ) -> Box<Broken> {
         let lane = lanes(mask).find(|&i| at[i] + bytes > offset && at[i] <= offset + 3).unwrap_or(0);
         let verb = match how {
             Use::Read => "read",
-            Use::Write => "write",
+            Use::Write | Use::Rewrite => "write",
             Use::Update => "atomic update",
             Use::Issue => "asynchronous copy",
         };
@@ -345,7 +345,10 @@ impl<'g> Warp<'g> {
         let bytes = element * store.a.as_slice().len() as u64;
         let want = Want { pc, space: store.space, bytes, how: How::Write, order: store.order };
         let at = self.addresses(&store.at);
-        let target = self.resolve(cx, want, at, mask)?;
+        let target = match self.resolve(cx, want, at, mask) {
+            Err(race) if race.kind == FaultKind::SharedRace => self.rewrite(cx, want, store, at, mask, race)?,
+            target => target?,
+        };
         cx.work.progress = true;
         for (i, a) in store.a.as_slice().iter().enumerate() {
             self.put(*a, (store.ty, store.reg), &target, i as u64 * element);
@@ -385,15 +388,50 @@ impl<'g> Warp<'g> {
         }
     }
 
+    /// A store that races: warps may store what is there already (each its copy of a result), and nothing else.
+    #[cold]
+    fn rewrite(
+        &mut self,
+        cx: &mut Cx,
+        want: Want,
+        store: &Store,
+        at: Lanes<u64>,
+        mask: Mask,
+        race: Box<Broken>,
+    ) -> Run<Target> {
+        let generic = want.space == Space::Generic;
+        let at = repeat_inactive(at, mask);
+        let inside = if generic { at.map(|a| space_of(a).1) } else { at };
+        let (base, size) = (cx.cta.shared.base(), cx.cta.shared.len());
+        let kind = (store.ty, store.reg);
+        let element = u64::from(store.ty.bytes());
+        let same = |lane: usize| {
+            let fits = inside[lane].checked_add(want.bytes).is_some_and(|end| end <= size);
+            let elements = (0u64..).zip(store.a.as_slice());
+            fits && (!generic || space_of(at[lane]).0 == Space::Shared)
+                && elements
+                    .map(|(i, a)| (base + inside[lane] + i * element, a))
+                    .all(|(host, a)| element <= 8 && load_narrow(host, store.ty.bytes()) == self.stored(*a, kind, lane))
+        };
+        if !lanes(mask).all(same) {
+            return Err(race);
+        }
+        self.resolve_shared(cx, want, inside, mask, Use::Rewrite)
+    }
+
+    /// What a store of at most 8 bytes keeps of a register.
+    fn stored(&self, a: Reg, (ty, reg): (Ty, Ty), lane: usize) -> u64 {
+        let value = if reg.rows() == 1 { u64::from(self.regs.b32(a)[lane]) } else { self.regs.b64(a)[lane] };
+        value & (u64::MAX >> (64 - ty.bits()))
+    }
+
     /// Lanes of one store to one place must agree on the value.
     fn same_values(&self, a: Reg, (ty, reg): (Ty, Ty), target: &Target, offset: u64, at: &Lanes<u64>) -> Run {
         if ty.bytes() > 8 {
             return Ok(());
         }
         for i in lanes(target.apart) {
-            let value = if reg.rows() == 1 { u64::from(self.regs.b32(a)[i]) } else { self.regs.b64(a)[i] };
-            let kept = value & (u64::MAX >> (64 - ty.bits()));
-            if load_narrow(target.at[i] + offset, ty.bytes()) != kept {
+            if load_narrow(target.at[i] + offset, ty.bytes()) != self.stored(a, (ty, reg), i) {
                 let why = format!(
                     "lanes of warp {} store different values at shared offset {:#x} in one instruction",
                     self.index,
@@ -407,8 +445,8 @@ impl<'g> Warp<'g> {
 }
 
 #[cold]
-fn misaligned<T>(at: &Lanes<u64>, bytes: u64, align: u64) -> Run<T> {
-    let lane = at.iter().position(|a| !a.is_multiple_of(align)).unwrap_or(0);
+fn misaligned<T>(at: &Lanes<u64>, mask: Mask, bytes: u64, align: u64) -> Run<T> {
+    let lane = lanes(mask).find(|&i| !at[i].is_multiple_of(align)).unwrap_or(0);
     broken(
         FaultKind::Misaligned,
         lane as u32,

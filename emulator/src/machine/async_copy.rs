@@ -81,7 +81,7 @@ impl<'g> Warp<'g> {
     /// Lands the groups of each lane but the `pending` newest; with None everything, committed or not.
     pub(super) fn wait_copies(&mut self, cx: &mut Cx, pending: Option<u32>, mask: Mask) {
         let committed = self.copies.committed;
-        self.land(cx, mask, |lane, group| pending.is_none_or(|n| group + n < committed[lane]));
+        self.land(cx, mask, |lane, group| pending.is_none_or(|n| group.saturating_add(n) < committed[lane]));
     }
 
     /// Everything that the lanes have under way.

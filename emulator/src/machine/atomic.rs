@@ -4,27 +4,19 @@
 //! memory, as the ISA says; f16 and bf16 keep them.
 
 use super::access::{Target, Want, lanes};
+use super::alu::scalar;
 use super::global::How;
-use super::report::{Run, broken};
+use super::report::Run;
 use super::warp::{Cx, Warp};
-use crate::fault::FaultKind;
-use crate::isa::{Atom, AtomOp, Ty};
+use crate::isa::{Atom, AtomOp, FloatOp, Order, Ty};
 use crate::registers::{Mask, WARP};
-use half::{bf16, f16};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 impl<'g> Warp<'g> {
     pub(super) fn atom(&mut self, cx: &mut Cx, pc: u32, atom: &Atom, mask: Mask) -> Run {
-        if atom.ty.bits() == 128 {
-            return broken(
-                FaultKind::IllegalInstruction,
-                mask.trailing_zeros(),
-                "128-bit atomics are not supported".into(),
-            );
-        }
         let bytes = u64::from(atom.ty.bytes());
         // Without a qualifier an atomic is relaxed, never weak.
-        let order = if atom.order == crate::isa::Order::Weak { crate::isa::Order::Relaxed } else { atom.order };
+        let order = if atom.order == Order::Weak { Order::Relaxed } else { atom.order };
         let want = Want { pc, space: atom.space, bytes, how: How::Update, order };
         let target = self.resolve(cx, want, self.addresses(&atom.at), mask)?;
         let old = self.update(cx, atom, &target);
@@ -112,20 +104,15 @@ fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64, flush: bool) -> u64 {
     }
 }
 
-/// The two halves of a packed value, each through `f`.
-fn halves(a: u64, b: u64, f: impl Fn(u16, u16) -> u16) -> u64 {
-    let part = |shift: u32| u64::from(f((a >> shift) as u16, (b >> shift) as u16)) << shift;
-    part(0) | part(16)
+/// An operation of the 16-bit formats, alone or on both halves.
+fn halves(op: FloatOp, ty: Ty, a: u64, b: u64) -> u64 {
+    let part = |shift: u32| u64::from(scalar(op, ty, (a >> shift) as u16, (b >> shift) as u16)) << shift;
+    if ty.bits() == 16 { part(0) } else { part(0) | part(16) }
 }
 
 fn add(ty: Ty, a: u64, b: u64, flush: bool) -> u64 {
-    let f16_add = |x, y| f16::from_f64(f16::from_bits(x).to_f64() + f16::from_bits(y).to_f64()).to_bits();
-    let bf16_add = |x, y| bf16::from_f64(bf16::from_bits(x).to_f64() + bf16::from_bits(y).to_f64()).to_bits();
     match ty {
-        Ty::F16 => f16_add(a as u16, b as u16).into(),
-        Ty::BF16 => bf16_add(a as u16, b as u16).into(),
-        Ty::F16x2 => halves(a, b, f16_add),
-        Ty::BF16x2 => halves(a, b, bf16_add),
+        Ty::F16 | Ty::BF16 | Ty::F16x2 | Ty::BF16x2 => halves(FloatOp::Add, ty, a, b),
         Ty::F32 => {
             let zeroed = |x: f32| if flush && x.is_subnormal() { 0f32.copysign(x) } else { x };
             let sum = zeroed(f32::from_bits(a as u32)) + zeroed(f32::from_bits(b as u32));
@@ -138,41 +125,13 @@ fn add(ty: Ty, a: u64, b: u64, flush: bool) -> u64 {
 }
 
 fn extreme(ty: Ty, a: u64, b: u64, max: bool) -> u64 {
-    // `fmin` and `fmax` of the ISA: a NaN loses, and -0 is below +0.
-    fn float(key: impl Fn(u16) -> f64) -> impl Fn(u16, u16, bool) -> u16 {
-        move |x, y, max| {
-            let (fx, fy) = (key(x), key(y));
-            let first = fy.is_nan() || !fx.is_nan() && (fx.total_cmp(&fy).is_gt() == max || x == y);
-            if first { x } else { y }
+    let second = match ty {
+        Ty::F16 | Ty::BF16 | Ty::F16x2 | Ty::BF16x2 => {
+            return halves(if max { FloatOp::Max } else { FloatOp::Min }, ty, a, b);
         }
-    }
-    let f16s = float(|x| f16::from_bits(x).to_f64());
-    let bf16s = float(|x| bf16::from_bits(x).to_f64());
-    match ty {
-        Ty::F16 => f16s(a as u16, b as u16, max).into(),
-        Ty::BF16 => bf16s(a as u16, b as u16, max).into(),
-        Ty::F16x2 => halves(a, b, |x, y| f16s(x, y, max)),
-        Ty::BF16x2 => halves(a, b, |x, y| bf16s(x, y, max)),
-        Ty::S32 => {
-            if max {
-                (a as i32).max(b as i32) as u32 as u64
-            } else {
-                (a as i32).min(b as i32) as u32 as u64
-            }
-        }
-        Ty::S64 => {
-            if max {
-                (a as i64).max(b as i64) as u64
-            } else {
-                (a as i64).min(b as i64) as u64
-            }
-        }
-        _ => {
-            if max {
-                a.max(b)
-            } else {
-                a.min(b)
-            }
-        }
-    }
+        Ty::S32 => (b as i32 > a as i32) == max,
+        Ty::S64 => (b as i64 > a as i64) == max,
+        _ => (b > a) == max,
+    };
+    if second { b } else { a }
 }

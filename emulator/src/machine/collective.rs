@@ -127,7 +127,7 @@ impl<'g> Warp<'g> {
     fn perform(&mut self, cx: &mut Cx, pc: u32, op: &Op, who: Mask) -> Run {
         match op {
             Op::WarpSync { .. } => Ok(()),
-            Op::Shfl(op) => self.shuffle(cx, op, who),
+            Op::Shfl(op) => self.shuffle(cx, pc, op, who),
             Op::Vote { kind, d, a, .. } => {
                 self.vote(*kind, *d, self.regs.pred(*a) & who, who);
                 Ok(())
@@ -174,21 +174,24 @@ impl<'g> Warp<'g> {
         }
     }
 
-    fn shuffle(&mut self, cx: &Cx, op: &Shfl, who: Mask) -> Run {
+    fn shuffle(&mut self, cx: &Cx, pc: u32, op: &Shfl, who: Mask) -> Run {
         let (a, b, c) = (self.regs.b32(op.a), self.regs.b32(op.b), self.regs.b32(op.c));
-        let (mut out, mut in_range) = ([0; WARP], 0);
+        let (mut out, mut from, mut in_range) = ([0; WARP], [0; WARP], 0);
         for i in lanes(who) {
             let (source, inside) = source_lane(op.mode, i as u32, b[i], c[i]);
             if who >> source & 1 == 0 && cx.grid.rules.barriers {
                 let why = format!("lane {i} takes its value from lane {source}, which does not take part");
                 return broken(FaultKind::MissingLanes, i as u32, why);
             }
-            out[i] = a[source as usize];
+            (out[i], from[i]) = (a[source as usize], source);
             in_range |= Mask::from(inside) << i;
         }
         self.regs.set_b32(op.d, who, &out);
         if let Some(p) = op.p {
             self.regs.set_pred(p, who, in_range);
+        }
+        if cx.grid.has_tracked && cx.grid.tracked[pc as usize] {
+            self.note_shuffle(cx, pc, who, &from);
         }
         Ok(())
     }

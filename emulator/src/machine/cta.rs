@@ -36,7 +36,7 @@ pub(super) struct Cta {
     /// Warps that have not exited.
     live: Mask,
     pub text: Vec<u8>,
-    /// Counts up with the instructions: what `%clock` shows.
+    /// Warp instructions that the block has begun: what `%clock` shows.
     pub clock: u64,
 }
 

@@ -3,7 +3,7 @@
 use super::report::{Run, broken};
 use super::{Access, Operand};
 use crate::fault::FaultKind;
-use crate::memory::{Allocation, Bits, Memory, Table};
+use crate::memory::{Allocation, Bits, LOCAL_WINDOW, Memory, PARAM_WINDOW, SHARED_WINDOW, Table, WINDOW};
 use crate::registers::{Lanes, Mask, WARP};
 use std::sync::OnceLock;
 
@@ -53,29 +53,26 @@ impl Marks {
         self.0.get()?.as_ref()
     }
 
-    fn count(&self, bytes: u64) -> u64 {
-        self.get().map_or(0, |bits| bits.count(0, bytes))
+    fn count(&self) -> u64 {
+        self.get().map_or(0, Bits::count)
     }
 }
 
 /// A declared operand and, if it only is written, which of its bytes have been.
 struct Declared {
     operand: Operand,
+    span: u64,
     written: Marks,
 }
 
 impl Declared {
-    fn span(&self) -> u64 {
-        let Operand { bytes, rows, stride, .. } = self.operand;
-        if rows == 0 { 0 } else { (rows - 1) * stride + bytes }
-    }
-
     fn holds(&self, address: u64, bytes: u64) -> bool {
         let o = &self.operand;
-        if address < o.address || address + bytes > o.address + self.span() {
+        let Some(from) = address.checked_sub(o.address) else { return false };
+        if from.checked_add(bytes).is_none_or(|end| end > self.span) {
             return false;
         }
-        o.rows == 1 || o.stride == o.bytes || (address - o.address) % o.stride + bytes <= o.bytes
+        o.rows == 1 || o.stride == o.bytes || from % o.stride + bytes <= o.bytes
     }
 
     fn only_written(&self) -> bool {
@@ -150,7 +147,7 @@ impl<'a> Global<'a> {
         let area =
             |memory| Area { memory, read: Marks::default(), wrote: Marks::default(), read_only: Marks::default() };
         let areas = table.iter().map(|a| area(&**a)).collect();
-        let declared = |o: &Operand| Declared { operand: *o, written: Marks::default() };
+        let declared = |o: &Operand| Declared { operand: *o, span: o.span().unwrap_or(0), written: Marks::default() };
         let operands = operands.filter(|_| rules.operands).map(|all| all.iter().map(declared).collect());
         Global { device, areas, operands, rules }
     }
@@ -218,6 +215,16 @@ impl<'a> Global<'a> {
                 f.id, f.what
             );
             return broken(FaultKind::UseAfterFree, lane, why);
+        }
+        // Generic accesses to these have gone elsewhere.
+        let mut windows =
+            [(SHARED_WINDOW, "shared memory"), (LOCAL_WINDOW, "local memory"), (PARAM_WINDOW, "a parameter")]
+                .into_iter();
+        if let Some((_, space)) = windows.find(|(window, _)| address.wrapping_sub(*window) < WINDOW) {
+            let why = format!(
+                "{verb} of {bytes} bytes at {address:#x}: the address of {space} in an instruction for global memory"
+            );
+            return broken(FaultKind::IllegalInstruction, lane, why);
         }
         let distance = |a: &Allocation| match address.checked_sub(a.base) {
             None => a.base - address,
@@ -324,7 +331,7 @@ impl<'a> Global<'a> {
                 Access::Write | Access::WritePartial => request.how == How::Write && request.shape != Shape::Scattered,
             };
             if permits && d.only_written() {
-                d.written.set(d.span(), low - d.operand.address, bytes);
+                d.written.set(d.span, low - d.operand.address, bytes);
             }
             if permits {
                 return Ok(());
@@ -355,7 +362,7 @@ impl<'a> Global<'a> {
                 }
                 Access::Write | Access::WritePartial => {
                     if request.how.writes() {
-                        d.written.set(d.span(), from, bytes);
+                        d.written.set(d.span, from, bytes);
                     }
                     return Ok(());
                 }
@@ -368,7 +375,8 @@ impl<'a> Global<'a> {
     /// The first output operand that was not written everywhere, and its first missing byte.
     pub fn missing_output(&self) -> Option<String> {
         for (i, d) in self.operands.as_deref()?.iter().enumerate().filter(|(_, d)| d.operand.access == Access::Write) {
-            for row in 0..d.operand.rows {
+            let rows = if d.span == 0 { 0 } else { d.operand.rows };
+            for row in 0..rows {
                 let from = row * d.operand.stride;
                 let missing = match d.written.get() {
                     Some(bits) => bits.first_clear(from, d.operand.bytes),
@@ -388,7 +396,7 @@ impl<'a> Global<'a> {
     /// Distinct bytes read and written by the launch.
     pub fn distinct_bytes(&self) -> (u64, u64) {
         let sum = |marks: fn(&'_ Area) -> u64| self.areas.iter().map(marks).sum();
-        (sum(|a| a.read.count(a.memory.bytes)), sum(|a| a.wrote.count(a.memory.bytes)))
+        (sum(|a| a.read.count()), sum(|a| a.wrote.count()))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::{Check, Config};
 use crate::counters::Counters;
 use crate::fault::{Fault, FaultKind};
 use crate::memory::{Memory, Table};
-use crate::program::{Program, Special};
+use crate::program::{Program, Special, Tracked};
 use crate::registers::{Lanes, Mask, Registers, WARP};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,7 +66,8 @@ impl<'a> Grid<'a> {
             operands: has(Check::Operands),
         };
         let mut tracked = vec![false; program.code.len()];
-        let watched = program.tracked.reads.iter().map(|r| r.0).chain(program.tracked.writes.iter().map(|w| w.0));
+        let Tracked { guards, reads, writes, .. } = &program.tracked;
+        let watched = guards.iter().chain(reads).map(|r| r.0).chain(writes.iter().map(|w| w.0));
         watched.for_each(|pc| tracked[pc as usize] = true);
         let operands: Option<&[Operand]> = launch.operands;
         Grid {
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
     use crate::device::A100;
     use crate::isa::{Inst, Op, Pred};
-    use crate::program::{Needs, Tracked};
+    use crate::program::Needs;
 
     #[test]
     fn a_kernel_that_spins_for_ever_is_stopped() {

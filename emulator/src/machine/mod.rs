@@ -60,6 +60,18 @@ pub struct Operand {
     pub access: Access,
 }
 
+impl Operand {
+    /// Bytes from its first to behind its last; None if its rows overlap or it reaches beyond all addresses.
+    pub fn span(&self) -> Option<u64> {
+        let Operand { address, bytes, rows, stride, .. } = *self;
+        if rows == 0 || bytes == 0 {
+            return Some(0);
+        }
+        let span = (rows - 1).checked_mul(stride)?.checked_add(bytes)?;
+        (rows == 1 || stride >= bytes).then_some(span).filter(|&span| address.checked_add(span).is_some())
+    }
+}
+
 /// One launch.
 pub struct Launch<'a> {
     pub program: &'a Program,
@@ -71,7 +83,7 @@ pub struct Launch<'a> {
     pub params: &'a [u8],
     /// All blocks are resident at once and may wait for each other.
     pub cooperative: bool,
-    /// If declared, accesses to global memory must fall into them.
+    /// If declared, accesses to global memory must fall into them. One without a [`Operand::span`] holds nothing.
     pub operands: Option<&'a [Operand]>,
 }
 

@@ -38,7 +38,7 @@ impl<'g> Warp<'g> {
     }
 
     fn words(&self, cx: &Cx, lane: usize, address: u64, bytes: u64) -> u64 {
-        (0..bytes).fold(0, |v, i| v | u64::from(self.peek(cx, lane, address + i).unwrap_or(0)) << (8 * i))
+        (0..bytes).fold(0, |v, i| v | u64::from(self.peek(cx, lane, address.wrapping_add(i)).unwrap_or(0)) << (8 * i))
     }
 
     pub(super) fn print(&mut self, cx: &mut Cx, d: Option<Reg>, format: Reg, arguments: Reg, mask: Mask) -> Run {
@@ -59,9 +59,9 @@ impl<'g> Warp<'g> {
     /// The text, and how many values it took.
     fn format(&self, cx: &Cx, lane: usize, format: &[u8], mut at: u64) -> (Vec<u8>, u32) {
         let mut next = |bytes: u64| {
-            at = at.next_multiple_of(bytes);
-            at += bytes;
-            self.words(cx, lane, at - bytes, bytes)
+            let from = at.wrapping_add(bytes - 1) & !(bytes - 1);
+            at = from.wrapping_add(bytes);
+            self.words(cx, lane, from, bytes)
         };
         let (mut out, mut rest, mut count) = (Vec::new(), format, 0);
         while let Some((&byte, after)) = rest.split_first() {
@@ -111,7 +111,11 @@ fn conversion(text: &[u8], mut star: impl FnMut() -> i32) -> Option<(Conversion,
     let (mut spec, mut wide) = (String::new(), false);
     for (i, &byte) in text.iter().enumerate() {
         match byte {
-            b'*' => spec += &star().to_string(),
+            b'*' => match star() {
+                // As C has it: no precision at all.
+                none if none < 0 && spec.ends_with('.') => drop(spec.pop()),
+                number => spec += &number.to_string(),
+            },
             b'-' | b'+' | b' ' | b'#' | b'.' | b'0'..=b'9' => spec.push(byte as char),
             b'l' | b'z' | b't' | b'j' => wide = true,
             b'h' => {}
@@ -142,13 +146,13 @@ macro_rules! printed {
 }
 printed!(i64, u64, f64, libc::c_int, *const libc::c_char, *const libc::c_void);
 
-/// The value in C's words. `spec` must convert one argument of the value's type.
+/// The value in C's words, at most `LONGEST` bytes of them. `spec` must convert one argument of the value's type.
 fn formatted(spec: &str, value: impl Printed) -> Vec<u8> {
     let spec = CString::new(spec).unwrap_or_default();
     let mut buffer = vec![0; 128];
     loop {
         // SAFETY: `spec` is a percent sign, flags and numbers, and the letter of the value's type.
-        let needed = unsafe { value.print(&mut buffer, &spec) }.max(0) as usize;
+        let needed = unsafe { value.print(&mut buffer, &spec) }.clamp(0, LONGEST as libc::c_int) as usize;
         if needed < buffer.len() {
             buffer.truncate(needed);
             return buffer;

@@ -66,6 +66,8 @@ pub(super) enum Trouble {
 pub(super) enum Use {
     Read,
     Write,
+    /// Writes what is there already: it may meet other writes, not reads.
+    Rewrite,
     /// Reads and writes (atomics).
     Update,
     /// The start of an asynchronous write.
@@ -124,6 +126,11 @@ impl Sets {
     /// A member that nothing orders before `me`.
     fn conflict(&self, id: u32, me: Access, known: &Clock) -> Option<Access> {
         self.all[id as usize].iter().find(|e| e.clock > known.of(e.party) && !(e.strong && me.strong)).copied()
+    }
+
+    /// A member that is under way, and nothing waited for it.
+    fn in_flight(&self, id: u32, known: &Clock) -> Option<Access> {
+        self.all[id as usize].iter().find(|e| e.in_flight() && e.clock > known.of(e.party)).copied()
     }
 }
 
@@ -207,7 +214,7 @@ impl Races {
         let range = (at.0 >> self.shift) as usize..((at.0 + at.1 - 1) >> self.shift) as usize + 1;
         let done = match how {
             Use::Read => self.read(me, mark, range.clone()),
-            Use::Write | Use::Update | Use::Issue => self.write(me, mark, how, range.clone()),
+            Use::Write | Use::Rewrite | Use::Update | Use::Issue => self.write(me, mark, how, range.clone()),
         };
         done.map_err(|(granule, trouble)| ((granule as u32) << self.shift, self.with_pc(granule, trouble)))?;
         let pcs = if how == Use::Read { &mut self.read_pcs } else { &mut self.write_pcs };
@@ -234,7 +241,7 @@ impl Races {
         for (i, (w, r)) in writers[range.clone()].iter().zip(&mut readers[range]).enumerate() {
             if *w != fine {
                 check_written(*w, *unwritten).map_err(|t| (first + i, t))?;
-                check(sets, *races, *w, me, known, true).map_err(|t| (first + i, t))?;
+                check(*races, sets.conflict(*w, me, known), true).map_err(|t| (first + i, t))?;
                 if *races && asynchronous(mark.party) {
                     check_shown(sets, *w, known).map_err(|t| (first + i, t))?;
                 }
@@ -260,12 +267,13 @@ impl Races {
                 if how == Use::Update {
                     check_written(*w, *unwritten).map_err(|t| (first + i, t))?;
                 }
-                check(sets, *races, *w, me, known, true).map_err(|t| (first + i, t))?;
+                let other = if how == Use::Rewrite { sets.in_flight(*w, known) } else { sets.conflict(*w, me, known) };
+                check(*races, other, true).map_err(|t| (first + i, t))?;
                 fine = *w;
-                to = if me.strong { sets.with(*w, me, known) } else { only };
+                to = if me.strong || how == Use::Rewrite { sets.with(*w, mark, known) } else { only };
             }
             if *r != unread {
-                check(sets, *races, *r, me, known, false).map_err(|t| (first + i, t))?;
+                check(*races, sets.conflict(*r, me, known), false).map_err(|t| (first + i, t))?;
                 unread = *r;
             }
             *w = to;
@@ -371,8 +379,8 @@ fn check_written(writers: u32, on: bool) -> Result<(), Trouble> {
 }
 
 #[inline]
-fn check(sets: &Sets, on: bool, id: u32, me: Access, known: &Clock, wrote: bool) -> Result<(), Trouble> {
-    match sets.conflict(id, me, known) {
+fn check(on: bool, other: Option<Access>, wrote: bool) -> Result<(), Trouble> {
+    match other {
         Some(other) if on => Err(Trouble::Race { other, wrote, pc: 0 }),
         _ => Ok(()),
     }
@@ -422,6 +430,24 @@ mod tests {
         assert!(matches!(done, Err((8, Trouble::Race { wrote: false, .. }))), "{done:?}");
         barrier(&mut r, &[0, 1, 2]);
         r.access(2, false, 5, Use::Write, ALL).expect("everyone met");
+    }
+
+    #[test]
+    fn writes_of_one_value_may_meet_but_readers_wait_for_all() {
+        let mut r = races();
+        r.access(0, false, 1, Use::Write, ALL).expect("the first");
+        r.access(1, false, 1, Use::Rewrite, ALL).expect("the same again");
+        barrier(&mut r, &[1, 2]);
+        let Err((0, Trouble::Race { other, wrote: true, .. })) = r.access(2, false, 2, Use::Read, ALL) else {
+            panic!("warp 0 was not there");
+        };
+        assert_eq!(other.party, 0);
+        barrier(&mut r, &[0, 1, 2]);
+        r.access(2, false, 2, Use::Read, ALL).expect("everyone met");
+        assert!(r.access(1, false, 3, Use::Rewrite, ALL).is_err(), "warp 2 reads");
+        barrier(&mut r, &[0, 1, 2]);
+        r.access(0, false, 4, Use::Issue, ALL).expect("ordered");
+        assert!(r.access(1, false, 5, Use::Rewrite, ALL).is_err(), "the copy is under way");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use super::tally::Tally;
 use super::wgmma::{self, Products};
 use super::{access::lanes, alu};
 use crate::fault::{FaultKind, Thread};
-use crate::isa::{Op, Pred, WgmmaSync};
-use crate::registers::{Mask, Registers, WARP};
+use crate::isa::{Alu, Op, Pred, WgmmaSync};
+use crate::registers::{Lanes, Mask, Registers, WARP};
 
 /// Instructions that a group runs at a time while others of its warp wait.
 const SLICE: u32 = 128;
@@ -139,7 +139,6 @@ impl<'g> Warp<'g> {
             let slice = if self.groups.is_empty() { left } else { left.min(SLICE) };
             let before = cx.work.looks;
             let (used, yields) = self.run_group(cx, group, slice, patient)?;
-            cx.cta.clock += u64::from(used);
             left -= used.min(left);
             let looks = cx.work.looks.wrapping_sub(before) + if yields { PATIENCE / LOOK } else { 0 };
             self.patience = match self.groups.len() {
@@ -204,8 +203,9 @@ impl<'g> Warp<'g> {
             let count = &mut cx.work.tally.by_instruction[group.pc as usize];
             count.runs += 1;
             count.lanes += u64::from(group.mask.count_ones());
+            cx.cta.clock += 1;
             if cx.grid.has_tracked && cx.grid.tracked[group.pc as usize] {
-                self.track(cx, group.pc, mask).map_err(|b| self.blame(cx, group.pc, b))?;
+                self.track(cx, group, mask, &inst.op).map_err(|b| self.blame(cx, group.pc, b))?;
             }
             if !self.products.idle() && mask != 0 {
                 self.touch(cx, group.pc, &inst.op, mask).map_err(|b| self.blame(cx, group.pc, b))?;
@@ -275,26 +275,58 @@ impl<'g> Warp<'g> {
         self.groups.iter_mut().filter(|g| g.state == State::Meeting).for_each(|g| g.state = State::Ready);
     }
 
-    /// Registers that the front end could not prove written.
+    /// Registers that the front end could not prove written: checks uses, and notes writes (those of a shuffle are
+    /// noted when it has its partners).
     #[cold]
-    fn track(&mut self, cx: &Cx, pc: u32, mask: Mask) -> Run {
+    fn track(&mut self, cx: &Cx, Group { pc, mask: all, .. }: Group, mask: Mask, op: &Op) -> Run {
         let tracked = &cx.grid.program.tracked;
-        if let Ok(i) = tracked.reads.binary_search_by_key(&pc, |(at, _)| *at)
-            && cx.grid.rules.unwritten
-            && !self.replaces(&cx.grid.program.code[pc as usize].op)
-        {
-            for (register, name) in &tracked.reads[i].1 {
+        if cx.grid.rules.unwritten && !self.replaces(op) {
+            let guards = at(&tracked.guards, pc).iter().map(|guard| (guard, all));
+            for ((register, name), mask) in guards.chain(at(&tracked.reads, pc).iter().map(|read| (read, mask))) {
                 let missing = mask & !self.written[*register as usize];
                 if missing != 0 {
-                    let why = format!("{name} is read, but nothing was written to it on this path");
+                    let why = format!("{name} is used, but nothing was written there on this path");
                     return broken(FaultKind::UninitialisedRegister, missing.trailing_zeros(), why);
                 }
             }
         }
-        if let Ok(i) = tracked.writes.binary_search_by_key(&pc, |(at, _)| *at) {
-            tracked.writes[i].1.iter().for_each(|register| self.written[*register as usize] |= mask);
+        if !matches!(op, Op::Shfl(_)) {
+            let good = self.good(op, at(&tracked.sources, pc));
+            self.note(cx, pc, mask, good);
         }
         Ok(())
+    }
+
+    /// Lanes in which the tracked sources of an instruction are written.
+    fn good(&self, op: &Op, sources: &[Option<u32>]) -> Mask {
+        let of = |source: &Option<u32>| source.map_or(Mask::MAX, |id| self.written[id as usize]);
+        match (op, sources) {
+            (Op::Alu(Alu::SelP { p, .. }), [a, b, by]) => {
+                let first = self.regs.pred(*p);
+                of(by) & (first & of(a) | !first & of(b))
+            }
+            _ => sources.iter().fold(Mask::MAX, |all, source| all & of(source)),
+        }
+    }
+
+    /// The tracked registers that an instruction writes are written now where its sources are `good`.
+    fn note(&mut self, cx: &Cx, pc: u32, mask: Mask, good: Mask) {
+        for register in at(&cx.grid.program.tracked.writes, pc) {
+            let written = &mut self.written[*register as usize];
+            *written = *written & !mask | good & mask;
+        }
+    }
+
+    /// As `note`, for a shuffle whose lanes take values from the lanes `from`.
+    #[cold]
+    pub(super) fn note_shuffle(&mut self, cx: &Cx, pc: u32, mask: Mask, from: &Lanes<u32>) {
+        let Some((first, rest)) = at(&cx.grid.program.tracked.sources, pc).split_first() else {
+            return self.note(cx, pc, mask, Mask::MAX);
+        };
+        let value = first.map_or(Mask::MAX, |id| self.written[id as usize]);
+        let moved = (0..WARP).fold(0, |all, lane| all | (value >> from[lane] & 1) << lane);
+        let how = rest.iter().flatten().fold(Mask::MAX, |all, id| all & self.written[*id as usize]);
+        self.note(cx, pc, mask, moved & how);
     }
 
     /// A product that does not add to D reads nothing of it; of its other sources nothing is said then either.
@@ -352,7 +384,6 @@ impl<'g> Warp<'g> {
             | Op::MovMatrix { .. } => return self.together(cx, group, mask, op),
             Op::ActiveMask { d } => self.regs.set_b32(*d, mask, &[mask; WARP]),
             Op::Clock { ty, d } => {
-                cx.cta.clock += 1;
                 let now = cx.cta.clock;
                 match ty.bits() {
                     64 => self.regs.set_b64(*d, mask, &[now; WARP]),
@@ -391,4 +422,9 @@ impl<'g> Warp<'g> {
         }
         Flow::Replaced
     }
+}
+
+/// What a list by instruction says of one.
+fn at<T>(list: &[(u32, Vec<T>)], pc: u32) -> &[T] {
+    list.binary_search_by_key(&pc, |(at, _)| *at).map_or(&[], |i| &list[i].1)
 }

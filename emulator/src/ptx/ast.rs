@@ -8,6 +8,8 @@ pub struct Module {
     /// `.target`: 80 of `sm_80`, and the suffix (`a`, `f`).
     pub target: u32,
     pub target_suffix: Option<char>,
+    /// Where `.target` stands; 0 if nowhere.
+    pub target_line: u32,
     /// Module-scope variables, definitions and `.extern` declarations.
     pub variables: Vec<Variable>,
     pub functions: Vec<Function>,
@@ -92,10 +94,10 @@ pub enum Statement {
         name: String,
         line: u32,
     },
-    /// `.loc file line column`.
+    /// `.loc file line column`, and where that was inlined.
     Loc {
-        file: u32,
-        line: u32,
+        at: Spot,
+        inlined_at: Option<Spot>,
     },
     /// `label: .branchtargets a, b, c;`
     BranchTargets {
@@ -109,6 +111,14 @@ pub enum Statement {
     },
     Instruction(Instruction),
     Block(Block),
+}
+
+/// A place in a source file, by the file's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Spot {
+    pub file: u32,
+    pub line: u32,
+    pub column: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -85,7 +85,7 @@ pub(super) fn by_name(module: &Module) -> Result<HashMap<&str, &Function>, PtxEr
         match functions.get(function.name.as_str()) {
             Some(known) if known.body.is_some() && function.body.is_some() => {
                 let why = format!("`{}` is defined twice", function.name);
-                return Err(PtxError { line: function.line, why });
+                return Err(PtxError::new(function.line, why));
             }
             Some(known) if known.body.is_some() => {}
             _ => drop(functions.insert(&function.name, function)),
@@ -93,7 +93,7 @@ pub(super) fn by_name(module: &Module) -> Result<HashMap<&str, &Function>, PtxEr
     }
     for (alias, of) in &module.aliases {
         let Some(&function) = functions.get(of.as_str()) else {
-            return Err(PtxError { line: 0, why: format!("`.alias {alias}` is of `{of}`, which is not here") });
+            return Err(PtxError::new(0, format!("`.alias {alias}` is of `{of}`, which is not here")));
         };
         functions.insert(alias, function);
     }
@@ -114,7 +114,7 @@ impl<'a> Survey<'a> {
                 Statement::Block(inner) => self.block(inner)?,
                 Statement::Instruction(inst) => {
                     if inst.opcode == "call" {
-                        let call = Call::of(inst).map_err(|why| PtxError { line: inst.line, why })?;
+                        let call = Call::of(inst).map_err(|why| PtxError::new(inst.line, why))?;
                         self.calls.push((call.callee, inst.line));
                     }
                     inst.operands.iter().for_each(|o| self.operand(o));
@@ -154,7 +154,7 @@ impl<'a> Reach<'_, 'a> {
         let mut survey = Survey::default();
         survey.block(body)?;
         for (name, line) in &mut survey.calls {
-            let refuse = |why| Err(PtxError { line: *line, why });
+            let refuse = |why| Err(PtxError::new(*line, why));
             if matches!(*name, PRINT | ASSERT) {
                 continue;
             }
@@ -250,7 +250,7 @@ fn parameters(kernel: &Function) -> Result<Vec<Placed>, PtxError> {
         end = address.saturating_add(param.bytes());
         if end > LARGEST_PARAMS {
             let why = format!("the parameters of `{}` have more than {LARGEST_PARAMS} bytes", kernel.name);
-            return Err(PtxError { line: param.line, why });
+            return Err(PtxError::new(param.line, why));
         }
         places.push(Placed { space: Space::Param, address, bytes: param.bytes() });
     }
@@ -289,7 +289,7 @@ impl Shared {
         self.end = address.saturating_add(bytes);
         if self.end > u32::MAX.into() {
             let why = format!("`{}` does not fit into shared memory", variable.name);
-            return Err(PtxError { line: variable.line, why });
+            return Err(PtxError::new(variable.line, why));
         }
         Ok(Placed { space: Space::Shared, address, bytes })
     }
@@ -298,7 +298,7 @@ impl Shared {
         let limit = device.shared_per_block;
         if self.end > limit.into() {
             let why = format!("`{}` has {} bytes of static shared memory, of {limit} there are", kernel.name, self.end);
-            return Err(PtxError { line: kernel.line, why });
+            return Err(PtxError::new(kernel.line, why));
         }
         let cluster = kernel
             .directives
@@ -353,7 +353,7 @@ impl Layout<'_> {
         self.top = self.top.max(self.local);
         if self.top > LARGEST_LOCAL {
             let why = format!("with `{}` a thread needs more than 512 KiB of local memory", variable.name);
-            return Err(PtxError { line: variable.line, why });
+            return Err(PtxError::new(variable.line, why));
         }
         Ok(Placed { space: Space::Local, address, bytes })
     }
@@ -369,7 +369,7 @@ impl Layout<'_> {
                         VarSpace::Local | VarSpace::Param => self.local(variable)?,
                         VarSpace::Global | VarSpace::Const => {
                             let why = format!("`{}` belongs outside of the function", variable.name);
-                            return Err(PtxError { line: variable.line, why });
+                            return Err(PtxError::new(variable.line, why));
                         }
                     };
                     self.variables.push(placed);

@@ -32,7 +32,7 @@ impl<'a> Globals<'a> {
         }
         let addresses: HashMap<&str, u64> = globals.all.iter().map(|g| (g.name.as_str(), g.address)).collect();
         if addresses.len() < defined.len() {
-            return Err(PtxError { line: duplicate(&defined), why: "this variable is defined twice".into() });
+            return Err(PtxError::new(duplicate(&defined), "this variable is defined twice"));
         }
         for (variable, global) in defined.iter().zip(&globals.all) {
             initialise(variable, global, &addresses, memory)?;
@@ -84,7 +84,7 @@ fn is_global(variable: &Variable) -> bool {
 }
 
 fn refuse<T>(variable: &Variable, why: String) -> Result<T, PtxError> {
-    Err(PtxError { line: variable.line, why })
+    Err(PtxError::new(variable.line, why))
 }
 
 fn duplicate(defined: &[&Variable]) -> u32 {

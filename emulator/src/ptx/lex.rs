@@ -76,7 +76,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn error<T>(&self, why: impl Into<String>) -> Result<T, PtxError> {
-        Err(PtxError { line: self.line, why: why.into() })
+        Err(PtxError::new(self.line, why))
     }
 
     fn rest(&self) -> &'a str {
@@ -92,7 +92,7 @@ impl<'a> Cursor<'a> {
                 [b'/', b'/', ..] => rest.find('\n').unwrap_or(rest.len()),
                 [b'/', b'*', ..] => match rest[2..].find("*/") {
                     Some(length) => length + 4,
-                    None => return Err(PtxError { line: self.scanned_line, why: "this comment never ends".into() }),
+                    None => return Err(PtxError::new(self.scanned_line, "this comment never ends")),
                 },
                 _ => return Ok(()),
             };

@@ -56,7 +56,7 @@ fn program(
     let layout = Layout::new(frames, &lowered, special_rows);
     if layout.predicates > u32::from(u16::MAX) {
         let why = format!("`{}` and what it calls need more than {} predicates at once", kernel.name, u16::MAX);
-        return Err(PtxError { line: kernel.line, why });
+        return Err(PtxError::new(kernel.line, why));
     }
     let (mut code, mut places, mut tracked) = (Vec::new(), Vec::new(), Watch::default());
     for (at, function) in lowered.into_iter().enumerate() {
@@ -167,29 +167,39 @@ impl Layout {
 #[derive(Default)]
 struct Watch {
     count: u32,
+    guards: Vec<(u32, Vec<(u32, String)>)>,
     reads: Vec<(u32, u32, String)>,
     writes: Vec<(u32, u32)>,
+    sources: Vec<(u32, Vec<Option<u32>>)>,
 }
 
 impl Watch {
     fn add(&mut self, function: &Lowered, start: u32) {
-        for watched in &function.rows.watched {
+        let doubts = &function.rows.doubts;
+        let first = self.count;
+        let shifted = |sources: &[Option<u32>]| sources.iter().map(|id| id.map(|id| first + id)).collect();
+        self.sources.extend(doubts.sources.iter().map(|(at, sources)| (start + at, shifted(sources))));
+        for watched in &doubts.watched {
             let id = self.count;
             self.count += 1;
-            self.reads.extend(watched.reads.iter().map(|at| (start + at, id, watched.name.clone())));
+            self.guards.extend(watched.guards.iter().map(|at| (start + at, vec![(id, watched.name.clone())])));
+            self.reads.extend(watched.uses.iter().map(|at| (start + at, id, watched.name.clone())));
             self.writes.extend(watched.writes.iter().map(|at| (start + at, id)));
         }
     }
 
     fn sorted(mut self) -> Tracked {
+        self.guards.sort();
         self.reads.sort();
         self.writes.sort_unstable();
         let reads = self.reads.chunk_by(|a, b| a.0 == b.0);
         let writes = self.writes.chunk_by(|a, b| a.0 == b.0);
         Tracked {
             count: self.count,
+            guards: self.guards,
             reads: reads.map(|same| (same[0].0, same.iter().map(|r| (r.1, r.2.clone())).collect())).collect(),
             writes: writes.map(|same| (same[0].0, same.iter().map(|w| w.1).collect())).collect(),
+            sources: self.sources,
         }
     }
 }

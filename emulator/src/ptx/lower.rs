@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::PtxError;
-use super::ast::{Block, Instruction, Module, Statement};
+use super::ast::{Block, Instruction, Module, Spot, Statement};
 use super::call::{LINK, call, provided};
 use super::flow::ends;
 use super::forms::decode;
@@ -19,6 +19,8 @@ use crate::isa::{Alu, Inst, Op, Pred, Reg, WgmmaA, WgmmaSync};
 
 /// Targets that the indexed branches of a function may have together.
 const TARGETS: usize = 1 << 22;
+/// Callers that a place names.
+const MOST_CALLERS: usize = 16;
 
 /// A function's code: virtual registers, branch targets within it, calls by index.
 pub(super) struct Lowered {
@@ -37,6 +39,9 @@ struct Lowering<'a> {
     code: Vec<Inst>,
     places: Vec<Place>,
     source: Option<(String, u32)>,
+    callers: Vec<(String, u32)>,
+    /// Of places in functions that were inlined, where they were: the newest `.loc` for it.
+    inlined: HashMap<Spot, Spot>,
     targets: usize,
     /// Instructions that the module may still have.
     budget: usize,
@@ -53,7 +58,7 @@ pub(super) fn lower<'a>(
 ) -> Result<Lowered, PtxError> {
     let placing = &frames.functions[index];
     let function = placing.function;
-    let at = |why| PtxError { line: function.line, why };
+    let at = |why| PtxError::new(function.line, why);
     let mut lowering = Lowering {
         module,
         frames,
@@ -63,6 +68,8 @@ pub(super) fn lower<'a>(
         code: Vec::new(),
         places: Vec::new(),
         source: None,
+        callers: Vec::new(),
+        inlined: HashMap::new(),
         targets: 0,
         budget,
     };
@@ -105,16 +112,32 @@ impl<'a> Lowering<'a> {
                 self.frame.place_label(name, self.code.len() as u32);
                 return Ok(());
             }
-            Statement::Loc { file, line } => {
-                let path = self.module.files.iter().find(|(number, _)| number == file);
-                self.source = path.map(|(_, path)| (path.clone(), *line));
+            Statement::Loc { at, inlined_at } => {
+                self.locate(*at, *inlined_at);
                 return Ok(());
             }
             Statement::BranchTargets { .. } | Statement::CallPrototype { .. } => return Ok(()),
             Statement::Instruction(inst) => (inst.line, self.instruction(inst)),
             Statement::Block(inner) => return self.block(inner),
         };
-        done.map_err(|why| PtxError { line, why })
+        done.map_err(|why| PtxError::new(line, why))
+    }
+
+    /// What follows comes from `at`. nvcc writes the `.loc` of an outer function before those that were inlined into it.
+    fn locate(&mut self, at: Spot, inlined_at: Option<Spot>) {
+        match inlined_at {
+            Some(caller) => self.inlined.insert(at, caller),
+            None => self.inlined.remove(&at),
+        };
+        self.source = self.named(at);
+        // Text that is not nvcc's may name a ring of callers.
+        let callers = std::iter::successors(inlined_at, |spot| self.inlined.get(spot).copied()).take(MOST_CALLERS);
+        self.callers = callers.filter_map(|spot| self.named(spot)).collect();
+    }
+
+    fn named(&self, spot: Spot) -> Option<(String, u32)> {
+        let (_, path) = self.module.files.iter().find(|(number, _)| *number == spot.file)?;
+        Some((path.clone(), spot.line))
     }
 
     fn instruction(&mut self, inst: &'a Instruction) -> Result<(), String> {
@@ -175,7 +198,12 @@ impl<'a> Lowering<'a> {
 
     fn emit(&mut self, guard: Pred, op: Op, line: u32, text: &str) {
         self.code.push(Inst { guard, op });
-        self.places.push(Place { ptx: line, text: text.to_owned(), source: self.source.clone() });
+        self.places.push(Place {
+            ptx: line,
+            text: text.to_owned(),
+            source: self.source.clone(),
+            callers: self.callers.clone(),
+        });
     }
 
     /// Ends the function, if its last instruction or a label behind it does not, and resolves the labels.

@@ -2,6 +2,7 @@
 
 pub mod ast;
 mod call;
+mod doubt;
 mod flow;
 pub mod forms;
 mod frames;
@@ -26,8 +27,26 @@ use crate::program::Program;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {why}")]
 pub struct PtxError {
+    pub kind: PtxErrorKind,
     pub line: u32,
     pub why: String,
+}
+
+/// What is wrong with a text, as far as a caller can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PtxErrorKind {
+    /// It is no PTX, or has what does not run here: the line says what.
+    Text,
+    /// It is for another target than the device.
+    Target,
+    /// It is of a PTX version that is not known yet.
+    Version,
+}
+
+impl PtxError {
+    fn new(line: u32, why: impl Into<String>) -> PtxError {
+        PtxError { kind: PtxErrorKind::Text, line, why: why.into() }
+    }
 }
 
 /// A module-scope `.global` or `.const` variable, allocated and initialised.
@@ -40,6 +59,8 @@ pub struct Global {
 
 /// A loaded module.
 pub struct Module {
+    /// The number of the text's `.target`: 80 of `sm_80`.
+    pub target: u32,
     pub kernels: Vec<Program>,
     pub globals: Vec<Global>,
 }
@@ -53,7 +74,7 @@ pub fn load(text: &str, device: &Device, memory: &Memory) -> Result<Module, PtxE
     check_target(&module, device)?;
     let globals = globals::Globals::new(&module, memory)?;
     let kernels = link::kernels(&module, &globals.places(&module), device)?;
-    Ok(Module { kernels, globals: globals.keep() })
+    Ok(Module { target: module.target, kernels, globals: globals.keep() })
 }
 
 fn check_target(module: &ast::Module, device: &Device) -> Result<(), PtxError> {
@@ -66,15 +87,18 @@ fn check_target(module: &ast::Module, device: &Device) -> Result<(), PtxError> {
         Some('f') => wants <= has && wants / 10 == major,
         Some(_) => wants == has,
     };
-    let why = match (module.version, wants, runs) {
+    let (kind, why) = match (module.version, wants, runs) {
         ((1..=9, _), 1.., true) => return Ok(()),
         ((1..=9, _), 1.., false) => {
-            let suffix = suffix.map(String::from).unwrap_or_default();
-            format!("the text is for sm_{wants}{suffix}, and {} is sm_{has}: compile it for compute_{has}", device.name)
+            let (suffix, name) = (suffix.map(String::from).unwrap_or_default(), device.name);
+            let why = format!("the text is for sm_{wants}{suffix}, and {name} is sm_{has}: compile it for compute_{has}");
+            (PtxErrorKind::Target, why)
         }
-        ((1..=9, _), 0, _) => "there is no `.target`".to_owned(),
-        ((0, _), ..) => "there is no `.version`".to_owned(),
-        ((newer, _), ..) => format!("PTX {newer} is newer than the emulator, which knows PTX 9"),
+        ((1..=9, _), 0, _) => (PtxErrorKind::Text, "there is no `.target`".to_owned()),
+        ((0, _), ..) => (PtxErrorKind::Text, "there is no `.version`".to_owned()),
+        ((newer, _), ..) => {
+            (PtxErrorKind::Version, format!("PTX {newer} is newer than the emulator, which knows PTX 9"))
+        }
     };
-    Err(PtxError { line: 1, why })
+    Err(PtxError { kind, line: module.target_line.max(1), why })
 }

@@ -55,7 +55,7 @@ impl<'a> Cursor<'a> {
     pub fn count(&mut self) -> Result<u32, PtxError> {
         let line = self.line;
         let value = self.integer()?;
-        u32::try_from(value).map_err(|_| PtxError { line, why: format!("{value} is not a count of 32 bits") })
+        u32::try_from(value).map_err(|_| PtxError::new(line, format!("{value} is not a count of 32 bits")))
     }
 
     fn level(&mut self, level: usize, depth: u32) -> Result<Number, PtxError> {

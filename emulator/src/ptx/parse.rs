@@ -18,7 +18,7 @@ const DIMENSIONS: usize = 8;
 /// Reads a whole text. Refuses what is not PTX, with the line.
 pub fn parse(text: &str) -> Result<Module, PtxError> {
     if text.len() > LARGEST_TEXT {
-        return Err(PtxError { line: 0, why: format!("the text has {} bytes, more than 256 MiB", text.len()) });
+        return Err(PtxError::new(0, format!("the text has {} bytes, more than 256 MiB", text.len())));
     }
     let mut cursor = Cursor::new(text)?;
     let mut module = Module::default();
@@ -63,10 +63,13 @@ impl<'a> Cursor<'a> {
         };
         match directive {
             "version" => module.version = self.version()?,
-            "target" => self.target(module)?,
+            "target" => {
+                module.target_line = line;
+                self.target(module)?;
+            }
             "address_size" => {
                 if self.count()? != 64 {
-                    return Err(PtxError { line, why: "only `.address_size 64` can run here".into() });
+                    return Err(PtxError::new(line, "only `.address_size 64` can run here"));
                 }
             }
             "file" => module.files.extend(self.file()?),
@@ -235,7 +238,7 @@ impl<'a> Cursor<'a> {
             "shared" => VarSpace::Shared,
             "local" => VarSpace::Local,
             "param" => VarSpace::Param,
-            other => return Err(PtxError { line, why: format!("the directive `.{other}` is not known here") }),
+            other => return Err(PtxError::new(line, format!("the directive `.{other}` is not known here"))),
         };
         let (first, kind) = self.declare(space, line)?;
         let mut all = vec![first];
@@ -262,7 +265,7 @@ impl<'a> Cursor<'a> {
                 "v4" => kind.vector = 4,
                 ty => match element_bytes(ty) {
                     Some(bytes) => (kind.ty, kind.element) = (ty, bytes),
-                    None => return Err(PtxError { line, why: format!("variables of `.{ty}` are not known here") }),
+                    None => return Err(PtxError::new(line, format!("variables of `.{ty}` are not known here"))),
                 },
             }
         }

@@ -2,16 +2,17 @@
 //!
 //! Registers of one width share a stretch of the frame. Two of them have one row only if one's span ends before the
 //! other's begins: sources and results of an instruction never do. A register that may be read before it is written
-//! keeps its row to itself, so that a lane's stale value is never another register's; copies aside, such reads are
-//! checked at run time.
+//! keeps its row to itself, so that a lane's stale value is never another register's; what becomes of such reads is
+//! the matter of `doubt`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::doubt::Doubts;
 use super::flow::{Event, Graph, Kind, Liveness};
 use super::scope::Frame;
 use crate::isa::Operand;
-use crate::isa::{Alu, Inst, Op, Pred, Reg, Space};
+use crate::isa::{Inst, Pred, Reg};
 
 /// Steps that the analysis of one function may take, some seconds of work.
 const STEPS: u64 = 1 << 28;
@@ -23,20 +24,33 @@ pub(super) enum Key {
     Pred(u16),
 }
 
-struct Variable {
-    key: Key,
+pub(super) struct Variable {
+    pub key: Key,
     rows: u32,
     events: Vec<Event>,
     /// First and last position at which it is live.
     span: (u32, u32),
 }
 
-/// A variable that is watched at run time.
-pub(super) struct Watched {
-    pub name: String,
-    /// Positions.
-    pub reads: Vec<u32>,
-    pub writes: Vec<u32>,
+impl Variable {
+    pub fn name(&self, frame: &Frame) -> String {
+        match self.key {
+            Key::Rows(first) => frame.register_name(first),
+            Key::Pred(p) => frame.predicate_name(p),
+        }
+    }
+
+    /// Positions of its reads.
+    pub fn reads(&self) -> Vec<u32> {
+        self.events.iter().filter(|e| e.kind == Kind::Read).map(|e| e.at).collect()
+    }
+
+    /// Positions of its writes, guarded or not.
+    pub fn writes(&self) -> Vec<u32> {
+        let mut writes: Vec<u32> = self.events.iter().filter(|e| e.kind != Kind::Read).map(|e| e.at).collect();
+        writes.dedup();
+        writes
+    }
 }
 
 /// A function's registers in its frame.
@@ -44,7 +58,7 @@ pub(super) struct Rows {
     slots: HashMap<Key, u32>,
     pub rows: u32,
     pub predicates: u32,
-    pub watched: Vec<Watched>,
+    pub doubts: Doubts,
     /// Rows of values that are live at the widest point.
     pub peak: u32,
 }
@@ -55,9 +69,9 @@ impl Rows {
         let mut variables = collect(code, frame);
         let graph = Graph::new(code);
         let mut liveness = Liveness::new(&graph);
-        let mut watched = Vec::new();
+        let mut unproven = Vec::new();
         let mut change = vec![0i64; code.len() + 1];
-        for variable in &mut variables {
+        for (index, variable) in variables.iter_mut().enumerate() {
             let live = liveness.of(&variable.events);
             if liveness.steps > STEPS {
                 return Err("the function is too large: too many registers live across too many blocks".into());
@@ -65,9 +79,7 @@ impl Rows {
             let ends = live.segments.iter().fold((u32::MAX, 0), |(a, b), s| (a.min(s.0), b.max(s.1)));
             variable.span = if live.from_entry { (0, code.len() as u32) } else { ends };
             if live.from_entry {
-                let mut reads = liveness.unproven(&variable.events);
-                reads.retain(|&at| !passes(&code[at as usize], variable.key));
-                watched.extend((!reads.is_empty()).then(|| watch(variable, reads, frame)));
+                unproven.push((index, liveness.unproven(&variable.events)));
             }
             if let Key::Rows(_) = variable.key {
                 for (from, to) in live.segments {
@@ -81,7 +93,8 @@ impl Rows {
             Some(*sum)
         });
         let peak = peak.max().unwrap_or(0) as u32;
-        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, watched, peak };
+        let doubts = Doubts::new(code, &variables, frame, unproven);
+        let mut rows = Rows { slots: HashMap::new(), rows: reserved, predicates: 0, doubts, peak };
         for width in [4, 2, 1] {
             let of_width = variables.iter().filter(|v| v.rows == width && matches!(v.key, Key::Rows(_)));
             rows.rows += rows.pack(of_width, rows.rows, width);
@@ -126,28 +139,6 @@ impl Rows {
     pub fn row(&self, key: Key) -> u32 {
         self.slots.get(&key).copied().unwrap_or(0)
     }
-}
-
-/// Whether an instruction only hands a value on, or waits for it. Compilers do so with values that no one will use: the
-/// padding of a structure that is passed, the arm of a `selp` before the first one was chosen.
-fn passes(inst: &Inst, key: Key) -> bool {
-    let copies = match &inst.op {
-        Op::Alu(alu) => matches!(alu, Alu::Mov { .. } | Alu::Pack { .. } | Alu::Unpack { .. } | Alu::SelP { .. }),
-        Op::Store(store) => store.space == Space::Local,
-        Op::WgmmaSync(_) => true,
-        _ => false,
-    };
-    copies && matches!(key, Key::Rows(_))
-}
-
-fn watch(variable: &Variable, reads: Vec<u32>, frame: &Frame) -> Watched {
-    let name = match variable.key {
-        Key::Rows(first) => frame.register_name(first),
-        Key::Pred(p) => frame.predicate_name(p),
-    };
-    let mut writes: Vec<u32> = variable.events.iter().filter(|e| e.kind != Kind::Read).map(|e| e.at).collect();
-    writes.dedup();
-    Watched { name, reads, writes }
 }
 
 /// Every variable that the code mentions, with its events in order.

@@ -169,7 +169,7 @@ impl<'a> Frame<'a> {
                 _ => continue,
             };
             if !fresh {
-                return Err(PtxError { line: *line, why: format!("the label `{name}` stands twice in one scope") });
+                return Err(PtxError::new(*line, format!("the label `{name}` stands twice in one scope")));
             }
         }
         self.scopes.push(scope);

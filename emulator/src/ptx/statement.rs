@@ -3,7 +3,7 @@
 //! What a name stands for is not asked here: `%r1`, `$L__BB0_1` and `%tid.x` are all names.
 
 use super::PtxError;
-use super::ast::{Block, Instruction, Operand, RegName, Statement};
+use super::ast::{Block, Instruction, Operand, RegName, Spot, Statement};
 use super::lex::{Cursor, Token};
 use super::number::Number;
 
@@ -95,13 +95,9 @@ impl<'a> Cursor<'a> {
         Ok(count)
     }
 
-    /// `.loc 1 20 3, function_name $L__info_string0, inlined_at 1 5 3`: the line itself; who inlined it is not kept.
+    /// `.loc 1 20 3, function_name $L__info_string0, inlined_at 1 5 3`; the function's name is not kept.
     fn loc(&mut self) -> Result<Statement, PtxError> {
-        let mut plain = || match self.advance()? {
-            Token::Number(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(digits.parse().unwrap_or(0)),
-            other => self.error(format!("a number belongs here, not {other}")),
-        };
-        let (file, line, _column) = (plain()?, plain()?, plain()?);
+        let (at, mut inlined_at) = (self.spot()?, None);
         while self.accept(',')? {
             match self.word()? {
                 "function_name" => {
@@ -110,11 +106,19 @@ impl<'a> Cursor<'a> {
                         self.advance()?;
                     }
                 }
-                "inlined_at" => (0..3).try_for_each(|_| self.advance().map(drop))?,
+                "inlined_at" => inlined_at = Some(self.spot()?),
                 other => return self.error(format!("`{other}` is not known in `.loc`")),
             }
         }
-        Ok(Statement::Loc { file, line })
+        Ok(Statement::Loc { at, inlined_at })
+    }
+
+    fn spot(&mut self) -> Result<Spot, PtxError> {
+        let mut plain = || match self.advance()? {
+            Token::Number(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(digits.parse().unwrap_or(0)),
+            other => self.error(format!("a number belongs here, not {other}")),
+        };
+        Ok(Spot { file: plain()?, line: plain()?, column: plain()? })
     }
 
     /// What follows `name:`.

@@ -2,7 +2,7 @@
 
 use cuda_emulator::device::A100;
 use cuda_emulator::isa::{Alu, Inst, Op};
-use cuda_emulator::program::{Param, Special};
+use cuda_emulator::program::{Param, Special, Tracked};
 use cuda_emulator::ptx::load;
 
 use super::{HEAD, VARIABLES, kernel, loaded, memory, wide};
@@ -104,14 +104,29 @@ fn places_name_text_and_source() {
 }
 
 #[test]
+fn places_name_the_callers_of_inlined_functions() {
+    let program = kernel(
+        ".file 1 \"x.cu\"\n.file 2 \"h.hpp\"\n.entry k()\n{\n.reg .b32 %a;\n.loc 1 5 2, function_name f, inlined_at 1 20 4\n\
+         mov.u32 %a, 1;\n.loc 2 9 1, function_name g+8, inlined_at 1 5 2\nmov.u32 %a, 2;\n.loc 1 5 2\nmov.u32 %a, 3;\n}",
+    );
+    let callers =
+        |i: usize| program.places[i].callers.iter().map(|(file, line)| format!("{file}:{line}")).collect::<Vec<_>>();
+    assert_eq!(program.places[1].source, Some(("h.hpp".into(), 9)));
+    assert_eq!(callers(0), ["x.cu:20"]);
+    assert_eq!(callers(1), ["x.cu:5", "x.cu:20"]);
+    assert!(callers(2).is_empty());
+}
+
+#[test]
 fn tracked_are_those_that_a_path_may_leave_unwritten() {
     let names = |body: &str| -> Vec<(u32, String)> {
         let program = kernel(&format!(
             ".entry k(.param .u64 p)\n{{\n.reg .b32 %r<9>; .reg .pred %p<4>; .reg .b64 %rd;\nld.param.u64 %rd, [p];\n\
              setp.lt.u32 %p0, %tid.x, 5;\n{body}\nret; }}"
         ));
-        assert_eq!(program.tracked.count == 0, program.tracked.reads.is_empty() || body.contains("loop"));
-        program.tracked.reads.iter().flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone()))).collect()
+        let Tracked { count, guards, reads, .. } = program.tracked;
+        assert_eq!(count == 0, guards.is_empty() && reads.is_empty());
+        guards.iter().chain(&reads).flat_map(|(at, r)| r.iter().map(|(_, name)| (*at, name.clone()))).collect()
     };
     assert_eq!(names("mov.u32 %r1, 1; st.global.u32 [%rd], %r1;"), []);
     assert_eq!(names("st.global.u32 [%rd], %r1;"), [(2, "%r1".into())]);
@@ -120,11 +135,13 @@ fn tracked_are_those_that_a_path_may_leave_unwritten() {
     assert_eq!(names("@%p0 bra L; mov.u32 %r1, 1; bra M; L: mov.u32 %r1, 2; M: st.global.u32 [%rd], %r1;"), []);
     assert_eq!(names("L: mov.u32 %r2, 1; @%p0 bra L; st.global.u32 [%rd], %r2;"), []);
     assert_eq!(names("L: @%p1 bra M; mov.pred %p1, %p0; bra L; M: exit;"), [(2, "%p1".into())]);
-    // The second read is behind a write on every path.
-    assert_eq!(names("add.u32 %r2, %r1, 1; mov.u32 %r1, 1; add.u32 %r3, %r1, %r2;"), [(2, "%r1".into())]);
-    // Copies are no uses, but what chooses between them is one.
-    assert_eq!(names("mov.u32 %r2, %r1; selp.b32 %r3, %r2, %r1, %p0; { .local .u32 x; st.local.u32 [x], %r1; }"), []);
-    assert_eq!(names("selp.b32 %r3, 1, 2, %p1;"), [(2, "%p1".into())]);
+    // What is made of it is followed to where it is used; the second read is behind a write on every path.
+    let made = "add.u32 %r2, %r1, 1; mov.u32 %r1, 1; add.u32 %r3, %r1, %r2; st.global.u32 [%rd], %r3;";
+    assert_eq!(names(made), [(5, "%r3, made of %r1,".into())]);
+    assert_eq!(names("setp.eq.u32 %p2, %r1, 0; selp.b32 %r3, 1, 2, %p2; @%p2 exit;"), [(4, "%p2, made of %r1,".into())]);
+    assert_eq!(names("selp.b32 %r3, 1, 2, %p1; vote.sync.any.pred %p2, %p1, -1;"), [(3, "%p1".into())]);
+    // Without a use nothing is tracked; local memory is none.
+    assert_eq!(names("mov.u32 %r2, %r1; selp.b32 %r3, %r2, %r1, %p0; { .local .u32 x; st.local.u32 [x], %r3; }"), []);
     // A guarded write alone needs no check, and unreachable reads none.
     assert_eq!(names("@%p0 mov.u32 %r1, 1; exit; st.global.u32 [%rd], %r1;"), []);
 }

@@ -51,6 +51,13 @@ pub fn run(op: FloatOp, ty: Ty, how: FloatMods, d: Reg, a: [Reg; 3], registers: 
 }
 }
 
+/// One sum, minimum or maximum of the format of `ty`.
+pub fn scalar(op: FloatOp, ty: Ty, a: u16, b: u16) -> u16 {
+    let [a, b] = [a, b].map(|bits| format(ty).value(bits.into()));
+    let result = odd_f32(other(op, FloatMods::default(), [a, b, 0.0]));
+    if format(ty) == Format::BF16 { round_bf16(result) } else { round_f16(result) }
+}
+
 /// What is not worth a loop of its own.
 fn other(op: FloatOp, how: FloatMods, [a, b, c]: [f64; 3]) -> f64 {
     match op {

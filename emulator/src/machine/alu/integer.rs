@@ -146,6 +146,7 @@ fn typed<T: Integer>(op: IntOp, d: Reg, a: [Reg; 3], r: &mut Registers, mask: Ma
         IntOp::Mul24Hi => same!(|a, b, _| T::of(mul24(a, b) >> 16)),
         IntOp::Mad24Lo => same!(|a, b, c| T::of(mul24(a, b)).add(c)),
         IntOp::Mad24Hi => same!(|a, b, c| T::of(mul24(a, b) >> 16).add(c)),
+        IntOp::Mad24HiSat => same!(|a, b, c| T::of(mul24(a, b) >> 16).add_sat(c)),
         IntOp::Sad => same!(|a, b, c| c.add(max(a, b).sub(min(a, b)))),
         IntOp::Div => same!(|a, b, _| a.div(b)),
         IntOp::Rem => same!(|a, b, _| a.rem(b)),
@@ -177,6 +178,12 @@ fn typed<T: Integer>(op: IntOp, d: Reg, a: [Reg; 3], r: &mut Registers, mask: Ma
         IntOp::SzextWrap => shift!(|a, width, _| extract(a, 0, width % T::BITS)),
         IntOp::BmskClamp => map3(r, mask, d, a, |from, width, _: u32| bit_mask(from, width)),
         IntOp::BmskWrap => map3(r, mask, d, a, |from: u32, width: u32, _: u32| bit_mask(from % 32, width % 32)),
+        IntOp::AbsDiff4 => {
+            map3(r, mask, d, a, |a, b, _: u32| (0..4).fold(0, |all, i| all | byte_apart(a, b, i) << (8 * i)))
+        }
+        IntOp::AbsDiff4Add => {
+            map3(r, mask, d, a, |a, b, c: u32| (0..4).fold(c, |sum, i| sum.wrapping_add(byte_apart(a, b, i))))
+        }
         IntOp::Dp4a { a_signed, b_signed } => map3(r, mask, d, a, |a, b, c: u32| {
             (0..4).fold(c, |sum, i| {
                 sum.wrapping_add(field(a, 8 * i, 8, a_signed).wrapping_mul(field(b, 8 * i, 8, b_signed)))
@@ -276,6 +283,13 @@ fn bit_mask(from: u32, width: u32) -> u32 {
 fn field(x: u32, pos: u32, width: u32, signed: bool) -> u32 {
     let top = x << (32 - width - pos);
     if signed { (top as i32 >> (32 - width)) as u32 } else { top >> (32 - width) }
+}
+
+/// How far byte `i` of one register is from that of another.
+#[inline(always)]
+fn byte_apart(a: u32, b: u32, i: u32) -> u32 {
+    let byte = |x: u32| x >> (8 * i) & 0xff;
+    byte(a).abs_diff(byte(b))
 }
 
 /// `add.cc` and friends: the carry flag of a subtraction is its borrow.

@@ -21,6 +21,7 @@ mod number;
 use crate::isa::{Alu, BoolOp};
 use crate::registers::{Mask, Registers};
 
+pub(crate) use half::scalar;
 pub(crate) use number::{e4m3_to_f32, half_to_f32, round_f16};
 
 /// Runs one instruction for the lanes of `mask`.

@@ -25,8 +25,8 @@ pub(super) static FORMS: &[Form] = &[
     form("atom<{.SEM}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(bf16|bf16x2) d, [a], b{, hint}", atom).since(7, 8, 90),
     form("atom<{.SEM}{.SCOPE}.SHARED.add.noftz>.(bf16|bf16x2) d, [a], b", atom).since(7, 8, 90),
     form("atom<{.SEM}{.SCOPE}{.global}.add>{.L2::cache_hint}.(v2|v4).f32 d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
-    form("atom<{.SEM}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(v2|v4|v8).(f16|bf16) d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
-    form("atom<{.SEM}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(v2|v4).(f16x2|bf16x2) d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
+    form("atom<{.SEM}{.SCOPE}{.global}.(add|min|max).noftz>{.L2::cache_hint}.(v2|v4|v8).(f16|bf16) d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
+    form("atom<{.SEM}{.SCOPE}{.global}.(add|min|max).noftz>{.L2::cache_hint}.(v2|v4).(f16x2|bf16x2) d*V, [a], b*V{, hint}", atom).since(8, 1, 90),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.(and|or|xor)>{.L2::cache_hint}.(b32|b64) [a], b{, hint}", atom),
     form("red<{.relaxed|.release}{.SCOPE}.SHARED.(and|or|xor)>.(b32|b64) [a], b", atom),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.add>{.L2::cache_hint}.(u32|s32|u64|f32|f64) [a], b{, hint}", atom),
@@ -40,8 +40,8 @@ pub(super) static FORMS: &[Form] = &[
     form("red<{.relaxed|.release}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(bf16|bf16x2) [a], b{, hint}", atom).since(7, 8, 90),
     form("red<{.relaxed|.release}{.SCOPE}.SHARED.add.noftz>.(bf16|bf16x2) [a], b", atom).since(7, 8, 90),
     form("red<{.relaxed|.release}{.SCOPE}{.global}.add>{.L2::cache_hint}.(v2|v4).f32 [a], b*V{, hint}", atom).since(8, 1, 90),
-    form("red<{.relaxed|.release}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(v2|v4|v8).(f16|bf16) [a], b*V{, hint}", atom).since(8, 1, 90),
-    form("red<{.relaxed|.release}{.SCOPE}{.global}.add.noftz>{.L2::cache_hint}.(v2|v4).(f16x2|bf16x2) [a], b*V{, hint}", atom).since(8, 1, 90),
+    form("red<{.relaxed|.release}{.SCOPE}{.global}.(add|min|max).noftz>{.L2::cache_hint}.(v2|v4|v8).(f16|bf16) [a], b*V{, hint}", atom).since(8, 1, 90),
+    form("red<{.relaxed|.release}{.SCOPE}{.global}.(add|min|max).noftz>{.L2::cache_hint}.(v2|v4).(f16x2|bf16x2) [a], b*V{, hint}", atom).since(8, 1, 90),
 ];
 
 fn atom(o: &mut Operands<'_>) -> Result {

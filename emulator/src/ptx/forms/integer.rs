@@ -31,6 +31,7 @@ pub(super) static FORMS: &[Form] = &[
     form("mul24.hi.(u32|s32) d, a, b", |o| int(o, IntOp::Mul24Hi)),
     form("mad24.lo.(u32|s32) d, a, b, c", |o| int(o, IntOp::Mad24Lo)),
     form("mad24.hi.(u32|s32) d, a, b, c", |o| int(o, IntOp::Mad24Hi)),
+    form("mad24.hi.sat.s32 d, a, b, c", |o| int(o, IntOp::Mad24HiSat)),
     form("sad.INT d, a, b, c", |o| int(o, IntOp::Sad)),
     form("div.INT d, a, b", |o| int(o, IntOp::Div)),
     form("rem.INT d, a, b", |o| int(o, IntOp::Rem)),
@@ -42,6 +43,8 @@ pub(super) static FORMS: &[Form] = &[
     form("max.(u16x2|s16x2) d, a, b", |o| int(o, IntOp::Max)).since(8, 0, 90),
     form("min.relu.(s16x2|s32) d, a, b", |o| relu(o, IntOp::Min)).since(8, 0, 90),
     form("max.relu.(s16x2|s32) d, a, b", |o| relu(o, IntOp::Max)).since(8, 0, 90),
+    form("vabsdiff4.u32.u32.u32 d, a, b, c", |o| int(o, IntOp::AbsDiff4)),
+    form("vabsdiff4.u32.u32.u32.add d, a, b, c", |o| int(o, IntOp::AbsDiff4Add)),
     form("dp4a.(u32|s32).(u32|s32) d:b32, a:b32, b:b32, c:b32", |o| {
         dot(o, |a_signed, b_signed, _| IntOp::Dp4a { a_signed, b_signed })
     }),

@@ -12,7 +12,7 @@ fn refused(text: &str, scope: &mut Scope, parts: &[&str]) {
 fn a_message_names_what_does_not_fit() {
     let cases: &[(&str, &[&str])] = &[
         ("tcgen05.fence;", &["`tcgen05`", "not supported"]),
-        ("vabsdiff4.u32.u32.u32 %r1, %r2, %r3, %r4;", &["`vabsdiff4`"]),
+        ("vadd2.u32.u32.u32 %r1, %r2, %r3, %r4;", &["`vadd2`"]),
         ("tex.2d.v4.f32.s32 {%r1, %r2, %r3, %r4}, [%rd1];", &["`tex`"]),
         ("add.sat.u32 %r1, %r2, %r3;", &["`.u32`", "add.sat.s32"]),
         ("add.ftz %r1, %r2, %r3;", &["modifier is missing", "add{.ROUND}{.ftz}"]),
