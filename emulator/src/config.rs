@@ -10,7 +10,8 @@ pub enum Check {
     Memory,
     /// Registers, shared and global bytes that are read before anything was written there.
     Uninitialised,
-    /// Conflicting shared-memory accesses that no barrier orders; writes to locations read through `ld.global.nc`.
+    /// Conflicting shared-memory accesses that no barrier orders, missing proxy fences, registers of a `wgmma` that are
+    /// used while it is under way; writes to locations read through `ld.global.nc`.
     Races,
     /// Barriers in divergent code, and lanes missing from a `.sync`.
     Barriers,

@@ -19,3 +19,4 @@ pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod registers;
+pub mod tensor_map;

@@ -565,3 +565,95 @@ fn threads_allocate_and_copy_at_once() {
     };
     std::thread::scope(|scope| (0..8).for_each(|seed| drop(scope.spawn(move || work(seed)))));
 }
+
+/// The arguments of `cuTensorMapEncodeTiled` behind the map.
+#[derive(Clone)]
+struct Tiled {
+    ty: u32,
+    rank: u32,
+    address: u64,
+    dimensions: [u64; 5],
+    strides: [u64; 4],
+    extents: [u32; 5],
+    steps: [u32; 5],
+    modes: [u32; 4],
+}
+
+impl Tiled {
+    fn encode(&self, to: usize) -> u32 {
+        let Tiled { ty, rank, address, modes, .. } = *self;
+        let [interleave, swizzle, promotion, fill] = modes;
+        let (dimensions, strides) = (self.dimensions.as_ptr(), self.strides.as_ptr());
+        let (extents, steps) = (self.extents.as_ptr(), self.steps.as_ptr());
+        cu!(cuTensorMapEncodeTiled(
+            to, ty, rank, address, dimensions, strides, extents, steps, interleave, swizzle, promotion, fill
+        ))
+    }
+}
+
+#[test]
+fn tensor_maps_are_checked_as_the_interface_says() {
+    const NOT_SUPPORTED: u32 = 801;
+    #[repr(align(64))]
+    struct Map([u8; 129]);
+    ok!(cuInit(0u32));
+    let mut map = Map([0; 129]);
+    let to = map.0.as_mut_ptr() as usize;
+    // 16-bit floats, 64 columns of a box with the 128-byte swizzle.
+    let fine = Tiled {
+        ty: 6,
+        rank: 2,
+        address: 0x7000_0000,
+        dimensions: [1000, 7, 0, 0, 0],
+        strides: [2000, 0, 0, 0],
+        extents: [64, 256, 0, 0, 0],
+        steps: [1; 5],
+        modes: [0, 3, 3, 0],
+    };
+    assert_eq!(fine.encode(to), 0);
+    let first = map.0;
+    ok!(cuTensorMapReplaceAddress(to, 0x7000_0010u64));
+    assert_ne!(map.0, first);
+    assert_eq!(cu!(cuTensorMapReplaceAddress(to, 0x7000_0008u64)), INVALID_VALUE);
+    ok!(cuTensorMapReplaceAddress(to, 0x7000_0000u64));
+    assert_eq!(map.0, first);
+    let invalid: &[fn(&mut Tiled)] = &[
+        |t| t.ty = 16,
+        |t| t.rank = 0,
+        |t| t.rank = 6,
+        |t| t.rank = 3,
+        |t| t.address = 0x7000_0008,
+        |t| t.dimensions[1] = 0,
+        |t| t.dimensions[0] = (1 << 32) + 1,
+        |t| t.strides[0] = 2008,
+        |t| t.strides[0] = 1 << 40,
+        |t| t.extents[1] = 257,
+        |t| t.extents[0] = 68,
+        |t| t.extents[0] = 72,
+        |t| t.steps[1] = 9,
+        |t| t.steps[0] = 0,
+        |t| t.modes = [3, 3, 0, 0],
+        |t| t.modes = [0, 7, 0, 0],
+        |t| t.modes = [0, 2, 0, 0],
+        |t| t.modes = [0, 3, 4, 0],
+        |t| t.modes = [0, 3, 0, 2],
+        |t| (t.ty, t.modes) = (1, [0, 3, 0, 1]),
+    ];
+    let missing: &[fn(&mut Tiled)] = &[
+        |t| t.ty = 10,
+        |t| t.steps[0] = 2,
+        |t| t.modes = [1, 3, 0, 0],
+        |t| t.modes = [0, 4, 0, 0],
+        |t| t.modes = [0, 3, 0, 1],
+    ];
+    for (changes, expected) in [(invalid, INVALID_VALUE), (missing, NOT_SUPPORTED)] {
+        for (i, change) in changes.iter().enumerate() {
+            let mut case = fine.clone();
+            change(&mut case);
+            assert_eq!(case.encode(to), expected, "change {i}");
+        }
+    }
+    assert_eq!(fine.encode(to + 1), INVALID_VALUE);
+    assert_eq!(fine.encode(0), INVALID_VALUE);
+    assert_eq!(map.0, first);
+}

@@ -60,9 +60,9 @@ fn attribute(d: &Device, ordinal: i32, number: i32) -> Option<i32> {
         97 => d.shared_per_block_optin,
         99 => 1, // HOST_REGISTER_SUPPORTED
         106 => d.blocks_per_multiprocessor,
-        111 => 1024,                // RESERVED_SHARED_MEMORY_PER_BLOCK
-        115 => 1,                   // MEMORY_POOLS_SUPPORTED
-        120 => u32::from(clusters), // CLUSTER_LAUNCH
+        111 => 1024,                      // RESERVED_SHARED_MEMORY_PER_BLOCK
+        115 => 1,                         // MEMORY_POOLS_SUPPORTED
+        120 | 127 => u32::from(clusters), // CLUSTER_LAUNCH, TENSOR_MAP_ACCESS_SUPPORTED
         126 => {
             if clusters {
                 4

@@ -63,6 +63,7 @@ mod module;
 mod platform;
 mod pool;
 mod stream;
+mod tensor;
 mod work;
 
 /// Every exported function.
@@ -84,6 +85,7 @@ fn symbols() -> impl Iterator<Item = (&'static str, *const ())> {
         module::SYMBOLS,
         pool::SYMBOLS,
         stream::SYMBOLS,
+        tensor::SYMBOLS,
     ];
     files.into_iter().flatten().copied()
 }

@@ -177,6 +177,11 @@ pub enum Op {
     WgmmaSync(WgmmaSync),
     MBarrier(Box<MBarrier>),
     Bulk(Box<Bulk>),
+    /// `barrier.cluster`: all threads of the cluster, which is one block.
+    ClusterArrive {
+        relaxed: bool,
+    },
+    ClusterWait,
     /// `fence.proxy.async`: what was written so far may be read by tensor cores and bulk copies.
     ProxyFence,
     /// A special register that changes: `%clock`, `%clock64`, `%globaltimer`.

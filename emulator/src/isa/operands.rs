@@ -120,7 +120,8 @@ impl Op {
             Op::Mma(_) | Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } => "matrix",
             Op::Wgmma(_) | Op::WgmmaSync(_) => "matrix",
             Op::Clock { .. } => "move",
-            Op::Barrier(_) | Op::Branch { .. } | Op::BranchIndexed { .. } | Op::Call { .. } => "control",
+            Op::Barrier(_) | Op::ClusterArrive { .. } | Op::ClusterWait => "control",
+            Op::Branch { .. } | Op::BranchIndexed { .. } | Op::Call { .. } => "control",
             Op::Return { .. } | Op::Exit | Op::Trap | Op::Yield | Op::Nop => "control",
             Op::Print { .. } | Op::AssertFail { .. } => "control",
         }

@@ -106,7 +106,7 @@ impl<'g> Warp<'g> {
 }
 
 /// Up to 16 bytes, lowest first.
-fn gather(at: u64, bytes: u32) -> u128 {
+pub(super) fn gather(at: u64, bytes: u32) -> u128 {
     match bytes {
         4 | 8 => load_narrow(at, bytes).into(),
         16 => u128::from(load_narrow(at, 8)) | u128::from(load_narrow(at + 8, 8)) << 64,
@@ -115,7 +115,7 @@ fn gather(at: u64, bytes: u32) -> u128 {
 }
 
 /// 4, 8 or 16 bytes.
-fn scatter(at: u64, bytes: u32, data: u128) {
+pub(super) fn scatter(at: u64, bytes: u32, data: u128) {
     store_narrow(at, bytes.min(8), data as u64);
     if bytes == 16 {
         store_narrow(at + 8, 8, (data >> 64) as u64);

@@ -2,6 +2,7 @@
 //! barrier; each runs until it waits or has used up its turn.
 
 use super::barrier::{BARRIERS, Completed, Named};
+use super::cluster::ClusterBarrier;
 use super::grid::Grid;
 use super::mbarrier::Phases;
 use super::races::Races;
@@ -28,7 +29,10 @@ pub(super) struct Cta {
     /// Barriers that completed, for the warps that wait there.
     completed: Vec<Completed>,
     pub mbarriers: HashMap<u32, Phases>,
+    pub cluster: ClusterBarrier,
     pub warpgroups: Vec<Warpgroup>,
+    /// Bulk copies so far.
+    copies: u32,
     /// Warps that have not exited.
     live: Mask,
     pub text: Vec<u8>,
@@ -39,10 +43,17 @@ pub(super) struct Cta {
 impl Cta {
     /// A warp has now these lanes left; without any it holds up no barrier.
     pub fn exited(&mut self, warp: usize, lanes: Mask) {
+        self.cluster.exited(warp, lanes);
         if lanes == 0 {
             self.live &= !(1 << warp);
             (0..BARRIERS as u32).for_each(|id| self.settle(id));
         }
+    }
+
+    /// The number of a new bulk copy, from 1.
+    pub fn next_copy(&mut self) -> u32 {
+        self.copies += 1;
+        self.copies
     }
 
     /// Whether a warp has not exited.
@@ -103,6 +114,8 @@ impl<'g> Block<'g> {
             barriers: Default::default(),
             completed: Vec::new(),
             mbarriers: HashMap::new(),
+            cluster: ClusterBarrier::new((0..warps).map(|w| grid.lanes_of(w)).collect()),
+            copies: 0,
             warpgroups: (0..warps.div_ceil(4)).map(|_| Warpgroup::default()).collect(),
             live: Mask::MAX >> (WARP as u32 - warps),
             text: Vec::new(),
@@ -173,8 +186,11 @@ impl<'g> Block<'g> {
             return Ok(());
         }
         if grid.idled(instructions) {
-            let why =
+            let mut why =
                 format!("{} warp instructions ran and no memory changed: the kernel spins for ever", grid.patience);
+            let mut open: Vec<_> = self.cta.mbarriers.iter().filter_map(|(at, object)| object.describe(*at)).collect();
+            open.sort_unstable();
+            open.into_iter().for_each(|mbarrier| why = format!("{why}; {mbarrier}"));
             return Err(self.stuck(grid, w, why));
         }
         Ok(())

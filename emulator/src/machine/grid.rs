@@ -97,6 +97,12 @@ impl<'a> Grid<'a> {
         self.threads.div_ceil(WARP as u32)
     }
 
+    /// The lanes that a warp starts with.
+    pub fn lanes_of(&self, warp: u32) -> Mask {
+        let threads = self.threads - warp * WARP as u32;
+        if threads >= WARP as u32 { Mask::MAX } else { (1 << threads) - 1 }
+    }
+
     pub fn block_at(&self, index: u64) -> [u32; 3] {
         coordinates(index, self.launch.grid)
     }

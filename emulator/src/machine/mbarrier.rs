@@ -1,10 +1,12 @@
-//! `mbarrier` objects: arrivals and bytes that a phase waits for. The counts live beside shared memory, not in the
+//! `mbarrier` objects: arrivals and bytes that a phase waits for, and what bulk copies bring when it completes. The counts live beside shared memory, not in the
 //! object's eight bytes, which are opaque anyway.
 
 use super::access::lanes;
-use super::clock::Clock;
+use super::bulk::land;
+use super::clock::{Clock, Party};
 use super::report::{Run, broken};
 use super::warp::{Cx, Flow, Warp};
+use super::wgmma::LOOK;
 use crate::fault::FaultKind;
 use crate::isa::{MBarrier, MBarrierOp, Space};
 use crate::memory::SHARED_WINDOW;
@@ -13,9 +15,14 @@ use crate::registers::{Mask, WARP};
 /// The largest count that an object can be initialised with.
 const MOST: u32 = (1 << 20) - 1;
 
+/// Chunks that a copy brings: shared offset and 16 bytes each.
+pub(super) type Landing = Vec<(u32, u128)>;
+
 /// One object.
 #[derive(Clone, Debug)]
 pub(super) struct Phases {
+    /// Counts the objects of the block.
+    pub number: usize,
     expected: u32,
     pending: u32,
     /// Bytes announced and not yet complete.
@@ -25,11 +32,50 @@ pub(super) struct Phases {
     /// What arrivals of this phase, and of the last, handed over.
     handed: Clock,
     done: Clock,
+    /// What becomes visible when this phase completes.
+    landing: Landing,
 }
 
 impl Phases {
-    fn new(count: u32) -> Phases {
-        Phases { expected: count, pending: count, bytes: 0, phase: 0, handed: Clock::default(), done: Clock::default() }
+    fn new(number: usize, count: u32) -> Phases {
+        let clocks = Clock::default();
+        Phases {
+            number,
+            expected: count,
+            pending: count,
+            bytes: 0,
+            phase: 0,
+            handed: clocks,
+            done: clocks,
+            landing: Landing::new(),
+        }
+    }
+
+    /// A copy by `(party, number)` of this many bytes completes on the object; shared memory begins at `base`.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub fn load(
+        &mut self,
+        (party, number): (Party, u32),
+        bytes: u64,
+        landing: Landing,
+        base: u64,
+    ) -> Result<(), String> {
+        self.handed.learn(party, number);
+        self.landing.extend(landing);
+        self.bytes -= bytes as i64;
+        self.settle(base)
+    }
+
+    /// In words, what the phase under way waits for; nothing if none is.
+    pub fn describe(&self, at: u32) -> Option<String> {
+        let Phases { pending, expected, bytes, phase, .. } = self;
+        (pending != expected || *bytes != 0).then(|| {
+            format!(
+                "phase {phase} of the mbarrier at shared offset {at:#x} waits for {pending} arrivals and {bytes} bytes"
+            )
+        })
     }
 
     /// Phase and pending count, as `mbarrier.arrive` returns them.
@@ -37,12 +83,17 @@ impl Phases {
         self.phase << 32 | u64::from(self.pending)
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, base: u64) -> Result<(), String> {
+        if self.bytes.unsigned_abs() > MOST.into() {
+            return Err(format!("a transaction count of {} is out of range", self.bytes));
+        }
         if self.pending == 0 && self.bytes == 0 {
+            land(base, &std::mem::take(&mut self.landing));
             self.phase += 1;
             self.pending = self.expected;
             self.done = std::mem::take(&mut self.handed);
         }
+        Ok(())
     }
 }
 
@@ -66,7 +117,11 @@ impl<'g> Warp<'g> {
         match op.op {
             MBarrierOp::TestWait { p, .. } | MBarrierOp::TestWaitParity { p, .. } => {
                 self.regs.set_pred(p, mask, complete);
-                Ok(if complete & mask == mask { Flow::Next } else { Flow::Yield })
+                if complete & mask == mask {
+                    return Ok(Flow::Next);
+                }
+                cx.cta.clock += LOOK;
+                Ok(Flow::Yield)
             }
             _ => {
                 cx.work.progress = true;
@@ -86,13 +141,15 @@ impl<'g> Warp<'g> {
             if value(count) == 0 || value(count) > MOST {
                 return fail(&format!("a count of {} is not between 1 and {MOST}", value(count)));
             }
-            cx.cta.mbarriers.insert(at, Phases::new(value(count)));
+            let number = cx.cta.mbarriers.len();
+            cx.cta.mbarriers.insert(at, Phases::new(number, value(count)));
             return Ok(false);
         }
         if let MBarrierOp::CpAsyncArrive { .. } = op {
             self.land_all(cx, 1 << lane);
         }
         let value = |reg| self.regs.b32(reg)[lane];
+        let base = cx.cta.shared.base();
         let (object, races) = (&mut cx.cta.mbarriers, &mut cx.cta.races);
         if let MBarrierOp::Inval = op {
             return if object.remove(&at).is_some() { Ok(false) } else { fail("it is not initialised") };
@@ -139,7 +196,7 @@ impl<'g> Warp<'g> {
             }
             MBarrierOp::Init { .. } | MBarrierOp::Inval | MBarrierOp::PendingCount { .. } => {}
         }
-        object.settle();
+        object.settle(base).or_else(|why| fail(&why).map(|_: bool| ()))?;
         Ok(false)
     }
 }

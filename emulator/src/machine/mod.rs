@@ -1,8 +1,9 @@
 //! Runs a program: grids of blocks of warps, with the checks and the counters.
 //!
 //! `grid` hands blocks to host threads, `cta` gives the warps of a block their turns, `warp` runs one instruction after
-//! the other; `access`, `atomic`, `async_copy` and `mbarrier` are memory, `global` and `races` its rules, `collective`,
-//! `barrier` and `wgmma` what threads do together. Which instructions exist, and limits of a device, are not its business.
+//! the other; `access`, `atomic`, `async_copy`, `bulk`, `tensor`, `beside` and `mbarrier` are memory, `global`, `races`
+//! and `clock` its rules, `collective`, `barrier`, `cluster` and `wgmma` what threads do together. Which instructions
+//! exist, and limits of a device, are not its business.
 //!
 //! Nothing depends on time: a launch with the same seed and one thread runs the same way each time.
 
@@ -11,7 +12,10 @@ pub mod alu;
 mod async_copy;
 mod atomic;
 mod barrier;
+mod beside;
+mod bulk;
 mod clock;
+mod cluster;
 mod collective;
 mod control;
 mod cta;
@@ -25,6 +29,7 @@ mod report;
 mod shared;
 mod simd;
 mod tally;
+mod tensor;
 mod warp;
 mod wgmma;
 

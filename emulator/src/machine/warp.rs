@@ -6,6 +6,8 @@
 //! go ahead for a while.
 
 use super::async_copy::Copies;
+use super::bulk::BulkGroups;
+use super::cluster::Awaited;
 use super::cta::Cta;
 use super::grid::Grid;
 use super::report::{Broken, Run, broken};
@@ -93,6 +95,8 @@ pub(super) struct Warp<'g> {
     pub groups: Vec<Group>,
     pub local: Bytes,
     pub copies: Copies,
+    pub bulks: BulkGroups,
+    pub awaited: Awaited,
     pub products: Products,
     /// Lanes that have written each tracked register.
     written: Vec<Mask>,
@@ -106,8 +110,7 @@ impl<'g> Warp<'g> {
     /// Warp `index` of a block, at the program's start.
     pub fn new(grid: &'g Grid<'g>, index: u32, block: u64) -> Warp<'g> {
         let program = grid.program;
-        let threads = grid.threads - index * WARP as u32;
-        let live = if threads >= 32 { Mask::MAX } else { (1 << threads) - 1 };
+        let live = grid.lanes_of(index);
         let mut regs = Registers::new(program.rows as usize, program.predicates as usize, &program.constants);
         grid.fill_specials(&mut regs, index, block);
         Warp {
@@ -117,6 +120,8 @@ impl<'g> Warp<'g> {
             groups: vec![Group { pc: 0, mask: live, state: State::Ready }],
             local: Bytes::new(grid.local * WARP as u64),
             copies: Copies::default(),
+            bulks: BulkGroups::default(),
+            awaited: [0; WARP],
             products: Products::default(),
             written: vec![0; program.tracked.count as usize],
             lenient: false,
@@ -265,6 +270,7 @@ impl<'g> Warp<'g> {
     fn exit(&mut self, cx: &mut Cx, gone: Mask) {
         self.live &= !gone;
         self.land_all(cx, gone);
+        self.land_bulk(gone);
         cx.cta.exited(self.index as usize, self.live);
         self.groups.iter_mut().filter(|g| g.state == State::Meeting).for_each(|g| g.state = State::Ready);
     }
@@ -359,7 +365,9 @@ impl<'g> Warp<'g> {
             Op::CpAsyncCommit => self.copies.commit(mask),
             Op::CpAsyncWait { pending } => self.wait_copies(cx, *pending, mask),
             Op::MBarrier(op) => return self.mbarrier(cx, op, mask),
-            Op::Bulk(_) => {}
+            Op::Bulk(op) => self.bulk(cx, pc, op, mask)?,
+            Op::ClusterArrive { relaxed } => self.cluster_arrive(cx, *relaxed, mask)?,
+            Op::ClusterWait => return Ok(self.cluster_wait(cx, mask)),
             Op::WgmmaSync(WgmmaSync::Wait { pending, .. }) if self.ahead(cx, *pending)? => return Ok(Flow::Stay),
             Op::Barrier(_)
             | Op::WarpSync { .. }

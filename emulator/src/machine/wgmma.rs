@@ -7,7 +7,8 @@
 //! A `wgmma.fence` is only missed before the first product. A plain move of a result that is under way moves what is to
 //! come: compilers make such copies.
 
-use super::access::{lanes, load_narrow};
+use super::access::lanes;
+use super::async_copy::gather;
 use super::clock::tensor_core;
 use super::matrix::{self, CHUNK, Descriptor, Line};
 use super::races::{Access, Use};
@@ -21,17 +22,18 @@ use std::collections::{HashMap, VecDeque};
 
 /// Warps of a warpgroup.
 const WARPS: usize = 4;
-/// A failed look at something that other warps bring about: how many instructions it counts as, for the kernel that
-/// spins for ever.
+/// Instructions that a look at what others have yet to do counts as: a kernel in which everyone only looks is soon
+/// known to spin for ever.
 pub(super) const LOOK: u64 = 1 << 10;
 
 /// A register of a product that is under way.
+#[derive(Clone, Copy)]
 struct InFlight {
     /// Number of the product's group.
     group: u32,
     pc: u32,
     /// What will be there; of a register of A, nothing.
-    value: Option<Box<Lanes<u32>>>,
+    value: Option<Lanes<u32>>,
     /// It was moved: the source need not stay, the copy need not be waited for.
     moved: bool,
 }
@@ -130,7 +132,6 @@ fn plain_move(op: &Op) -> Option<(Reg, Reg)> {
 
 impl<'g> Warp<'g> {
     /// Checks an instruction against the registers under way (there are some).
-    #[cold]
     pub(super) fn touch(&mut self, cx: &Cx, pc: u32, op: &Op, mask: Mask) -> Run {
         if let Some((d, a)) = plain_move(op) {
             return self.move_in_flight(cx, d, a, mask);
@@ -159,7 +160,7 @@ impl<'g> Warp<'g> {
                 return if cx.grid.rules.races { Err(used_early(cx, held, false, mask)) } else { Ok(()) };
             }
             held.moved = true;
-            let copy = InFlight { value: held.value.clone(), ..*held };
+            let copy = *held;
             rows.insert(d.0, copy);
         }
         Ok(())
@@ -230,12 +231,11 @@ impl<'g> Warp<'g> {
         if let Err(other) = cx.cta.warpgroups[index].issue(own, Issued { pc, operands: [a, b] })
             && cx.grid.rules.barriers
         {
+            let (place, [other_a, other_b]) = (instruction(cx.grid.program, other.pc), other.operands);
             let why = format!(
-                "warp {} issues this with descriptors {a:#x} and {b:#x}, another warp of its warpgroup {} with {:#x} and {:#x}",
-                self.index,
-                instruction(cx.grid.program, other.pc),
-                other.operands[0],
-                other.operands[1]
+                "warp {} issues this with descriptors {a:#x} and {b:#x}, another warp of its warpgroup {place} with \
+                 {other_a:#x} and {other_b:#x}",
+                self.index
             );
             return broken(FaultKind::MissingLanes, 0, why);
         }
@@ -253,7 +253,7 @@ impl<'g> Warp<'g> {
         let mut d: Vec<Lanes<u32>> = op.c.iter().map(|c| self.coming(*c, scale != 0)).collect();
         matrix::product(op, &rows, &columns, &mut d);
         for (reg, value) in op.d.iter().zip(d) {
-            let held = InFlight { group, pc, value: Some(Box::new(value)), moved: false };
+            let held = InFlight { group, pc, value: Some(value), moved: false };
             self.products.in_flight.insert(reg.0, held);
         }
         if let WgmmaA::Registers(a) = &op.a {
@@ -270,8 +270,8 @@ impl<'g> Warp<'g> {
         if !used {
             return [0; WARP];
         }
-        let held = self.products.in_flight.get(&reg.0).and_then(|held| held.value.as_deref());
-        *held.unwrap_or(self.regs.b32(reg))
+        let held = self.products.in_flight.get(&reg.0).and_then(|held| held.value);
+        held.unwrap_or(*self.regs.b32(reg))
     }
 
     /// Reads lines of an operand through its descriptor and tells the race detector.
@@ -283,41 +283,22 @@ impl<'g> Warp<'g> {
         (bits, transposed): (u64, bool),
         (first, lines): (usize, &mut [Line]),
     ) -> Run {
-        let (base, size) = (cx.cta.shared.base(), cx.cta.shared.len());
+        let base = cx.cta.shared.base();
         let mut chunks = Vec::with_capacity(2 * lines.len());
-        let rules = cx.grid.rules;
-        let read = |at: u32| {
-            if u64::from(at) + CHUNK as u64 > size {
-                if !rules.memory {
-                    return Ok([0; CHUNK]);
-                }
-                let why = format!(
-                    "descriptor {bits:#x} leads to offset {at:#x} of the block's {size} bytes of shared memory"
-                );
-                return broken(FaultKind::OutOfBounds, 0, why);
+        let read = |at: u32| -> Run<[u8; CHUNK]> {
+            if !self.chunk_exists(cx, at.into(), 0, "read through a descriptor")? {
+                return Ok([0; CHUNK]);
             }
             chunks.push(at);
-            let half = |from: u64| u128::from(load_narrow(base + u64::from(at) + from, 8));
-            Ok((half(0) | half(8) << 64).to_le_bytes())
+            Ok(gather(base + u64::from(at), CHUNK as u32).to_le_bytes())
         };
         Descriptor::decode(bits).gather(transposed, first, lines, read)?;
-        chunks.sort_unstable();
-        let party = tensor_core(self.index as usize / WARPS);
-        for run in chunks.chunk_by(|a, b| a + CHUNK as u32 == *b) {
-            let at = (run[0], (CHUNK * run.len()) as u32);
-            let mark = Access::beside(party, group + 1);
-            let done = cx.cta.races.access_beside(self.index as usize, mark, pc, Use::Read, at);
-            if let Err((offset, trouble)) = done {
-                let at = (u64::from(at.0), u64::from(at.1));
-                let (kind, why) = self.shared_rule(cx, "read through a descriptor", at, (offset.into(), trouble));
-                return broken(kind, 0, why);
-            }
-        }
-        Ok(())
+        let mark = Access::beside(tensor_core(self.index as usize / WARPS), group + 1);
+        self.access_chunks(cx, (pc, 0), mark, (Use::Read, "read through a descriptor"), &mut chunks)
     }
 
     /// A 64-bit value that all lanes have.
-    pub(super) fn uniform_wide(&self, reg: Reg, what: &str) -> Run<u64> {
+    fn uniform_wide(&self, reg: Reg, what: &str) -> Run<u64> {
         let values = self.regs.b64(reg);
         match lanes(Mask::MAX).find(|&i| values[i] != values[0]) {
             None => Ok(values[0]),

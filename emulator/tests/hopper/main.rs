@@ -1,11 +1,15 @@
 //! Hopper's instructions from PTX text: products of warpgroups, bulk and tensor copies, clusters of one block.
 
+mod bulk;
+mod cluster;
 mod faults;
+mod gemm;
+mod tensor;
 mod wgmma;
 
 use cuda_emulator::config::{Checks, Config};
 use cuda_emulator::device::H100;
-use cuda_emulator::fault::Fault;
+use cuda_emulator::fault::{Fault, FaultKind};
 use cuda_emulator::gpu::{Arg, Gpu};
 
 pub const HEAD: &str = ".version 8.6\n.target sm_90a\n.address_size 64\n";
@@ -14,7 +18,7 @@ pub const HEAD: &str = ".version 8.6\n.target sm_90a\n.address_size 64\n";
 pub struct Bench(pub Gpu);
 
 impl Bench {
-    pub fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         Bench::with(Checks::ALL)
     }
 
@@ -33,6 +37,13 @@ impl Bench {
         bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().expect("four"))).collect()
     }
 
+    /// Runs a text that is wrong, and checks what the report says.
+    pub fn refuses(&self, kind: FaultKind, part: &str, text: &str, threads: u32, shared: u32, args: &[Arg]) {
+        let fault = self.run(text, threads, shared, args).expect_err(part);
+        assert_eq!(fault.kind, kind, "{fault}");
+        assert!(fault.why.contains(part), "{part}: {fault}");
+    }
+
     /// Runs the only kernel of a text with one block of `threads` and dynamic shared memory.
     pub fn run(&self, text: &str, threads: u32, shared: u32, args: &[Arg]) -> Result<(), Box<Fault>> {
         let module = self.0.load(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -48,4 +59,13 @@ impl Random {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % n
     }
+}
+
+/// Waits until the phase of this parity of the mbarrier at `bar` is complete.
+pub fn wait(bar: &str, parity: u32, label: &str) -> String {
+    format!(
+        "{label}: mbarrier.try_wait.parity.shared::cta.b64 %p, [{bar}], {parity};
+    @!%p bra {label};
+"
+    )
 }

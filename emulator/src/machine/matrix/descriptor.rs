@@ -6,7 +6,7 @@
 /// A row of A or a column of B: what one `wgmma` multiplies of it.
 pub type Line = [u8; 32];
 
-/// Bytes that are read at once.
+/// Bytes that swizzles move, and that are read at once.
 pub const CHUNK: usize = 16;
 
 /// How the chunks of a line of the pattern change places.

@@ -5,7 +5,7 @@ use super::multiply::{N, chain, eighth, field, load_c, store_d, tf32};
 use crate::isa::{MatTy, Wgmma};
 use crate::machine::alu::{half_to_f32, round_f16};
 use crate::machine::simd::vectorised;
-use crate::registers::{Lanes, WARP};
+use crate::registers::Lanes;
 use std::array::from_fn;
 
 /// The most elements of a line.
@@ -24,9 +24,9 @@ pub fn depth(ty: MatTy) -> usize {
 pub fn rows(fragment: [&Lanes<u32>; 4]) -> [Line; 16] {
     let mut rows = [[0; 32]; 16];
     for (register, lanes) in fragment.into_iter().enumerate() {
-        for lane in 0..WARP {
+        for (lane, value) in lanes.iter().enumerate() {
             let (row, byte) = (lane / 4 + register % 2 * 8, register / 2 * 16 + lane % 4 * 4);
-            rows[row][byte..][..4].copy_from_slice(&lanes[lane].to_le_bytes());
+            rows[row][byte..][..4].copy_from_slice(&value.to_le_bytes());
         }
     }
     rows

@@ -1,9 +1,10 @@
-//! What sm_90a adds: products of warpgroups.
+//! What sm_90a adds: products of warpgroups, bulk copies, clusters.
 
 use super::matrix::element;
+use super::memory::{hint, policy};
 use super::operands::Operands;
 use super::{Form, form};
-use crate::isa::{Op, Wgmma, WgmmaA, WgmmaSync};
+use crate::isa::{Bulk, BulkPlace, Op, Space, Wgmma, WgmmaA, WgmmaSync};
 
 type Result<T = ()> = std::result::Result<T, String>;
 
@@ -62,4 +63,75 @@ fn negated(o: &Operands<'_>, name: &str) -> Result<bool> {
         0 => Err(format!("operand `{name}` is 0, it must be 1 or -1")),
         factor => Ok(factor < 0),
     }
+}
+
+#[rustfmt::skip]
+pub(super) static BULK: &[Form] = &[
+    form("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes{.L2::cache_hint} [d], [a], n:u32, [mbar]{, hint}", load_run).since(8, 0, 90),
+    form("cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes{.L2::cache_hint} [d], [a], n:u32, [mbar]{, hint}", load_run).since(8, 6, 90),
+    form("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [d], [a], n:u32, [mbar]", load_run).since(8, 0, 90),
+    form("cp.async.bulk.global.shared::cta.bulk_group{.L2::cache_hint} [d], [a], n:u32{, hint}", store_run).since(8, 0, 90),
+    form("cp.async.bulk.commit_group", |o| bulk(o, Bulk::Commit)).since(8, 0, 90),
+    form("cp.async.bulk.wait_group{.read} n:imm", |o| {
+        let (pending, read) = (o.number("n", 0..=i128::from(u32::MAX))? as u32, o.has("read"));
+        bulk(o, Bulk::Wait { pending, read })
+    }).since(8, 0, 90),
+    form("cp.async.bulk.tensor.(1d|2d|3d|4d|5d).shared::cluster.global{.tile}.mbarrier::complete_tx::bytes{.L2::cache_hint} [d], [m,c], [mbar]{, hint}", load_box).since(8, 0, 90),
+    form("cp.async.bulk.tensor.(1d|2d|3d|4d|5d).shared::cta.global{.tile}.mbarrier::complete_tx::bytes{.L2::cache_hint} [d], [m,c], [mbar]{, hint}", load_box).since(8, 6, 90),
+    form("cp.async.bulk.tensor.(1d|2d|3d|4d|5d).global.shared::cta{.tile}.bulk_group{.L2::cache_hint} [m,c], [a]{, hint}", store_box).since(8, 0, 90),
+    form("cp.async.bulk.prefetch.L2.global{.L2::cache_hint} [a], n:u32{, hint}", |o| {
+        policy(o)?;
+        o.source("n")?;
+        hint(o)
+    }).since(8, 0, 90),
+    form("cp.async.bulk.prefetch.tensor.(1d|2d|3d|4d|5d).L2.global{.tile}{.L2::cache_hint} [m,c]{, hint}", |o| {
+        policy(o)?;
+        o.tensor("m")?;
+        o.emit(Op::Nop)
+    }).since(8, 0, 90),
+    form("prefetch{.param|.const}.tensormap [a]", hint).since(8, 0, 90),
+    form("barrier.cluster.arrive{.release|.relaxed}{.aligned}", |o| {
+        let relaxed = o.has("relaxed");
+        o.emit(Op::ClusterArrive { relaxed })
+    }).since(7, 8, 90),
+    form("barrier.cluster.wait{.acquire}{.aligned}", |o| o.emit(Op::ClusterWait)).since(7, 8, 90),
+];
+
+fn bulk(o: &mut Operands<'_>, bulk: Bulk) -> Result {
+    policy(o)?;
+    o.emit(Op::Bulk(Box::new(bulk)))
+}
+
+/// Bytes in a row of a space.
+fn run(o: &mut Operands<'_>, name: &str, space: Space) -> Result<BulkPlace> {
+    let (_, at) = o.at_space(name, space)?;
+    Ok(BulkPlace::Run { at, shared: space == Space::Shared, bytes: o.source("n")? })
+}
+
+fn load(o: &mut Operands<'_>, from: BulkPlace) -> Result {
+    let ((_, to), (_, mbarrier)) = (o.at_space("d", Space::Shared)?, o.at_space("mbar", Space::Shared)?);
+    bulk(o, Bulk::Load { to, from, mbarrier })
+}
+
+fn load_run(o: &mut Operands<'_>) -> Result {
+    let space = if o.has("global") { Space::Global } else { Space::Shared };
+    let from = run(o, "a", space)?;
+    load(o, from)
+}
+
+fn load_box(o: &mut Operands<'_>) -> Result {
+    let (map, at) = o.tensor("m")?;
+    load(o, BulkPlace::Tensor { map, at })
+}
+
+fn store_run(o: &mut Operands<'_>) -> Result {
+    let to = run(o, "d", Space::Global)?;
+    let (_, from) = o.at_space("a", Space::Shared)?;
+    bulk(o, Bulk::Store { to, from })
+}
+
+fn store_box(o: &mut Operands<'_>) -> Result {
+    let (map, at) = o.tensor("m")?;
+    let (_, from) = o.at_space("a", Space::Shared)?;
+    bulk(o, Bulk::Store { to: BulkPlace::Tensor { map, at }, from })
 }

@@ -109,7 +109,8 @@ fn fence(o: &mut Operands<'_>, otherwise: Order) -> Result {
     o.emit(Op::Fence { scope: scope(o).unwrap_or(Scope::Gpu), order: order(o).unwrap_or(otherwise) })
 }
 
-fn hint(o: &mut Operands<'_>) -> Result {
+/// An address that nothing is done with.
+pub(super) fn hint(o: &mut Operands<'_>) -> Result {
     o.at("a")?;
     o.emit(Op::Nop)
 }

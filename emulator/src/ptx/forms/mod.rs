@@ -69,6 +69,7 @@ static FORMS: &[(&str, &[Form])] = &[
     ("Matrices", matrix::FORMS),
     ("Warpgroup matrices", hopper::WGMMA),
     ("Asynchronous", asynchronous::FORMS),
+    ("Bulk copies and clusters", hopper::BULK),
     ("Control", control::FORMS),
 ];
 

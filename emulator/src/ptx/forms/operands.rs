@@ -55,6 +55,10 @@ fn fits(slot: &Slot, operand: &ast::Operand, words: &[String], names: &dyn Names
     let predicate = |name: &str| matches!(names.register(name), Some(Register::Predicate(_)));
     match (slot.kind, operand) {
         (Kind::Memory, o) => matches!(o, O::Memory { .. }),
+        (Kind::Tensor, O::Memory { rest, .. }) => {
+            matches!(&rest[..], [O::Vector(at)] if Some(at.len()) == dimensions(words))
+        }
+        (Kind::Tensor, _) => false,
         (Kind::Sink, o) => *o == O::Sink,
         (Kind::Number, o) => matches!(o, O::Integer(_)),
         (Kind::Label | Kind::Labels, o) => matches!(o, O::Name(_)),
@@ -82,6 +86,11 @@ pub(super) fn many(slot: &Slot, words: &[String]) -> usize {
         Count::Matrices => said('x'),
         Count::Columns(share) => columns(words).unwrap_or(share) / share,
     }
+}
+
+/// The dimensions of a tensor, as `.2d` says.
+pub(super) fn dimensions(words: &[String]) -> Option<usize> {
+    words.iter().find_map(|w| w.strip_suffix('d')?.parse().ok())
 }
 
 /// The n of the shape among the modifiers.
@@ -400,27 +409,41 @@ impl<'a> Operands<'a> {
     /// A memory operand in a space; a parameter of a device function turns out to be local.
     pub fn at_space(&mut self, name: &str, space: Space) -> Result<(Space, Address)> {
         let (_, operand, _) = self.get(name)?;
+        match operand {
+            ast::Operand::Memory { base, offset, rest } if rest.is_empty() => self.address(base, *offset, space),
+            ast::Operand::Memory { .. } => Err("an address is one register or variable and an offset".to_owned()),
+            _ => Err(format!("operand `{name}` must be an address in brackets")),
+        }
+    }
+
+    /// A tensor map's generic address, and coordinates.
+    pub fn tensor(&mut self, name: &str) -> Result<(Address, Box<[Reg]>)> {
+        let (_, operand, _) = self.get(name)?;
         let ast::Operand::Memory { base, offset, rest } = operand else {
             return Err(format!("operand `{name}` must be an address in brackets"));
         };
-        if !rest.is_empty() {
-            return Err("an address is one register or variable and an offset".to_owned());
-        }
+        let (_, map) = self.address(base, *offset, Space::Generic)?;
+        let at = rest.iter().flat_map(items).map(|item| self.value(item, Ty::S32)).collect::<Result<_>>()?;
+        Ok((map, at))
+    }
+
+    /// An address of a space.
+    fn address(&mut self, base: &ast::Operand, offset: i64, space: Space) -> Result<(Space, Address)> {
         let fixed = |names: &mut dyn Names, address: u64, offset: i64| Address {
             base: names.constant(Ty::U64, address.into()),
             wide: true,
             offset,
         };
-        match &**base {
-            ast::Operand::Integer(n) => Ok((space, fixed(self.names, *n as u64, *offset))),
+        match base {
+            ast::Operand::Integer(n) => Ok((space, fixed(self.names, *n as u64, offset))),
             ast::Operand::Name(text) => match self.names.register(text) {
                 Some(Register::Value { reg, ty }) if matches!(ty.bits(), 32 | 64) => {
-                    Ok((space, Address { base: reg, wide: ty.bits() == 64, offset: *offset }))
+                    Ok((space, Address { base: reg, wide: ty.bits() == 64, offset }))
                 }
                 Some(_) => Err(format!("`{text}` holds an address: it must be a 32-bit or 64-bit register")),
                 None => {
                     let (space, address) = self.variable_in(text, space)?;
-                    Ok((space, fixed(self.names, address, *offset)))
+                    Ok((space, fixed(self.names, address, offset)))
                 }
             },
             ast::Operand::NameOffset(text, more) => {

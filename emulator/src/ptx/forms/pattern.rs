@@ -7,7 +7,7 @@
 //! Modifiers: `.word`; `.(a|b)` one of; `{.a|.b}` one of or none; `<...>` what is inside, in any order; `.NAME` one of
 //! the list of that name in [`SETS`]. Operands: `d` a register (a source may also be an immediate) of the first type
 //! among the modifiers; `d:U` of the second, `d:W` of twice the width of the first, `d:u32` of that type; `p:pred` a
-//! predicate, `!p:pred` one that may be negated; `n:imm` a number; `[a]` an address; `a*4` a vector of four, `a*V` of
+//! predicate, `!p:pred` one that may be negated; `n:imm` a number; `[a]` an address; `[m,c]` one with as many coordinates as `.2d` says; `a*4` a vector of four, `a*V` of
 //! as many as `.v2` says, `a*X` as `.x4` says, `a*n/2` of half as many as the shape has columns; `d|p`, `d{|p}` a pair; `_` itself; `{, b}` may be left out; `{, hint}` a cache policy, there
 //! exactly when `.L2::cache_hint` is.
 //!
@@ -87,6 +87,8 @@ pub(super) enum Kind {
     },
     Number,
     Memory,
+    /// An address and coordinates.
+    Tensor,
     /// `_`
     Sink,
     Label,
@@ -250,7 +252,15 @@ fn slot(text: &'static str) -> Slot {
         Some((name, "n/4")) => (name, Count::Columns(4)),
         Some((name, n)) => (name, Count::Fixed(n.parse().expect("a count"))),
     };
-    let kind = match ty {
+    let (name, kind) = match (name.split_once(','), ty) {
+        (Some((map, _)), _) => (map, Kind::Tensor),
+        (None, ty) => (name, kind(text, ty)),
+    };
+    Slot { name, kind, count, optional: false, paired: false }
+}
+
+fn kind(text: &str, ty: &str) -> Kind {
+    match ty {
         _ if text.starts_with('[') => Kind::Memory,
         _ if text == "_" => Kind::Sink,
         "pred" => Kind::Predicate { negatable: text.starts_with('!') },
@@ -261,8 +271,7 @@ fn slot(text: &'static str) -> Slot {
         "U" => Kind::Value(Width::Second),
         "W" => Kind::Value(Width::Twice),
         ty => Kind::Value(Width::Of(named(ty).expect("a type"))),
-    };
-    Slot { name, kind, count, optional: false, paired: false }
+    }
 }
 
 /// A type by its name in PTX.

@@ -59,7 +59,7 @@ fn every_spelling_of_every_form_is_decoded_by_it() {
             assert_eq!(found.0.syntax, form.syntax, "{text} is taken by another form");
             let mut ops = decode(&inst, &mut scope).unwrap_or_else(|why| panic!("{text}: {why}"));
             assert!(!ops.is_empty(), "{text}");
-            if !HINTS.contains(&pattern.opcode) {
+            if !HINTS.contains(&pattern.opcode) && !form.syntax.contains(".prefetch.") {
                 assert_eq!(visited(&mut ops), registers, "{text}: {ops:?}");
             }
         }

@@ -2,6 +2,7 @@
 
 use super::reader;
 use super::{Kind, Pattern, Roles, Slot, many, width};
+use crate::ptx::forms::operands::dimensions;
 use crate::ptx::forms::pattern::{Count, Node};
 
 /// One spelling and the registers that it names, by role.
@@ -116,7 +117,7 @@ fn modify(sequence: &[Node], walk: &mut Walk, out: &mut Vec<String>) {
 /// The operand for slot number `i`; every register has its own number.
 fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut Walk, roles: &mut Roles) -> String {
     let written = matches!(slot.name, "d" | "p") || (slot.name == "q" && slot.paired);
-    let mut value = |number: usize, bits: u32| {
+    let value = |roles: &mut Roles, number: usize, bits: u32| {
         let name = reader::name(bits, number);
         if !matches!(slot.name, "hint" | "ns") {
             roles.insert((written, reader::number(&name), bits.div_ceil(32)));
@@ -129,7 +130,7 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
     match slot.kind {
         Kind::Value(_) => {
             let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
-            let names: Vec<String> = (0..n).map(|j| value(i * 300 + j, bits)).collect();
+            let names: Vec<String> = (0..n).map(|j| value(roles, i * 300 + j, bits)).collect();
             if n == 1 && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(2) == 0)) {
                 names[0].clone()
             } else {
@@ -139,6 +140,12 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         Kind::Memory => {
             roles.insert((false, reader::number(&reader::name(64, i)), 2));
             format!("[{}+16]", reader::name(64, i))
+        }
+        Kind::Tensor => {
+            roles.insert((false, reader::number(&reader::name(64, i)), 2));
+            let count = dimensions(modifiers).expect("dimensions");
+            let at: Vec<String> = (0..count).map(|j| value(roles, i * 300 + j, 32)).collect();
+            format!("[{}, {{{}}}]", reader::name(64, i), at.join(", "))
         }
         Kind::Predicate { negatable } => {
             roles.insert((written, i as u32, 0));

@@ -163,6 +163,9 @@ fn operand(text: &str) -> Operand {
     }
     if let Some(inner) = text.strip_prefix('[') {
         let inner = inner.trim_end_matches(']').trim();
+        if let [base, at] = split(inner)[..] {
+            return Operand::Memory { base: operand(base).into(), offset: 0, rest: vec![operand(at)] };
+        }
         return match operand(inner) {
             Operand::NameOffset(name, offset) => {
                 Operand::Memory { base: Operand::Name(name).into(), offset, rest: Vec::new() }
