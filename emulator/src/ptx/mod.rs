@@ -15,6 +15,7 @@ mod parse;
 mod rows;
 mod scope;
 mod statement;
+mod units;
 
 pub use parse::parse;
 
