@@ -499,12 +499,15 @@ fn binaries_are_refused_with_a_reason() {
     assert_eq!(load(b"\x7fELF\x02\0", values.as_mut_ptr()), NO_BINARY_FOR_GPU);
     let text = String::from_utf8_lossy(&log[..values[1] - 1]).into_owned();
     assert_eq!(text, "only PTX text runs here, this image is a cubin");
+    let empty = b".version 8.0\n.target sm_80\n.address_size 64\n\0";
+    values = [log.as_mut_ptr() as usize, 64];
+    assert_eq!((load(empty, values.as_mut_ptr()), values[1]), (0, 0), "nothing to say");
     assert_eq!(load(b"\x50\xed\x55\xba\0", [0, 0].as_mut_ptr()), NO_BINARY_FOR_GPU);
     assert_eq!(load(b"\xff\xfe\xfd\xfc\0", [0, 0].as_mut_ptr()), INVALID_PTX);
 }
 
 #[test]
-fn the_linker_passes_text_on() {
+fn the_linker_puts_texts_together() {
     context();
     let linker = {
         let mut linker = 0usize;
@@ -517,12 +520,13 @@ fn the_linker_passes_text_on() {
         cu!(cuLinkAddData_v2(linker, kind, at, bytes, null::<u8>(), 0u32, null::<i32>(), null_mut::<usize>()))
     };
     assert_eq!(add(0), NO_BINARY_FOR_GPU);
-    assert_eq!(add(1), 0);
+    assert_eq!([add(1), add(1)], [0, 0]);
     let (mut image, mut bytes) = (null::<u8>(), 0usize);
     ok!(cuLinkComplete(linker, &raw mut image, &raw mut bytes));
-    assert_eq!(bytes, text.len() + 1);
     // SAFETY: the driver says that so many bytes are there.
-    assert_eq!(&unsafe { std::slice::from_raw_parts(image, bytes) }[..text.len()], text);
+    let linked = unsafe { std::slice::from_raw_parts(image, bytes) };
+    assert_eq!(linked, [&text[..], b"\n", text, b"\0"].concat());
+    assert_eq!(add(1), INVALID_VALUE, "it is complete");
     ok!(cuLinkDestroy(linker));
 }
 

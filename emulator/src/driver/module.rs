@@ -1,4 +1,4 @@
-//! Modules and libraries: images of PTX text, what they hold, and the linker that only passes text on.
+//! Modules and libraries: images of PTX text, what they hold, and the linker that only puts texts together.
 //!
 //! A library is a text that belongs to no context; it is loaded into one when it is first used there.
 
@@ -77,18 +77,25 @@ struct Log {
 impl Log {
     const BUFFER: i32 = 5;
     const BYTES: i32 = 6;
+    /// Of the other log, which stays empty.
+    const INFO_BYTES: i32 = 4;
 
     unsafe fn from_options(options: *const i32, values: *mut usize, count: u32) -> R<Log> {
         let mut log = Log::default();
         // SAFETY: both arrays have `count` entries by the API's contract.
         let (options, given) = unsafe { (list(options, count as usize)?, list(values, count as usize)?) };
+        let mut info = 0;
         for (i, (&option, &value)) in options.iter().zip(given).enumerate() {
+            let place = values.wrapping_add(i) as usize;
             match option {
                 Log::BUFFER => log.at = value,
-                Log::BYTES => (log.room, log.written) = (value as u32 as usize, values.wrapping_add(i) as usize),
+                Log::BYTES => (log.room, log.written) = (value as u32 as usize, place),
+                Log::INFO_BYTES => info = place,
                 _ => {}
             }
         }
+        // SAFETY: places in the array of values. Nothing is written to the logs yet.
+        unsafe { [log.written, info].into_iter().for_each(|place| offer(place as *mut usize, 0)) };
         Ok(log)
     }
 
@@ -184,18 +191,25 @@ fn new_library(text: &str) -> Handle {
 impl Linker {
     fn add(&self, kind: i32, input: CString) -> R {
         const PTX: i32 = 1;
-        let mut inputs = self.inputs.lock().unwrap_or_else(|e| e.into_inner());
-        if kind != PTX || !inputs.is_empty() {
-            say("the linker takes one input of PTX text");
-            return Err(if kind == PTX { Error::NOT_SUPPORTED } else { Error::NO_BINARY_FOR_GPU });
+        if kind != PTX {
+            say("the linker takes PTX text only");
+            return Err(Error::NO_BINARY_FOR_GPU);
         }
-        inputs.push(input);
+        if self.image.get().is_some() {
+            return Err(Error::INVALID_VALUE);
+        }
+        self.inputs.lock().unwrap_or_else(|e| e.into_inner()).push(input);
         Ok(())
     }
 
-    fn complete(&self) -> R<&CStr> {
-        let input = self.inputs.lock().unwrap_or_else(|e| e.into_inner()).first().cloned();
-        Ok(self.image.get_or_init(|| input.unwrap_or_default()))
+    /// All texts, one after the other: a module of several units.
+    fn complete(&self) -> &CStr {
+        let inputs = self.inputs.lock().unwrap_or_else(|e| e.into_inner());
+        self.image.get_or_init(|| {
+            let texts: Vec<&[u8]> = inputs.iter().map(|input| input.as_bytes()).collect();
+            // No input has a zero within.
+            CString::new(texts.join(&b'\n')).unwrap_or_default()
+        })
     }
 }
 
@@ -293,10 +307,10 @@ api! {
     {
         linker(handle)?.add(kind, file(text(path)?)?)
     }
-    /// The image is the input; it lives as long as the linker.
+    /// The image is the inputs' text, which lives as long as the linker; what they lack shows when it is loaded.
     fn cuLinkComplete [] (handle: Handle, image: *mut *const c_char, bytes: *mut usize) {
         let linker = linker(handle)?;
-        let text = linker.complete()?;
+        let text = linker.complete();
         put(image, text.as_ptr())?;
         offer(bytes, text.count_bytes() + 1);
         Ok(())

@@ -33,11 +33,28 @@ pub struct Variable {
     /// Elements; None for `name[]`, whose size the launch or the initialiser gives.
     pub count: Option<u64>,
     pub init: Vec<Init>,
-    pub external: bool,
+    pub linkage: Linkage,
     pub line: u32,
 }
 
+/// Who else sees a name of the module scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Linkage {
+    /// No other unit.
+    #[default]
+    Own,
+    Visible,
+    /// `.weak`, `.common`: of several definitions one counts.
+    Weak,
+    /// `.extern`: defined elsewhere.
+    Extern,
+}
+
 impl Variable {
+    pub fn external(&self) -> bool {
+        self.linkage == Linkage::Extern
+    }
+
     /// Its size; of `name[]` without initialiser, 0.
     pub fn bytes(&self) -> u64 {
         self.count.unwrap_or(self.init.len() as u64).saturating_mul(self.element.into())
@@ -67,6 +84,7 @@ pub enum Init {
 pub struct Function {
     pub name: String,
     pub entry: bool,
+    pub linkage: Linkage,
     /// `.func (ret) name (params)`: return and parameter variables.
     pub returns: Vec<Variable>,
     pub params: Vec<Variable>,

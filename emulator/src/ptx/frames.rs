@@ -290,7 +290,7 @@ impl Shared {
 
     fn place(&mut self, variable: &Variable) -> Result<Placed, PtxError> {
         let bytes = variable.bytes();
-        if variable.external {
+        if variable.external() {
             self.dynamic_align = self.dynamic_align.max(variable.align);
             return Ok(Placed { space: Space::Shared, address: DYNAMIC, bytes });
         }

@@ -21,7 +21,7 @@ pub(super) struct Globals<'a> {
 impl<'a> Globals<'a> {
     pub fn new(module: &Module, memory: &'a Memory) -> Result<Self, PtxError> {
         let mut globals = Globals { memory, all: Vec::new() };
-        let defined: Vec<&Variable> = module.variables.iter().filter(|v| is_global(v) && !v.external).collect();
+        let defined: Vec<&Variable> = module.variables.iter().filter(|v| is_global(v) && !v.external()).collect();
         let mut total = 0u64;
         for &variable in &defined {
             total = total.saturating_add(variable.bytes());
@@ -37,7 +37,7 @@ impl<'a> Globals<'a> {
         for (variable, global) in defined.iter().zip(&globals.all) {
             initialise(variable, global, &addresses, memory)?;
         }
-        for variable in module.variables.iter().filter(|v| is_global(v) && v.external) {
+        for variable in module.variables.iter().filter(|v| is_global(v) && v.external()) {
             if !addresses.contains_key(variable.name.as_str()) {
                 return refuse(variable, format!("`{}` is defined in no module: link before loading", variable.name));
             }
@@ -60,7 +60,7 @@ impl<'a> Globals<'a> {
             let space = if v.space == VarSpace::Const { Space::Const } else { Space::Global };
             (v.name.as_str(), Placed { space, address: g.address, bytes: g.bytes })
         };
-        let defined = module.variables.iter().filter(|v| is_global(v) && !v.external);
+        let defined = module.variables.iter().filter(|v| is_global(v) && !v.external());
         defined.zip(&self.all).map(|(v, g)| place(v, g)).collect()
     }
 

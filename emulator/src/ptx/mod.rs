@@ -16,6 +16,7 @@ mod parse;
 mod rows;
 mod scope;
 mod statement;
+mod units;
 
 pub use parse::parse;
 

@@ -4,9 +4,10 @@
 //! know what an instruction means. Debug sections are skipped.
 
 use super::PtxError;
-use super::ast::{Function, Init, Module, VarSpace, Variable};
+use super::ast::{Function, Init, Linkage, Module, VarSpace, Variable};
 use super::lex::{Cursor, Token};
 use super::number::Number;
+use super::units::merge;
 
 /// Bytes of text that are read.
 pub const LARGEST_TEXT: usize = 256 << 20;
@@ -17,17 +18,21 @@ const DIMENSIONS: usize = 8;
 /// Elements that the initialisers of a module may leave out between those that they name.
 const LARGEST_FILL: u64 = 1 << 22;
 
-/// Reads a whole text. Refuses what is not PTX, with the line.
+/// Reads a whole text, which may be several units one after the other. Refuses what is not PTX, with the line.
 pub fn parse(text: &str) -> Result<Module, PtxError> {
     if text.len() > LARGEST_TEXT {
         return Err(PtxError::new(0, format!("the text has {} bytes, more than 256 MiB", text.len())));
     }
     let mut cursor = Cursor::new(text)?;
-    let mut module = Module::default();
+    let (mut units, mut unit) = (Vec::new(), Module::default());
     while cursor.token != Token::End {
-        cursor.module_item(&mut module)?;
+        if cursor.token == Token::Dotted("version") && unit.version != (0, 0) {
+            units.push(std::mem::take(&mut unit));
+        }
+        cursor.module_item(&mut unit)?;
     }
-    Ok(module)
+    units.push(unit);
+    Ok(merge(units))
 }
 
 impl<'a> Cursor<'a> {
@@ -84,10 +89,10 @@ impl<'a> Cursor<'a> {
                 self.expect(';')?;
             }
             _ => {
-                let (external, directive) = self.linkage(directive)?;
+                let (linkage, directive) = self.linkage(directive)?;
                 match directive {
-                    "entry" | "func" => module.functions.push(self.function(directive == "entry", line)?),
-                    _ => module.variables.extend(self.variables(directive, external, line)?),
+                    "entry" | "func" => module.functions.push(self.function(directive == "entry", linkage, line)?),
+                    _ => module.variables.extend(self.variables(directive, linkage, line)?),
                 }
             }
         }
@@ -155,20 +160,24 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Skips `.visible` and the like: whether `.extern` was among them, and the directive behind.
-    pub fn linkage(&mut self, mut directive: &'a str) -> Result<(bool, &'a str), PtxError> {
-        let mut external = false;
-        while matches!(directive, "extern" | "visible" | "weak" | "common") {
-            external |= directive == "extern";
+    /// `.visible` and the like, of which one counts, and the directive behind.
+    pub fn linkage(&mut self, mut directive: &'a str) -> Result<(Linkage, &'a str), PtxError> {
+        let mut linkage = Linkage::Own;
+        loop {
+            linkage = match directive {
+                "extern" => Linkage::Extern,
+                "weak" | "common" => Linkage::Weak,
+                "visible" => Linkage::Visible,
+                _ => return Ok((linkage, directive)),
+            };
             match self.dotted()? {
                 Some(next) => directive = next,
                 None => return self.error(format!("a directive belongs here, not {}", self.token)),
             }
         }
-        Ok((external, directive))
     }
 
-    fn function(&mut self, entry: bool, line: u32) -> Result<Function, PtxError> {
+    fn function(&mut self, entry: bool, linkage: Linkage, line: u32) -> Result<Function, PtxError> {
         self.attribute()?;
         let returns = if self.token == Token::Symbol('(') { self.parameters()? } else { Vec::new() };
         let name = self.word()?.to_owned();
@@ -182,7 +191,7 @@ impl<'a> Cursor<'a> {
             }
         }
         let body = if self.accept(';')? { None } else { Some(self.block(0)?) };
-        Ok(Function { name, entry, returns, params, directives, body, line })
+        Ok(Function { name, entry, linkage, returns, params, directives, body, line })
     }
 
     fn counts(&mut self) -> Result<Vec<u32>, PtxError> {
@@ -233,7 +242,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The variables of a declaration that began with `.space`.
-    pub fn variables(&mut self, space: &str, external: bool, line: u32) -> Result<Vec<Variable>, PtxError> {
+    pub fn variables(&mut self, space: &str, linkage: Linkage, line: u32) -> Result<Vec<Variable>, PtxError> {
         let space = match space {
             "global" => VarSpace::Global,
             "const" => VarSpace::Const,
@@ -251,7 +260,7 @@ impl<'a> Cursor<'a> {
             all.push(next.0);
         }
         self.expect(';')?;
-        all.iter_mut().for_each(|v| v.external = external);
+        all.iter_mut().for_each(|v| v.linkage = linkage);
         Ok(all)
     }
 
@@ -321,7 +330,7 @@ impl<'a> Cursor<'a> {
             element: kind.element,
             count: (!open).then_some(count),
             init: Vec::new(),
-            external: false,
+            linkage: Linkage::Own,
             line,
         };
         Ok((variable, kind))

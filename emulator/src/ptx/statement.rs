@@ -62,8 +62,8 @@ impl<'a> Cursor<'a> {
             "file" => drop(self.file()?),
             "pragma" => self.pragma()?,
             _ => {
-                let (external, space) = self.linkage(directive)?;
-                out.extend(self.variables(space, external, line)?.into_iter().map(Statement::Variable));
+                let (linkage, space) = self.linkage(directive)?;
+                out.extend(self.variables(space, linkage, line)?.into_iter().map(Statement::Variable));
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 mod layout;
 mod reading;
 mod running;
+mod units;
 
 use cuda_emulator::device::A100;
 use cuda_emulator::isa::Operand as Role;

@@ -137,7 +137,7 @@ fn directives_of_modules_and_functions() {
     assert_eq!(module.files.into_iter().collect::<Vec<_>>(), [(1, "a.cu".into())]);
     assert_eq!(module.aliases, [("g".into(), "f".into())]);
     let [dynamic, table, vector, managed] = &module.variables[..] else { panic!("{:?}", module.variables) };
-    assert_eq!((dynamic.external, dynamic.count, dynamic.align, dynamic.space), (true, None, 16, VarSpace::Shared));
+    assert_eq!((dynamic.external(), dynamic.count, dynamic.align, dynamic.space), (true, None, 16, VarSpace::Shared));
     assert_eq!((table.count, table.init.len()), (Some(6), 6));
     let image: Vec<f64> = table
         .init
@@ -173,6 +173,17 @@ fn refusals_name_the_line() {
         ("\n.global .u32 x\n.global .u32 y;".to_owned(), 6, "`;`"),
         (".global .u32 x = {1};".into(), 4, "number"),
         (".global .u32 x[2] = {1, 2, 3};".into(), 4, "more initialisers"),
+        // Twenty thousand targets for each of two thousand branches.
+        (
+            format!(
+                ".entry k() {{ .reg .b32 %r; mov.u32 %r, 0; t: .branchtargets {}L; L: {} }}",
+                "L, ".repeat(20_000),
+                "brx.idx %r, t; ".repeat(2_000)
+            ),
+            4,
+            "too large",
+        ),
+        (".global .u8 x[3][4000000] = {{}, {1}};".into(), 4, "leave out more than 4194304"),
         (".global .b8 x[4294967295][4294967295][64];".into(), 4, "terabyte"),
         (".global .b8 x[1000000000000];".into(), 4, "32 bits"),
         (".global .b8 x[4294967295];".into(), 4, "GiB"),

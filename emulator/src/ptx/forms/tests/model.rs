@@ -168,12 +168,13 @@ impl Lane<'_> {
         let (low, high) = limits(ty);
         let width = if wide { 2 * bits } else { bits };
         // The upper half by parts: the whole product of two u64 does not fit.
-        let upper = || if bits == 64 { (a * (b >> 32) + (a * (b & 0xffff_ffff) >> 32)) >> 32 } else { a * b >> bits };
+        let upper =
+            || if bits == 64 { (a * (b >> 32) + ((a * (b & 0xffff_ffff)) >> 32)) >> 32 } else { (a * b) >> bits };
         let product = || if self.has("hi") { upper() } else { a.wrapping_mul(b) };
         let low24 = |x: i128| {
             integer((x & 0xff_ffff) as u64 | if ty.signed() && x >> 23 & 1 == 1 { 0xff00_0000 } else { 0 }, ty)
         };
-        let product24 = || low24(a) * low24(b) >> if self.has("hi") { 16 } else { 0 };
+        let product24 = || (low24(a) * low24(b)) >> if self.has("hi") { 16 } else { 0 };
         let saturated = |x: i128| if self.has("sat") { x.clamp(low, high) } else { x };
         let relu = |x: i128| if self.has("relu") { x.max(0) } else { x };
         let bit = |x: i128, at: i128| if (0..i128::from(bits)).contains(&at) { x >> at & 1 } else { 0 };
@@ -254,7 +255,7 @@ impl Lane<'_> {
         // 66 bits below the point, and one for what is left.
         let ratio = |x: i128, y: i128| {
             let (x, y) = (x >> (SCALE / 2) << 66, y >> (SCALE / 2));
-            (x / y << 1 | i128::from(x % y != 0)) << (SCALE - 67)
+            ((x / y) << 1 | i128::from(x % y != 0)) << (SCALE - 67)
         };
         let clamped = |x: i128| match () {
             () if self.has("sat") => x.clamp(0, one),
@@ -337,7 +338,7 @@ impl Lane<'_> {
                     return one(truth(holds(self.raw("a"), self.raw("b"), from)?) * yes(ty.bits()));
                 }
                 let half = |shift: u32| holds(self.raw("a") >> shift, self.raw("b") >> shift, half_of(from));
-                one(truth(half(0)?) * yes(16) | truth(half(16)?) * yes(16) << 16)
+                one((truth(half(0)?) | truth(half(16)?) << 16) * yes(16))
             }
         }
     }
