@@ -102,7 +102,9 @@ impl Renaming {
         hidden.retain(|name| self.new.contains_key(name));
         for statement in &mut block.statements {
             match statement {
-                Statement::Loc { file, .. } => *file = self.files.get(file).copied().unwrap_or(u32::MAX),
+                Statement::Loc { at, inlined_at } => std::iter::once(at)
+                    .chain(inlined_at)
+                    .for_each(|spot| spot.file = self.files.get(&spot.file).copied().unwrap_or(u32::MAX)),
                 Statement::Instruction(inst) => inst.operands.iter_mut().for_each(|o| self.operand(o, &hidden)),
                 Statement::Block(inner) => self.block(inner, &hidden),
                 _ => {}
