@@ -300,13 +300,11 @@ impl Shared {
             let why = format!("`{}` has {} bytes of static shared memory, of {limit} there are", kernel.name, self.end);
             return Err(PtxError::new(kernel.line, why));
         }
-        let cluster = kernel
-            .directives
-            .iter()
-            .find(|(name, counts)| name == "reqnctapercluster" && counts.iter().any(|c| *c != 1));
-        if cluster.is_some() {
+        let several =
+            |(name, counts): &(String, Vec<u32>)| name == "reqnctapercluster" && counts.iter().any(|c| *c != 1);
+        if kernel.directives.iter().any(several) {
             let why = format!("`{}` wants clusters of more than one block, which are not supported", kernel.name);
-            return Err(PtxError { line: kernel.line, why });
+            return Err(PtxError::new(kernel.line, why));
         }
         let shape = |name| {
             let (_, counts) = kernel.directives.iter().find(|(directive, _)| directive == name)?;
