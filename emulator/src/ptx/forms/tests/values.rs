@@ -191,7 +191,7 @@ impl Kernel {
     fn run(&self) -> Vec<[u64; 32]> {
         let text = format!(
             ".version 9.0\n.target sm_90\n.address_size 64\n.entry k(.param .u64 in, .param .u64 out) {{
-            .reg .b8 %rb<400>; .reg .b16 %rs<400>; .reg .b32 %r<400>; .reg .b64 %rd<400>; .reg .pred %p<400>;
+            .reg .b8 %rb<2100>; .reg .b16 %rs<2100>; .reg .b32 %r<2100>; .reg .b64 %rd<2100>; .reg .pred %p<2100>;
             .reg .b64 %in, %out;
             ld.param.u64 %in, [in]; ld.param.u64 %out, [out]; mov.u32 %r99, %laneid;
             mad.wide.u32 %in, %r99, 8, %in; mad.wide.u32 %out, %r99, 8, %out;
