@@ -15,6 +15,18 @@ pub type Lanes<T> = [T; WARP];
 /// A set of lanes, bit `i` for lane `i`.
 pub type Mask = u32;
 
+/// The lanes of a set, ascending.
+#[inline]
+pub fn lanes(mut mask: Mask) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let lane = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            lane
+        })
+    })
+}
+
 /// One 32-bit register of every lane.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]

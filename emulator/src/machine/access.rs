@@ -11,20 +11,8 @@ use super::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Address, Load, Order, Reg, Space, Store, Ty};
 use crate::memory::{self, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Lanes, Mask, WARP, lanes};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
-
-/// The lanes of a set, ascending.
-#[inline]
-pub(super) fn lanes(mut mask: Mask) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        (mask != 0).then(|| {
-            let lane = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            lane
-        })
-    })
-}
 
 /// An access to resolve.
 #[derive(Clone, Copy)]

@@ -1,14 +1,14 @@
 //! `cp.async`: the source is read when the copy is issued, the destination changes when the issuing lane has waited for
 //! it. In between the destination belongs to nobody: whoever touches it races with the copy.
 
-use super::access::{Want, lanes, load_narrow, store_narrow};
+use super::access::{Want, load_narrow, store_narrow};
 use super::global::How;
 use super::races::Use;
 use super::report::{Run, broken};
 use super::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{CpAsync, Order, Space};
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Lanes, Mask, WARP, lanes};
 
 /// One instruction's copies that have not landed in the lanes of `mask`.
 struct InFlight {

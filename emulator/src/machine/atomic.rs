@@ -3,13 +3,13 @@
 //! Lanes of a warp go in order of their number. Adds of f32 flush subnormals in global memory and keep them in shared
 //! memory, as the ISA says; f16 and bf16 keep them.
 
-use super::access::{Target, Want, lanes};
+use super::access::{Target, Want};
 use super::alu::scalar;
 use super::global::How;
 use super::report::Run;
 use super::warp::{Cx, Warp};
 use crate::isa::{Atom, AtomOp, FloatOp, Order, Ty};
-use crate::registers::{Mask, WARP};
+use crate::registers::{Mask, WARP, lanes};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 impl<'g> Warp<'g> {

@@ -1,12 +1,11 @@
 //! The sixteen barriers of a block. A warp arrives as a whole: 32 threads, however many of it are left.
 
-use super::access::lanes;
 use super::clock::Clock;
 use super::report::{Run, broken};
 use super::warp::{Cx, State, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Barrier, BarrierKind, Op};
-use crate::registers::{Mask, WARP};
+use crate::registers::{Mask, WARP, lanes};
 
 pub(super) const BARRIERS: usize = 16;
 

@@ -4,7 +4,7 @@
 //! when the issuing lane has waited for the bulk group (or ends): as late as may be. Until then the shared side belongs
 //! to the copier.
 
-use super::access::{Want, lanes};
+use super::access::Want;
 use super::async_copy::{gather, scatter};
 use super::clock::{Party, loader, storer};
 use super::global::{How, Request, Shape};
@@ -17,7 +17,7 @@ use super::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Address, Bulk, BulkPlace, Order, Space};
 use crate::memory::{SHARED_WINDOW, store};
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Lanes, Mask, WARP, lanes};
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
 /// A copy to global memory that was not waited for.

@@ -1,11 +1,10 @@
 //! The barrier of a cluster, which is one block here: every thread arrives, and later waits for all others.
 
-use super::access::lanes;
 use super::clock::Clock;
 use super::report::{Run, broken};
 use super::warp::{Cx, Flow, Warp};
 use crate::fault::FaultKind;
-use crate::registers::{Lanes, Mask};
+use crate::registers::{Lanes, Mask, lanes};
 
 /// The barrier between two completions.
 #[derive(Default)]

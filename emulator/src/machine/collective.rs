@@ -4,14 +4,14 @@
 //! (`bar.warp.sync` and `barrier` may be different instructions). Exited members are not waited for; a value taken from
 //! one is undefined, and reported.
 
-use super::access::{Want, lanes, load_narrow, store_narrow};
+use super::access::{Want, load_narrow, store_narrow};
 use super::global::How;
 use super::matrix;
 use super::report::{Broken, Run, broken, instruction};
 use super::warp::{Cx, Flow, Group, State, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{BarrierKind, MatrixAccess, Op, Order, ReduxKind, Reg, Shfl, ShflMode, Ty, VoteDest, VoteKind};
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Lanes, Mask, WARP, lanes};
 
 impl<'g> Warp<'g> {
     /// The members that an instruction names, by lane; everyone alive if it names none.

@@ -1,11 +1,11 @@
 //! Indexed branches, returns, and the small instructions that ask what an address is.
 
-use super::access::{lanes, space_of};
+use super::access::space_of;
 use super::report::{Run, broken};
 use super::warp::{Flow, Group, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Reg, Space};
-use crate::registers::Mask;
+use crate::registers::{Mask, lanes};
 
 impl<'g> Warp<'g> {
     pub(super) fn branch_indexed(&mut self, group: Group, mask: Mask, index: Reg, targets: &[u32]) -> Run<Flow> {

@@ -1,7 +1,6 @@
 //! `mbarrier` objects: arrivals and bytes that a phase waits for, and what bulk copies bring when it completes. The counts live beside shared memory, not in the
 //! object's eight bytes, which are opaque anyway.
 
-use super::access::lanes;
 use super::bulk::land;
 use super::clock::{Clock, Party};
 use super::report::{Run, broken};
@@ -10,7 +9,7 @@ use super::wgmma::LOOK;
 use crate::fault::FaultKind;
 use crate::isa::{MBarrier, MBarrierOp, Space};
 use crate::memory::SHARED_WINDOW;
-use crate::registers::{Mask, WARP};
+use crate::registers::{Mask, WARP, lanes};
 
 /// The largest count that an object can be initialised with.
 const MOST: u32 = (1 << 20) - 1;

@@ -1,11 +1,11 @@
 //! `vprintf` and failed asserts: text out of the kernel. The C library formats each value, so the rules are its own.
 
-use super::access::{lanes, load_narrow, space_of};
+use super::access::{load_narrow, space_of};
 use super::report::{Run, broken};
 use super::warp::{Cx, Flow, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Reg, Space};
-use crate::registers::{Mask, WARP};
+use crate::registers::{Mask, WARP, lanes};
 use std::ffi::{CStr, CString};
 
 /// The longest text that is read from a kernel's memory.

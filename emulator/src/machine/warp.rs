@@ -5,6 +5,7 @@
 //! others change (atomic, volatile and stronger accesses) costs a group patience, and when that is used up the others
 //! go ahead for a while.
 
+use super::alu;
 use super::async_copy::Copies;
 use super::bulk::BulkGroups;
 use super::cluster::Awaited;
@@ -14,10 +15,9 @@ use super::report::{Broken, Run, broken};
 use super::shared::Bytes;
 use super::tally::Tally;
 use super::wgmma::{self, Products};
-use super::{access::lanes, alu};
 use crate::fault::{FaultKind, Thread};
 use crate::isa::{Alu, Op, Pred, WgmmaSync};
-use crate::registers::{Lanes, Mask, Registers, WARP};
+use crate::registers::{Lanes, Mask, Registers, WARP, lanes};
 
 /// Instructions that a group runs at a time while others of its warp wait.
 const SLICE: u32 = 128;

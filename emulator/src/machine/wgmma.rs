@@ -7,7 +7,6 @@
 //! A `wgmma.fence` is only missed before the first product. A plain move of a result that is under way moves what is to
 //! come: compilers make such copies.
 
-use super::access::lanes;
 use super::async_copy::gather;
 use super::clock::tensor_core;
 use super::matrix::{self, CHUNK, Descriptor, Line};
@@ -17,7 +16,7 @@ use super::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Alu, Op, Operand, Reg, Wgmma, WgmmaA, WgmmaSync};
 use crate::program::Program;
-use crate::registers::{Lanes, Mask, WARP};
+use crate::registers::{Lanes, Mask, WARP, lanes};
 use std::collections::{HashMap, VecDeque};
 
 /// Warps of a warpgroup.

@@ -9,8 +9,7 @@ use super::rows::Key;
 use super::scope::{Placed, Pool, special_row};
 use super::{PtxError, ast};
 use crate::device::Device;
-use crate::isa::Operand;
-use crate::isa::{Inst, Op, Pred, Reg, Space};
+use crate::isa::{Inst, Op, Operand, Pred, Reg, Space};
 use crate::program::{Program, Tracked};
 
 /// The work that the kernels of a module may make together, in the units of `lower`: four million instructions.

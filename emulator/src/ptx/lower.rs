@@ -14,8 +14,7 @@ use super::names::{Names, Register};
 use super::rows::Rows;
 use super::scope::{Frame, Placed, Pool};
 use crate::fault::Place;
-use crate::isa::Operand;
-use crate::isa::{Alu, Inst, Op, Pred, Reg, WgmmaA, WgmmaSync};
+use crate::isa::{Alu, Inst, Op, Operand, Pred, Reg, WgmmaA, WgmmaSync};
 
 /// Callers that a place names.
 const MOST_CALLERS: usize = 16;

@@ -11,8 +11,7 @@ use std::collections::{BinaryHeap, HashMap};
 use super::doubt::Doubts;
 use super::flow::{Event, Graph, Kind, Liveness};
 use super::scope::Frame;
-use crate::isa::Operand;
-use crate::isa::{Inst, Pred, Reg};
+use crate::isa::{Inst, Operand, Pred, Reg};
 
 /// Steps that the analysis of one function may take, some tenths of a second of work.
 const STEPS: u64 = 1 << 26;
