@@ -30,10 +30,10 @@ AUX_SHARE = .3  # of the dense batches' losses, beside the answers
 DENSE = dict(ask=False, dense=.7, after=0, cells=1024, pictures=dict(scene=.27, words=.33, numbers=.15, digits=.25))
 TOWER_MIX = dict(parts=[dict(DENSE, share=1)])
 # Scenes have many questions, signs and digits one or two: apart, so that the rows of a batch are of about one length.
-JOINT_MIX = dict(questions=dict(naming=1.5, counting=1.7, place=1.3, pointing=1.7, describe=.25), parts=[
-    dict(DENSE, share=.2),
-    dict(ask=True, dense=0, after=0, share=.6, cells=448, pictures=dict(scene=1)),
-    dict(ask=True, dense=0, after=0, share=.28, cells=1024, pictures=dict(words=.5, numbers=.25, digits=.25))])
+JOINT_MIX = dict(questions=dict(naming=.8, counting=2.1, place=.6, pointing=2.2, describe=.25), parts=[
+    dict(DENSE, share=.12),
+    dict(ask=True, dense=0, after=0, share=.5, cells=448, pictures=dict(scene=1)),
+    dict(ask=True, dense=0, after=0, share=.38, cells=1024, pictures=dict(words=.6, numbers=.28, digits=.12))])
 
 DECODER_MIX = dict(JOINT_MIX, parts=[p for p in JOINT_MIX["parts"] if p["ask"]])
 
@@ -149,7 +149,7 @@ def main():
             loss = aux_loss * AUX_SHARE
             if batch["asked"]:
                 rows = Rows(trainer.text, batch["asked"], batch["grid"], rng)
-                logits, looking = trainer.answer(rows, image.detach())
+                logits, looking = trainer.answer(rows, image)
                 answer_loss = token_loss(logits, rows)
                 loss = loss + answer_loss + .3 * looking
                 recent["look"] += float(looking.detach())
