@@ -2,22 +2,13 @@
 
 use super::lanes::{map1, map3};
 use super::number::{Format, narrow};
-use super::{approx, bits, exact, half};
-use crate::isa::{FloatMods, FloatOp, Reg, Round, Ty};
+use super::{approx, exact};
+use crate::isa::{FloatMods, FloatOp, Reg, Round};
 use crate::machine::simd::vectorised;
 use crate::registers::{Mask, Registers};
 
 /// The NaN of f32 results.
 pub const NAN: f32 = f32::from_bits(0x7fff_ffff);
-
-pub fn run(op: FloatOp, ty: Ty, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
-    match ty {
-        Ty::F32 | Ty::F64 if op == FloatOp::Copysign => bits::copysign(ty, d, (a[0], a[1]), registers, mask),
-        Ty::F32 => single(op, how, d, a, registers, mask),
-        Ty::F64 => double(op, how, d, a, registers, mask),
-        _ => half::run(op, ty, how, d, a, registers, mask),
-    }
-}
 
 /// Zero of the same sign for a subnormal number.
 #[inline(always)]
@@ -44,32 +35,25 @@ pub trait Ordered: Copy + PartialOrd {
     fn negative(self) -> bool;
 }
 
-impl Ordered for f32 {
-    #[inline(always)]
-    fn is_nan(self) -> bool {
-        self.is_nan()
-    }
+macro_rules! ordered {
+    ($($float:ty),*) => {$(
+        impl Ordered for $float {
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                self.is_nan()
+            }
 
-    #[inline(always)]
-    fn negative(self) -> bool {
-        self.is_sign_negative()
-    }
+            #[inline(always)]
+            fn negative(self) -> bool {
+                self.is_sign_negative()
+            }
+        }
+    )*};
 }
-
-impl Ordered for f64 {
-    #[inline(always)]
-    fn is_nan(self) -> bool {
-        self.is_nan()
-    }
-
-    #[inline(always)]
-    fn negative(self) -> bool {
-        self.is_sign_negative()
-    }
-}
+ordered!(f32, f64);
 
 vectorised! {
-fn single(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
+pub fn single(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
     macro_rules! lanes {
         ($f:expr) => {
             if how.ftz || how.sat {
@@ -149,7 +133,7 @@ fn clamp(how: FloatMods, x: f32) -> f32 {
 }
 
 vectorised! {
-fn double(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
+pub fn double(op: FloatOp, how: FloatMods, d: Reg, a: [Reg; 3], registers: &mut Registers, mask: Mask) {
     macro_rules! lanes {
         ($f:expr) => {
             map3(registers, mask, d, a, |a: f64, b: f64, c: f64| {

@@ -18,7 +18,7 @@ mod integer;
 mod lanes;
 mod number;
 
-use crate::isa::{Alu, BoolOp};
+use crate::isa::{Alu, BoolOp, FloatOp, Ty};
 use crate::registers::{Mask, Registers};
 
 pub(crate) use half::scalar;
@@ -36,7 +36,12 @@ pub fn run(op: &Alu, registers: &mut Registers, mask: Mask) {
         Alu::Carry { op, ty, d, a, carry_in, carry_out } => {
             integer::carry(op, ty, d, a, (carry_in, carry_out), registers, mask)
         }
-        Alu::Float { op, ty, how, d, a } => float::run(op, ty, how, d, a, registers, mask),
+        Alu::Float { op: FloatOp::Copysign, ty: ty @ (Ty::F32 | Ty::F64), d, a, .. } => {
+            bits::copysign(ty, d, (a[0], a[1]), registers, mask);
+        }
+        Alu::Float { op, ty: Ty::F32, how, d, a } => float::single(op, how, d, a, registers, mask),
+        Alu::Float { op, ty: Ty::F64, how, d, a } => float::double(op, how, d, a, registers, mask),
+        Alu::Float { op, ty, how, d, a } => half::run(op, ty, how, d, a, registers, mask),
         Alu::Lop3 { d, a, table, p } => bits::lop3(d, a, table, p, registers, mask),
         Alu::Prmt { mode, d, a } => bits::prmt(mode, d, a, registers, mask),
         Alu::Shf { left, clamp, d, a } => bits::shf(left, clamp, d, a, registers, mask),
