@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import random
 import string
-import time
 import zlib
 from dataclasses import dataclass
 
@@ -215,15 +214,13 @@ def random_grid(rng):
     return rng.choices(GRIDS, [(h * w) ** -1.3 for h, w in GRIDS])[0]
 
 
-def make_batch(rng, mix, held_out=False, progress=0.0):
+def make_batch(rng, mix, held_out=False):
     """Pictures of one grid: pixels [B, H, W, 3] uint8, labels [B, L, rows, columns], questions per picture.
 
-    A batch is of one of the mix's parts; some join when the run's `progress` (0 to 1) has come to their `after`.
-    `dense` is the share of full pictures.
+    A batch is of one of the mix's parts; `dense` is the share of full pictures.
     """
     rows, columns = random_grid(rng)
-    shares = [p["share"] * (progress >= p["after"]) for p in mix["parts"]]
-    part = rng.choices(mix["parts"], shares)[0]
+    part = rng.choices(mix["parts"], [p["share"] for p in mix["parts"]])[0]
     count = max(8, part["cells"] // (rows * columns))
     pixels, labels, asked = [], [], []
     for _ in range(count):
@@ -240,18 +237,17 @@ def make_batch(rng, mix, held_out=False, progress=0.0):
     return {"grid": (rows, columns), "pixels": np.stack(pixels), "labels": np.stack(labels), "asked": asked}
 
 
-def _generate(queue, seed, mix, until):
+def _generate(queue, seed, mix):
     os.nice(3)
     rng = random.Random(seed)
-    start = time.time()
     while True:
-        queue.put(make_batch(rng, mix, progress=min(1, (time.time() - start) / (until - start))))
+        queue.put(make_batch(rng, mix))
 
 
-def background_batches(seed, mix, until, depth=24):
-    """Endless batches from one background process, for a run that ends at time `until`."""
+def background_batches(seed, mix, depth=24):
+    """Endless batches from one background process."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue(maxsize=depth)
-    context.Process(target=_generate, args=(queue, seed, mix, until), daemon=True).start()
+    context.Process(target=_generate, args=(queue, seed, mix), daemon=True).start()
     while True:
         yield queue.get()

@@ -27,13 +27,13 @@ from scoring import correct
 AUX_WEIGHT = {"kind": 1, "color": 1, "center": 2, "hand": 1, **{f"box{i}": .15 for i in range(8)},
               "left": 1, "right": 1, "left_index": .3, "right_index": .3}
 AUX_SHARE = .3  # of the dense batches' losses, beside the answers
-DENSE = dict(ask=False, dense=.7, after=0, cells=1024, pictures=dict(scene=.27, words=.33, numbers=.15, digits=.25))
+DENSE = dict(ask=False, dense=.7, cells=1024, pictures=dict(scene=.27, words=.33, numbers=.15, digits=.25))
 TOWER_MIX = dict(parts=[dict(DENSE, share=1)])
 # Scenes have many questions, signs and digits one or two: apart, so that the rows of a batch are of about one length.
 JOINT_MIX = dict(questions=dict(naming=.8, counting=2.1, place=.6, pointing=2.2, describe=.25), parts=[
     dict(DENSE, share=.12),
-    dict(ask=True, dense=0, after=0, share=.5, cells=448, pictures=dict(scene=1)),
-    dict(ask=True, dense=0, after=0, share=.38, cells=1024, pictures=dict(words=.6, numbers=.28, digits=.12))])
+    dict(ask=True, dense=0, share=.5, cells=448, pictures=dict(scene=1)),
+    dict(ask=True, dense=0, share=.38, cells=1024, pictures=dict(words=.6, numbers=.28, digits=.12))])
 
 DECODER_MIX = dict(JOINT_MIX, parts=[p for p in JOINT_MIX["parts"] if p["ask"]])
 
@@ -133,9 +133,9 @@ def main():
     until += 86400 if until < start else 0
     rng = random.Random(a.seed + done["steps"])
     held = random.Random("held out")
-    check = [data.make_batch(held, mix, held_out=True, progress=1) for _ in range(16)]
+    check = [data.make_batch(held, mix, held_out=True) for _ in range(16)]
     check = [(b, b["asked"] and Rows(trainer.text, b["asked"], b["grid"], held, chained=0)) for b in check]
-    batches = data.background_batches(f"{a.seed}-{a.stage}-{done['steps']}", mix, until)
+    batches = data.background_batches(f"{a.seed}-{a.stage}-{done['steps']}", mix)
     autocast = torch.autocast("cpu", torch.bfloat16)
     recent, last_log, last_check, last_save = collections.defaultdict(float), start, start, start
     first_step = done["steps"]
