@@ -87,7 +87,7 @@ impl<'w> Recorder<'w> {
         for (t, access) in launch.operands() {
             let Place::Temp { id, .. } = t.place else { continue };
             let temp = &mut self.temps[id.0 as usize];
-            if access == Access::Write {
+            if matches!(access, Access::Write | Access::Scratch) {
                 temp.written = true;
             } else if !temp.written {
                 return Err(Error::contract(op.name(), format!("{t} is read before it is written")));
@@ -217,7 +217,7 @@ impl Plan {
             ranges(later).filter(move |&(r, a, b, _)| overlaps(r, a, b)).filter_map(move |(.., y)| match (x, y) {
                 (Access::Read, Access::Read) => None,
                 (Access::Read, _) => Some(HazardKind::WriteAfterRead),
-                (_, Access::Write) => Some(HazardKind::WriteAfterWrite),
+                (_, Access::Write | Access::Scratch) => Some(HazardKind::WriteAfterWrite),
                 _ => Some(HazardKind::ReadAfterWrite),
             })
         })

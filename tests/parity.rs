@@ -64,7 +64,7 @@ fn check(name: &str, case: &Case) -> f64 {
     assert_eq!(name, case.op.name());
     let (want, got) = (reference(case), fast(case));
     let mut share = 0.0;
-    for (t, tolerance) in &case.outputs {
+    for (t, tolerance) in case.outputs.iter().filter(|(_, tolerance)| *tolerance != Tolerance::Anything) {
         let (s, what) = worst(t, *tolerance, &want, &got);
         assert!(s <= 1.0, "{name} [{}]: {what}", case.label);
         share = f64::max(share, s);

@@ -26,7 +26,8 @@ fn around(model: &Qwen2Vl) -> Surroundings {
     Surroundings {
         kv: model.kv_layout(4, BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[64, text.hidden_size]),
-        seen: Tensor::at(Region::State, 0, DType::U8, &[1, text.vocab_size]),
+        counters: Tensor::at(Region::State, 0, DType::I32, &[64]),
+        seen: Tensor::at(Region::State, 256, DType::U8, &[1, text.vocab_size]),
     }
 }
 
@@ -37,7 +38,7 @@ fn text_plan(model: &Qwen2Vl, rows: usize, tail: Tail) -> Plan {
 
 fn vision_plan(model: &Qwen2Vl, grid: [usize; 3]) -> Plan {
     let out = around(model).images.row_range(0, grid.iter().product::<usize>() / 4);
-    model.tower.record(&model.weights, model.precision, grid, out).unwrap().0
+    model.tower.record(&model.weights, model.precision, grid, out, around(model).counters).unwrap().0
 }
 
 fn assert_golden(name: &str, plan: &Plan) {

@@ -9,7 +9,7 @@ pub mod trace;
 
 pub use request::{Cancel, Finish, Generated, Request, Sampling, Timing};
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, PlanId};
 use crate::hostmem::RegionBytes;
@@ -17,13 +17,15 @@ use crate::kv::BlockAllocator;
 use crate::media::patches::Patches;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::model::text::{Surroundings, Tail, TextIo, outputs};
-use crate::model::vision::VisionTower;
+use crate::model::vision::{VisionIo, VisionTower};
+use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
 use crate::tensor::{Region, Tensor};
 use crate::text::prompt::MediaSpan;
 use crate::weights::WeightSet;
 use sequence::Sequence;
+use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +34,8 @@ use std::time::Instant;
 pub const BLOCK_SIZE: usize = 32;
 /// Ops that run between two looks at the cancel flag: a decoder layer or a tower block.
 const SLICE: usize = 5;
+/// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
+const COUNTERS: usize = 4096;
 /// Decoder plans that stay loaded.
 const LOADED_PLANS: usize = 8;
 
@@ -63,10 +67,12 @@ pub struct Engine {
 /// Everything outside the plans' temporaries.
 fn surroundings(model: &Qwen2Vl, limits: &Limits) -> Surroundings {
     let text = &model.config.text;
+    let counters = Tensor::at(Region::State, 0, DType::I32, &[COUNTERS]);
     Surroundings {
         kv: model.kv_layout(limits.context.div_ceil(BLOCK_SIZE), BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[limits.context, text.hidden_size]),
-        seen: Tensor::at(Region::State, 0, DType::U8, &[1, text.vocab_size]),
+        counters,
+        seen: Tensor::at(Region::State, counters.bytes(), DType::U8, &[1, text.vocab_size]),
     }
 }
 
@@ -79,7 +85,7 @@ pub fn memory(model: &Qwen2Vl, limits: &Limits) -> Result<RegionBytes> {
     let mut bytes = RegionBytes::default();
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
-    bytes.set(Region::State, around.seen.bytes());
+    bytes.set(Region::State, around.counters.bytes() + around.seen.bytes());
     for rows in [1, limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
@@ -93,7 +99,7 @@ pub fn memory(model: &Qwen2Vl, limits: &Limits) -> Result<RegionBytes> {
         let grid = [limits.patches.div_ceil(4), 2, 2];
         let rows = around.images.row_range(0, around.images.rows().min(grid[0]));
         let out = Tensor::new(rows.place, rows.dtype, &[grid[0], rows.cols()]);
-        let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out)?;
+        let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out, around.counters)?;
         bytes.set(Region::VisionArena, plan.regions().get(Region::VisionArena));
     }
     Ok(bytes)
@@ -101,6 +107,17 @@ pub fn memory(model: &Qwen2Vl, limits: &Limits) -> Result<RegionBytes> {
 
 fn step_shape(limits: &Limits, rows: usize, samples: usize) -> StepShape {
     StepShape { rows, seqs: 1, blocks: limits.context.div_ceil(BLOCK_SIZE), samples }
+}
+
+/// Pixels in the type that the tower reads, rounded to nearest even.
+fn narrowed(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
+    if dtype == DType::F32 {
+        return Cow::Borrowed(bytemuck::cast_slice(pixels));
+    }
+    with_float!(dtype, T => {
+        let values: Vec<T> = pixels.iter().map(|&x| T::from_f32(x)).collect();
+        Cow::Owned(bytemuck::cast_slice(&values).to_vec())
+    })
 }
 
 impl Engine {
@@ -237,7 +254,7 @@ impl Engine {
         }
         let mut seen = vec![0u8; self.model.config.text.vocab_size];
         self.sequence.ids().iter().for_each(|&id| seen[id as usize] = 1);
-        self.exec.write(Region::State, 0, &seen)
+        self.exec.write(Region::State, self.around.counters.bytes(), &seen)
     }
 
     /// Runs the tower over one image or video; its rows go to `Embeds` from `row`. `tap` is called after every block.
@@ -251,12 +268,12 @@ impl Engine {
         let grid = patches.grid_thw;
         let tokens = patches.tokens(self.model.config.vision.spatial_merge_size);
         let out = self.around.images.row_range(row, tokens);
-        let (plan, io) = self.model.tower.record(&self.model.weights, self.model.precision, grid, out)?;
+        let (plan, io) = self.record_tower(grid, out)?;
         let at = |t: &Tensor| plan.locate(t);
         let (pixels, positions, segments, stream) =
             (at(&io.patches), at(&io.positions), at(&io.cu_seqlens), at(&io.stream));
         let exec = &mut *self.exec;
-        exec.write(pixels.0, pixels.1, bytemuck::cast_slice(&patches.data))?;
+        exec.write(pixels.0, pixels.1, &narrowed(&patches.data, io.patches.dtype))?;
         exec.write(positions.0, positions.1, bytemuck::cast_slice(&self.model.tower.positions(grid)))?;
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();
@@ -345,6 +362,11 @@ impl Engine {
         }
         let (_, id, io) = &self.plans[self.plans.len() - 1];
         Ok((*id, io))
+    }
+
+    fn record_tower(&self, grid: [usize; 3], out: Tensor) -> Result<(Plan, VisionIo)> {
+        let m = &self.model;
+        m.tower.record(&m.weights, m.precision, grid, out, self.around.counters)
     }
 
     fn record(&self, shape: StepShape, tail: Tail) -> Result<(Plan, TextIo)> {
