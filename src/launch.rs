@@ -121,10 +121,10 @@ impl Launch {
         })
     }
 
-    /// The weights.
-    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
+    /// The weights, with how a device stores them.
+    pub fn weights(&self) -> impl Iterator<Item = (WeightId, Layout)> {
         self.args.iter().filter_map(|a| match a {
-            Arg::Weight(w, _) => Some(*w),
+            Arg::Weight(w, layout) => Some((*w, *layout)),
             _ => None,
         })
     }

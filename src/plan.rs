@@ -82,6 +82,14 @@ impl<'w> Recorder<'w> {
     /// # Errors
     /// [`Error::Contract`] if its operands break its contract, or it reads a temporary that nothing has written.
     pub fn push(&mut self, op: impl Op + 'static) -> Result<()> {
+        self.push_boxed(Box::new(op))
+    }
+
+    /// Appends an op of any type.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_boxed(&mut self, op: Box<dyn Op>) -> Result<()> {
         op.check(self.weights)?;
         let (launch, index) = (op.launch(), self.ops.len());
         for (t, access) in launch.operands() {
@@ -95,7 +103,7 @@ impl<'w> Recorder<'w> {
             temp.first = temp.first.min(index);
             temp.last = index;
         }
-        self.ops.push(Box::new(op));
+        self.ops.push(op);
         self.launches.push(launch);
         Ok(())
     }

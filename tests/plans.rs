@@ -104,7 +104,7 @@ fn overlaps(plan: &Plan, a: &Tensor, b: &Tensor) -> bool {
 fn memory_is_known_before_it_is_allocated() {
     let model = tiny(DType::Bf16);
     let limits = Limits { context: 128, chunk: 16, patches: 64, samples: 1 };
-    let bytes = engine::memory(&model, &limits).unwrap();
+    let bytes = engine::needs(&model, &limits).unwrap().regions;
     assert_eq!(bytes.get(Region::Kv), 128 * model.kv_layout(4, BLOCK_SIZE).bytes_per_token());
     for grid in [[1, 8, 8], [1, 2, 32], [16, 2, 2], [4, 4, 4]] {
         let need = vision_plan(&model, grid).regions().get(Region::VisionArena);

@@ -11,8 +11,7 @@ pub use request::{Cancel, Finish, Generated, Request, Sampling, Timing};
 
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::exec::{Executor, PlanId};
-use crate::hostmem::RegionBytes;
+use crate::exec::{Executor, Needs, PlanId};
 use crate::kv::BlockAllocator;
 use crate::media::patches::Patches;
 use crate::model::qwen2_vl::Qwen2Vl;
@@ -76,33 +75,34 @@ fn surroundings(model: &Qwen2Vl, limits: &Limits) -> Surroundings {
     }
 }
 
-/// The bytes that every region needs for these limits.
+/// What an executor must have room for with these limits.
 ///
 /// # Errors
 /// [`Error::Contract`] if a plan cannot be recorded: a bug.
-pub fn memory(model: &Qwen2Vl, limits: &Limits) -> Result<RegionBytes> {
+pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     let around = surroundings(model, limits);
-    let mut bytes = RegionBytes::default();
+    let mut needs = Needs::default();
+    let bytes = &mut needs.regions;
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
     bytes.set(Region::State, around.counters.bytes() + around.seen.bytes());
     for rows in [1, limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
-        bytes.at_least(Region::Arena, plan.regions().get(Region::Arena));
-        bytes.at_least(Region::Step, StepLayout::new(shape).bytes());
+        needs.cover(&plan);
+        needs.regions.at_least(Region::Step, StepLayout::new(shape).bytes());
     }
     let (_, logits) = outputs(limits.samples, model.config.text.vocab_size);
-    bytes.set(Region::Out, limits.samples.next_multiple_of(16) * 4 + logits.bytes());
+    needs.regions.set(Region::Out, limits.samples.next_multiple_of(16) * 4 + logits.bytes());
     if limits.patches > 0 {
         // Many small frames need the longest list of segments, everything else depends on the number of patches alone.
         let grid = [limits.patches.div_ceil(4), 2, 2];
         let rows = around.images.row_range(0, around.images.rows().min(grid[0]));
         let out = Tensor::new(rows.place, rows.dtype, &[grid[0], rows.cols()]);
         let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out, around.counters)?;
-        bytes.set(Region::VisionArena, plan.regions().get(Region::VisionArena));
+        needs.cover(&plan);
     }
-    Ok(bytes)
+    Ok(needs)
 }
 
 fn step_shape(limits: &Limits, rows: usize, samples: usize) -> StepShape {
@@ -121,16 +121,16 @@ fn narrowed(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
 }
 
 impl Engine {
-    /// Puts a model on an executor, which `make` builds for the regions' sizes.
+    /// Puts a model on an executor, which `make` builds.
     ///
     /// # Errors
     /// What `make` reports.
     pub fn new(
         model: Qwen2Vl,
         limits: Limits,
-        make: impl FnOnce(RegionBytes, Arc<WeightSet>) -> Result<Box<dyn Executor>>,
+        make: impl FnOnce(Needs, Arc<WeightSet>) -> Result<Box<dyn Executor>>,
     ) -> Result<Self> {
-        let exec = make(memory(&model, &limits)?, model.weights.clone())?;
+        let exec = make(needs(&model, &limits)?, model.weights.clone())?;
         let around = surroundings(&model, &limits);
         let blocks = BlockAllocator::new(around.kv.blocks, BLOCK_SIZE);
         Ok(Engine { model, exec, limits, around, blocks, sequence: Sequence::default(), plans: Vec::new() })

@@ -120,7 +120,7 @@ pub(crate) use with_float;
 /// Bytes of the operands and weights that a launch names, each counted once.
 fn launch_bytes(launch: &Launch, weights: &WeightSet) -> u64 {
     let operands: usize = launch.operands().map(|(t, _)| t.elements() * t.dtype.size()).sum();
-    let weights: usize = launch.weights().map(|w| weights.get(w).bytes()).sum();
+    let weights: usize = launch.weights().map(|(w, _)| weights.get(w).bytes()).sum();
     (operands + weights) as u64
 }
 
