@@ -11,16 +11,18 @@ use crate::tensor::{Region, WeightId};
 use std::ops::Range;
 
 /// What an executor must have room for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Needs {
     pub regions: RegionBytes,
     /// The weights that plans use, and how a device stores them.
     pub weights: Vec<(WeightId, Layout)>,
+    /// The plans that this was computed from: one of every kind that will be run.
+    pub plans: Vec<Plan>,
 }
 
 impl Needs {
     /// Grows to what a plan takes.
-    pub fn cover(&mut self, plan: &Plan) {
+    pub fn cover(&mut self, plan: Plan) {
         for region in Region::ALL {
             self.regions.at_least(region, plan.regions().get(region));
         }
@@ -29,6 +31,7 @@ impl Needs {
                 self.weights.push(weight);
             }
         }
+        self.plans.push(plan);
     }
 }
 
