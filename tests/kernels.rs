@@ -48,7 +48,8 @@ fn parameters_are_those_of_the_ops() {
 #[test]
 fn every_entry_is_launched_by_a_case() {
     let launched: Vec<String> = launches().into_iter().map(|(.., k)| k.entry).collect();
-    let entries = MODULES.iter().flat_map(|m| m.entries);
+    // The probe is no op: benches launch it.
+    let entries = MODULES.iter().filter(|m| m.name != "probe").flat_map(|m| m.entries);
     let idle: Vec<_> = entries.filter(|e| !launched.iter().any(|l| l == *e)).collect();
     assert!(idle.is_empty(), "no case launches {idle:?}");
 }

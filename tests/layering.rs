@@ -40,8 +40,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "engine",
             "exec",
             "hostmem",
+            // `bench kernels` runs single ops.
+            "launch",
             "media",
             "model",
+            "ops",
+            "pack",
             "plan",
             "ptx",
             "step",

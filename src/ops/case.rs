@@ -195,8 +195,13 @@ impl CaseBuilder {
 
     /// The finished case, with the lengths of its step.
     pub fn finish_with_step(self, op: impl Op + 'static, step: HostStep) -> Case {
+        self.finish_boxed(Box::new(op), step)
+    }
+
+    /// The finished case of an op of any type.
+    pub fn finish_boxed(self, op: Box<dyn Op>, step: HostStep) -> Case {
         let CaseBuilder { label, image, weights, outputs, .. } = self;
-        Case { label, op: Box::new(op), weights, step, outputs, image }
+        Case { label, op, weights, step, outputs, image }
     }
 
     fn place(&mut self, dtype: DType, shape: &[usize]) -> Tensor {

@@ -18,6 +18,7 @@ pub mod reference;
 pub mod rope;
 pub mod sample;
 pub mod vision_attention;
+pub mod workload;
 
 use crate::cpu::Cpu;
 use crate::dtype::DType;

@@ -1,8 +1,9 @@
-//! `osprey bench`: how fast this machine runs a model's shape, next to what the machine can do at most.
+//! `osprey bench`: how fast this machine runs a model's shape, whole or op by op, next to what the machine can do at most.
 //!
 //! Owns its random weights: no checkpoint is needed. Work and bytes are the ops' own cost formulas (the plan's cost), which count the least that
 //! must be done; rates are held against probes taken before and after, since on a shared machine they change meanwhile.
 
+mod kernels;
 mod measure;
 mod picture;
 mod shapes;
@@ -33,6 +34,8 @@ const PROBE_BYTES: usize = 256 << 20;
 pub enum BenchCommand {
     /// Pictures, prefill and decode of a whole model with random weights
     Generate(GenerateArgs),
+    /// Every kernel at a model's real sizes, on the CPU, on the emulator or on a GPU
+    Kernels(kernels::KernelsArgs),
 }
 
 /// Flags of `bench generate`.
@@ -95,9 +98,17 @@ struct Output {
 /// Runs the command.
 ///
 /// # Errors
-/// If the model does not fit, or a size makes no picture.
+/// What the benches report.
 pub fn run(command: &BenchCommand) -> anyhow::Result<Exit> {
-    let BenchCommand::Generate(args) = command;
+    match command {
+        BenchCommand::Generate(args) => generate(args),
+        BenchCommand::Kernels(args) => kernels::run(args),
+    }
+}
+
+/// # Errors
+/// If the model does not fit, or a size makes no picture.
+fn generate(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let dtype = if args.dtype == BenchDtype::F32 { DType::F32 } else { DType::Bf16 };
     let threads = use_threads(args.threads);
     let cpu = Cpu::new(Isa::detect(), threads);

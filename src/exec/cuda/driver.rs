@@ -12,6 +12,7 @@ use libloading::Library;
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Which driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +206,17 @@ impl Device {
         self.synchronize()
     }
 
+    /// Starts copying a buffer's first `len` bytes to another one.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn copy(&self, to: &Buffer, from: &Buffer, len: usize) -> Result<()> {
+        assert!(len <= to.len.min(from.len), "{len} of {} and {}", to.len, from.len);
+        // SAFETY: inside both allocations.
+        let copied = unsafe { result::memcpy_dtod_async(to.address, from.address, len, self.stream.cu_stream()) };
+        self.check("cuMemcpyDtoDAsync", copied)
+    }
+
     /// Fills with zeros.
     ///
     /// # Errors
@@ -290,6 +302,28 @@ impl Device {
     /// [`Error::Device`].
     pub fn replay(&self, graph: &Graph) -> Result<()> {
         self.check("cuGraphLaunch", graph.0.launch())
+    }
+
+    /// How long the device takes for what `work` starts. The emulator's clock is the host's: it says nothing of a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`], or that of `work`.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let record = || self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let start = self.check("cuEventRecord", record())?;
+        work()?;
+        let end = self.check("cuEventRecord", record())?;
+        let ms = self.check("cuEventElapsedTime", start.elapsed_ms(&end))?;
+        Ok(Duration::from_secs_f64(ms as f64 / 1e3))
+    }
+
+    /// Bytes of its L2 cache.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn l2_bytes(&self) -> Result<usize> {
+        let bytes = self.context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+        self.check("cuDeviceGetAttribute", bytes).map(|b| b as usize)
     }
 
     /// True if nothing runs on a GPU.

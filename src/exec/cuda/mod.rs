@@ -4,6 +4,7 @@
 //! captured then, because a prefill or a picture is mostly run once, and in slices.
 
 pub mod driver;
+pub mod probe;
 
 use super::{Executor, Needs, PlanId};
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ use driver::{Buffer, Device, Function, Graph, Loaded, Operand, OperandAccess, Pi
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::time::Duration;
 use std::sync::Arc;
 
 /// Bytes of a staging buffer for weights: long copies, and small beside what the weights take.
@@ -38,6 +40,33 @@ struct Resident {
     /// Times that it was run whole.
     whole: usize,
     graph: Option<Graph>,
+}
+
+impl Resident {
+    fn run(&mut self, device: &Device, ops: Range<usize>) -> Result<()> {
+        let Resident { plan, steps, whole, graph } = self;
+        let mut launch = |ops: Range<usize>| {
+            let named = |i: usize, e: Error| match e {
+                Error::Device { at, why } => Error::Device { at: format!("{at}, op {i}: {}", plan.launches()[i]), why },
+                other => other,
+            };
+            ops.into_iter().try_for_each(|i| {
+                let Step { function, kernel, params, operands } = &mut steps[i];
+                device.launch(function, kernel, params, operands).map_err(|e| named(i, e))
+            })
+        };
+        if ops != (0..plan.ops().len()) {
+            return launch(ops);
+        }
+        *whole += 1;
+        if *whole == 1 {
+            return launch(ops);
+        }
+        if graph.is_none() {
+            *graph = Some(device.capture(|| launch(ops))?);
+        }
+        device.replay(graph.as_ref().expect("captured above"))
+    }
 }
 
 /// A device with regions, weights and plans.
@@ -113,6 +142,17 @@ impl CudaExecutor {
     /// What the device counted in the last launch, as JSON; only the emulator counts.
     pub fn counters(&self) -> Option<String> {
         self.device.counters()
+    }
+
+    /// Runs a whole plan and gives the time that the device took for it.
+    ///
+    /// # Errors
+    /// As [`run`](Executor::run).
+    pub fn time(&mut self, id: PlanId) -> Result<Duration> {
+        self.device.bind()?;
+        let resident = self.plans.get_mut(&id.0).expect("a loaded plan");
+        let all = 0..resident.plan.ops().len();
+        self.device.time(|| resident.run(&self.device, all))
     }
 
     /// Its device.
@@ -271,28 +311,6 @@ impl Executor for CudaExecutor {
 
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()> {
         self.device.bind()?;
-        let (device, resident) = (&self.device, self.plans.get_mut(&id.0).expect("a loaded plan"));
-        let Resident { plan, steps, whole, graph } = resident;
-        let mut launch = |ops: Range<usize>| {
-            let named = |i: usize, e: Error| match e {
-                Error::Device { at, why } => Error::Device { at: format!("{at}, op {i}: {}", plan.launches()[i]), why },
-                other => other,
-            };
-            ops.into_iter().try_for_each(|i| {
-                let Step { function, kernel, params, operands } = &mut steps[i];
-                device.launch(function, kernel, params, operands).map_err(|e| named(i, e))
-            })
-        };
-        if ops != (0..plan.ops().len()) {
-            return launch(ops);
-        }
-        *whole += 1;
-        if *whole == 1 {
-            return launch(ops);
-        }
-        if graph.is_none() {
-            *graph = Some(device.capture(|| launch(ops))?);
-        }
-        device.replay(graph.as_ref().expect("captured above"))
+        self.plans.get_mut(&id.0).expect("a loaded plan").run(&self.device, ops)
     }
 }
