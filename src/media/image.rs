@@ -20,7 +20,8 @@ pub fn load(path: &Path, limits: &DecodeLimits) -> Result<Rgb> {
         return Err(Error::request(name, "not a regular file"));
     }
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut bytes = Vec::new();
+    let size = file.metadata().map_err(|e| Error::io(path, e))?.len().min(limits.max_file_bytes);
+    let mut bytes = Vec::with_capacity(size as usize + 1);
     file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     decode(&name, &bytes, limits)
 }

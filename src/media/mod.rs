@@ -13,6 +13,7 @@
 pub mod boxes;
 pub mod image;
 mod jpeg;
+mod jpeg_markers;
 mod orientation;
 pub mod patches;
 mod png;

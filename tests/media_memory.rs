@@ -1,0 +1,188 @@
+//! What a bad picture costs: no more memory than its file and 64 MiB, whatever size it claims. Each decode runs in a child process, whose
+//! peak the kernel keeps (`VmHWM`), so nothing that the test itself holds counts.
+#![cfg(target_os = "linux")]
+
+use osprey::media::image::load;
+use osprey::media::rgb::DecodeLimits;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SIDE: usize = 13_000;
+const BOUND: u64 = 64 << 20;
+/// Names the picture to the child.
+const PICTURE: &str = "OSPREY_TEST_PICTURE";
+
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
+    line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("kB") * 1024
+}
+
+/// The child of [`cost`]; on its own it loads a golden.
+#[test]
+fn one_picture() {
+    let golden = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images/png_rgba.png");
+    let path = std::env::var_os(PICTURE).map_or_else(golden, PathBuf::from);
+    let before = peak();
+    let outcome = match load(&path, &DecodeLimits::default()) {
+        Ok(rgb) => format!("{rgb:?}"),
+        Err(e) => format!("refused {e}"),
+    };
+    println!("\nPEAK {} {outcome}", peak() - before);
+}
+
+/// Peak memory in bytes of decoding `bytes` in another process, and the error, if any.
+fn cost(name: &str, bytes: &[u8]) -> (u64, Option<String>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).expect("written");
+    let mut child = Command::new(std::env::current_exe().expect("this test"));
+    let out = child.args(["--exact", "one_picture", "--nocapture"]).env(PICTURE, &path).output().expect("a child");
+    let text = String::from_utf8_lossy(&out.stdout);
+    let line = text.lines().find_map(|l| l.strip_prefix("PEAK ")).unwrap_or_else(|| panic!("{name}: {text}"));
+    let (peak, outcome) = line.split_once(' ').expect("two words");
+    (peak.parse().expect("bytes"), outcome.strip_prefix("refused ").map(str::to_string))
+}
+
+/// Holds a bad file to the bound.
+fn refused_cheaply(name: &str, bytes: &[u8]) {
+    let (peak, error) = cost(name, bytes);
+    println!("{name}: {} MB for a file of {} MB: {error:?}", peak / 1_000_000, bytes.len() / 1_000_000);
+    assert!(error.is_some(), "{name} loads");
+    assert!(peak <= bytes.len() as u64 + BOUND, "{name}: {peak} bytes for a file of {}", bytes.len());
+}
+
+/// Cut to half, cut to its header, cut by a little.
+fn cuts(name: &str, bytes: &[u8], tail: usize) {
+    refused_cheaply(&format!("half_{name}"), &bytes[..bytes.len() / 2]);
+    refused_cheaply(&format!("header_{name}"), &bytes[..bytes.len().min(700)]);
+    refused_cheaply(&format!("tail_{name}"), &bytes[..bytes.len() - tail]);
+}
+
+/// `bytes` with the middle overwritten: refused within the bound, or shown as well as it goes.
+fn corrupt(name: &str, bytes: &[u8], with: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + with.len()].copy_from_slice(with);
+    refused_cheaply(&format!("corrupt_{name}"), &bytes);
+}
+
+/// Level of a sample: smooth enough to compress, nowhere constant.
+fn level(x: usize, y: usize, c: usize) -> u8 {
+    (x / 16 + y / 16 * (c + 1)) as u8
+}
+
+fn row_rgb(width: usize, y: usize) -> Vec<u8> {
+    (0..width * 3).map(|i| level(i / 3, y, i % 3)).collect()
+}
+
+fn png(width: usize, height: usize, row: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+    use std::io::Write;
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fastest);
+    let mut writer = encoder.write_header().expect("a header");
+    let mut stream = writer.stream_writer().expect("a stream");
+    (0..height).for_each(|y| stream.write_all(&row(y)).expect("a row"));
+    stream.finish().expect("an end");
+    drop(writer);
+    file
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes
+        .iter()
+        .fold(!0, |crc, &b| (0..8).fold(crc ^ b as u32, |c, _| if c & 1 == 1 { c >> 1 ^ 0xEDB8_8320 } else { c >> 1 }))
+}
+
+/// The PNG with another header: side and interlacing.
+fn with_header(mut file: Vec<u8>, side: usize, interlaced: bool) -> Vec<u8> {
+    file[16..20].copy_from_slice(&(side as u32).to_be_bytes());
+    file[20..24].copy_from_slice(&(side as u32).to_be_bytes());
+    file[28] = interlaced as u8;
+    let sum = crc(&file[12..29]);
+    file[29..33].copy_from_slice(&sum.to_be_bytes());
+    file
+}
+
+#[test]
+fn png_files() {
+    let file = png(SIDE, SIDE, |y| row_rgb(SIDE, y));
+    cuts("rows.png", &file, 17);
+    corrupt("rows.png", &file, &[0xFF; 100]);
+    let bomb = png(SIDE, SIDE - 1, |_| vec![0; SIDE * 3]);
+    refused_cheaply("bomb.png", &with_header(bomb.clone(), SIDE, false));
+    refused_cheaply("bomb_interlaced.png", &with_header(bomb, SIDE, true));
+    let text = vec![b'a'; 12 << 20];
+    let chunk = [&b"tEXtComment\0"[..], &text].concat();
+    let sum = crc(&chunk).to_be_bytes();
+    let chunk = [&(chunk.len() as u32 - 4).to_be_bytes()[..], &chunk, &sum].concat();
+    let small = with_header(png(4400, 4000, |y| row_rgb(4400, y)), 4400, false);
+    refused_cheaply("text.png", &[&small[..33], &chunk, &small[33..]].concat());
+}
+
+fn jpeg(side: usize, progressive: bool) -> Vec<u8> {
+    let mut compress = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    compress.set_size(side, side);
+    compress.set_fastest_defaults();
+    compress.set_quality(60.0);
+    compress.set_chroma_sampling_pixel_sizes((1, 1), (1, 1));
+    if progressive {
+        compress.set_progressive_mode();
+    }
+    let mut started = compress.start_compress(Vec::new()).expect("a start");
+    (0..side).for_each(|y| started.write_scanlines(&row_rgb(side, y)).expect("a row"));
+    started.finish().expect("an end")
+}
+
+#[test]
+fn jpeg_files() {
+    const BAD_TABLE: [u8; 24] = [0xFF, 0xC4, 0, 20, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let file = jpeg(SIDE, false);
+    cuts("baseline.jpg", &file, 100);
+    // A short scan is filled with grey, as everywhere; a file that is too short even for one bit a block is not a picture.
+    let start = file.windows(2).position(|w| w == [0xFF, 0xDA]).expect("a scan") + 14;
+    refused_cheaply("bomb.jpg", &[&file[..start], &[0; 1000], &[0xFF, 0xD9]].concat());
+    let file = jpeg(SIDE, true);
+    cuts("progressive.jpg", &file, 2);
+    corrupt("progressive.jpg", &file, &BAD_TABLE);
+}
+
+/// An indexed BMP of 1, 4 or 8 bits a pixel with two colours.
+fn bmp(depth: u16, compression: u32, rows: &[u8]) -> Vec<u8> {
+    let mut file = b"BM".to_vec();
+    for field in
+        [0, 0, 62, 40, SIDE as u32, SIDE as u32, 1 | (depth as u32) << 16, compression, 0, 0, 0, 2, 0, 0, 0xFF_FFFF]
+    {
+        file.extend(field.to_le_bytes());
+    }
+    file.extend(rows);
+    file
+}
+
+#[test]
+fn bmp_files() {
+    cuts("plain.bmp", &bmp(1, 0, &vec![0x5A; SIDE.div_ceil(32) * 4 * SIDE]), 1);
+    let row = [[255, 1].repeat(SIDE / 255), vec![(SIDE % 255) as u8, 0, 0, 0]].concat();
+    let runs = bmp(8, 1, &row.repeat(SIDE));
+    cuts("runs.bmp", &runs, 1);
+    corrupt("runs.bmp", &runs, &[0, 2, 255, 255].repeat(60));
+    refused_cheaply("bomb.bmp", &bmp(4, 2, &[0, 0].repeat(SIDE - 1)));
+}
+
+#[test]
+fn gif_files() {
+    let mut file = Vec::new();
+    let mut encoder =
+        gif::Encoder::new(&mut file, SIDE as u16, SIDE as u16, &[0, 0, 0, 255, 255, 255]).expect("a header");
+    let pixels: Vec<u8> = (0..SIDE * SIDE).map(|i| (i / 29 % 7 == 0) as u8).collect();
+    encoder.write_frame(&gif::Frame::from_indexed_pixels(SIDE as u16, SIDE as u16, pixels, None)).expect("a frame");
+    drop(encoder);
+    cuts("frame.gif", &file, 40);
+    corrupt("frame.gif", &file, &[0xFF; 600]);
+    // The same rows under a header that wants more of them.
+    let frame = file.iter().position(|&b| b == 0x2C).expect("a frame");
+    file[frame + 7..frame + 9].copy_from_slice(&(SIDE as u16 + 1).to_le_bytes());
+    refused_cheaply("bomb.gif", &file);
+}
