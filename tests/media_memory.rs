@@ -186,3 +186,60 @@ fn gif_files() {
     file[frame + 7..frame + 9].copy_from_slice(&(SIDE as u16 + 1).to_le_bytes());
     refused_cheaply("bomb.gif", &file);
 }
+
+/// A RIFF file of these chunks.
+fn riff(chunks: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+    let mut body = b"WEBP".to_vec();
+    for (kind, data) in chunks {
+        body.extend(*kind);
+        body.extend((data.len() as u32).to_le_bytes());
+        body.extend(*data);
+        body.resize(body.len().next_multiple_of(2), 0);
+    }
+    [&b"RIFF"[..], &(body.len() as u32).to_le_bytes(), &body].concat()
+}
+
+/// Bits, the lowest first.
+fn pack(fields: &[(u64, u32)]) -> Vec<u8> {
+    let mut bits =
+        fields.iter().flat_map(|&(value, n)| (0..n).map(move |i| (value >> i & 1) as u8)).collect::<Vec<_>>();
+    bits.resize(bits.len().next_multiple_of(8), 0);
+    bits.chunks(8).map(|b| b.iter().rev().fold(0, |v, bit| v << 1 | bit)).collect()
+}
+
+/// A VP8L chunk without transforms: green is 0 or 255 by one bit a pixel, the other samples take none.
+fn lossless(pixel_bytes: usize) -> Vec<u8> {
+    let side = SIDE as u64 - 1;
+    let one = [(1, 1), (0, 1), (0, 1), (0, 1)]; // a code of symbol 0 alone
+    let two = [(1, 1), (1, 1), (0, 1), (0, 1), (255, 8)];
+    let head = [(0x2F, 8), (side, 14), (side, 14), (0, 4), (0, 1), (0, 1), (0, 1)];
+    let mut data = pack(&[&head[..], &two, &one, &one, &one, &one].concat());
+    data.resize(data.len() + pixel_bytes, 0x5A);
+    data
+}
+
+/// A VP8 chunk whose every bit is 0, as its boolean decoder reads it: block modes everywhere, and no coefficients.
+fn lossy(modes: usize, coefficients: usize) -> Vec<u8> {
+    let side = (SIDE as u16).to_le_bytes();
+    let tag = ((modes as u32) << 5 | 1 << 4).to_le_bytes();
+    let mut data = [&tag[..3], &[0x9D, 1, 0x2A], &side, &side].concat();
+    data.resize(data.len() + modes + coefficients, 0);
+    data
+}
+
+#[test]
+fn webp_files() {
+    let pixels = SIDE * SIDE / 8 + 1;
+    let canvas = |flags: u8| {
+        let side = &(SIDE as u32 - 1).to_le_bytes()[..3];
+        [&[flags, 0, 0, 0], side, side].concat()
+    };
+    cuts("lossless.webp", &riff(&[(b"VP8L", &lossless(pixels))]), 2);
+    refused_cheaply("short_lossless.webp", &riff(&[(b"VP8L", &lossless(pixels - 100))]));
+    refused_cheaply("short_lossy.webp", &riff(&[(b"VP8 ", &lossy(500_000, 900_000))]));
+    let whole = lossy(500_000, 2_000_000);
+    cuts("lossy.webp", &riff(&[(b"VP8 ", &whole)]), 2);
+    refused_cheaply("no_alpha.webp", &riff(&[(b"VP8X", &canvas(0x10)), (b"VP8 ", &whole)]));
+    let alpha = [&[1], &lossless(pixels - 100)[5..]].concat();
+    refused_cheaply("short_alpha.webp", &riff(&[(b"VP8X", &canvas(0x10)), (b"ALPH", &alpha), (b"VP8 ", &whole)]));
+}

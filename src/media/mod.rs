@@ -21,3 +21,4 @@ mod raster;
 pub mod resize;
 pub mod rgb;
 mod simd;
+mod webp;

@@ -1,4 +1,4 @@
-//! WebP, GIF and BMP to RGB with Pillow's conversions.
+//! GIF and BMP to RGB with Pillow's conversions.
 //!
 //! Owns: the first frame of each. Refuses: animation. Surprises: a GIF frame smaller than its screen lies on the transparent colour's
 //! palette entry, if there is one, otherwise on entry 0; the background colour of the header is not used (Pillow).
@@ -6,53 +6,11 @@
 //! refused here, grey there; a damaged file that both decode may come out differently.
 
 use crate::error::{Error, Result};
-use crate::media::orientation;
 use crate::media::png::palette_table;
 use crate::media::rgb::{DecodeLimits, Decoded, ON_TRUST, Rgb, broken};
 use image::ImageDecoder;
-use image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
+use image::codecs::bmp::BmpDecoder;
 use std::io::Cursor;
-
-/// Decodes a WebP file, upright or not.
-pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
-    check_webp(name, bytes, limits)?;
-    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "WebP", e))?;
-    let exif = decoder.exif_metadata().unwrap_or_default();
-    let xmp = decoder.xmp_metadata().unwrap_or_default();
-    let rgb = read_rgb(name, "WebP", decoder, limits)?;
-    Ok(Decoded { rgb, orientation: orientation::find(exif.as_deref(), xmp.as_deref()) })
-}
-
-/// Walks the chunks before the decoder sees them: it forgives a short file, which Pillow does not, and takes memory for what a chunk
-/// claims (its own length, the size of its frame) before it compares that with the file and with the canvas.
-fn check_webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<()> {
-    let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
-    let truncated = || broken(name, "WebP", "the file is truncated");
-    let end = 8 + u32_at(4).ok_or_else(truncated)?;
-    if end > bytes.len() {
-        return Err(truncated());
-    }
-    let mut at = 12;
-    while at + 8 <= end {
-        let length = u32_at(at + 4).ok_or_else(truncated)?;
-        let data = bytes[..end].get(at + 8..at + 8 + length).ok_or_else(truncated)?;
-        // Sides of 14 bits each; lossless frames store them less 1, behind a signature byte.
-        let sides = |b: &[u8]| (u16::from_le_bytes([b[0], b[1]]) & 0x3FFF, u16::from_le_bytes([b[2], b[3]]) & 0x3FFF);
-        let size = match &bytes[at..at + 4] {
-            b"VP8 " => data.get(6..10).map(sides),
-            b"VP8L" => data.get(1..5).map(|b| {
-                let bits = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                ((bits & 0x3FFF) as u16 + 1, (bits >> 14 & 0x3FFF) as u16 + 1)
-            }),
-            _ => None,
-        };
-        if let Some((width, height)) = size {
-            limits.check(name, width as usize, height as usize)?;
-        }
-        at += 8 + length + length % 2;
-    }
-    Ok(())
-}
 
 /// Decodes a BMP file.
 pub(super) fn bmp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
@@ -144,7 +102,7 @@ fn widen_as_pillow(data: &mut [u8], bits: [u32; 3]) {
 }
 
 /// Runs an `image` decoder that yields 8-bit samples and drops the alpha channel.
-fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &DecodeLimits) -> Result<Rgb> {
+pub(super) fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &DecodeLimits) -> Result<Rgb> {
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
     limits.check(name, width, height)?;
