@@ -59,7 +59,7 @@ fn cuts(name: &str, bytes: &[u8], tail: usize) {
     refused_cheaply(&format!("tail_{name}"), &bytes[..bytes.len() - tail]);
 }
 
-/// `bytes` with the middle overwritten: refused within the bound, or shown as well as it goes.
+/// `bytes` with the middle overwritten.
 fn corrupt(name: &str, bytes: &[u8], with: &[u8]) {
     let mut bytes = bytes.to_vec();
     let middle = bytes.len() / 2;
