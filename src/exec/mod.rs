@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod lockstep;
 
 use crate::error::{Error, Result};
 use crate::hostmem::RegionBytes;
@@ -9,6 +10,7 @@ use crate::launch::Layout;
 use crate::plan::Plan;
 use crate::tensor::{Region, WeightId};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What an executor must have room for.
 #[derive(Debug, Default)]
@@ -17,7 +19,7 @@ pub struct Needs {
     /// The weights that plans use, and how a device stores them.
     pub weights: Vec<(WeightId, Layout)>,
     /// The plans that this was computed from: one of every kind that will be run.
-    pub plans: Vec<Plan>,
+    pub plans: Vec<Arc<Plan>>,
 }
 
 impl Needs {
@@ -31,7 +33,7 @@ impl Needs {
                 self.weights.push(weight);
             }
         }
-        self.plans.push(plan);
+        self.plans.push(Arc::new(plan));
     }
 }
 
@@ -72,13 +74,13 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`Error::Memory`](crate::error::Error::Memory) if its temporaries do not fit their arena.
-    fn load(&mut self, plan: Plan) -> Result<PlanId>;
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId>;
 
     /// Forgets a plan.
     fn unload(&mut self, id: PlanId);
 
     /// A loaded plan.
-    fn plan(&self, id: PlanId) -> &Plan;
+    fn plan(&self, id: PlanId) -> &Arc<Plan>;
 
     /// Runs ops of a loaded plan in order.
     ///

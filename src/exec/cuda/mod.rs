@@ -18,6 +18,7 @@ use driver::{Buffer, Device, Function, Graph, Loaded, Operand, OperandAccess, Pi
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes of a staging buffer for weights: long copies, and small beside what the weights take.
 const STAGING: usize = 32 << 20;
@@ -32,7 +33,7 @@ struct Step {
 
 /// A plan on the device.
 struct Resident {
-    plan: Plan,
+    plan: Arc<Plan>,
     steps: Vec<Step>,
     /// Times that it was run whole.
     whole: usize,
@@ -251,7 +252,7 @@ impl Executor for CudaExecutor {
         self.device.copy_out(bytes, &self.regions[region as usize], offset)
     }
 
-    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
         self.device.bind()?;
         super::check_arenas(&plan, |r| self.regions[r as usize].len())?;
         let steps = (0..plan.ops().len()).map(|i| self.resolve(&plan, i)).collect::<Result<_>>()?;
@@ -264,7 +265,7 @@ impl Executor for CudaExecutor {
         self.plans.remove(&id.0);
     }
 
-    fn plan(&self, id: PlanId) -> &Plan {
+    fn plan(&self, id: PlanId) -> &Arc<Plan> {
         &self.plans[&id.0].plan
     }
 
