@@ -1,0 +1,106 @@
+// Attention over tiles of 64 keys on mma accumulators, softmax in base 2: what the attention kernels share.
+//
+// A warp holds the scores of 16 queries x 64 keys as eight accumulators: lane 4g + t has queries g and g + 8 ("its two queries"), keys
+// 8j + 2t and 8j + 2t + 1 of each j. c is log2(e) / sqrt(d), so that a weight is 2^(c (s - max)).
+#pragma once
+
+#include "common.cuh"
+
+constexpr int KEYS = 64;  // of a tile
+constexpr u32 ALL = 0xffffffffu;
+// Where a maximum starts: finite, so that no difference of two maxima is a NaN. A masked score is -infinity.
+constexpr float LOWEST = -3.402823466e38f;
+constexpr float LOG2_E = 1.4426950408889634f;
+
+// The softmax of a lane's two queries over the keys so far; `sum` is over this lane's keys only.
+struct Softmax {
+    float max[2] = {LOWEST, LOWEST};
+    float sum[2] = {0.0f, 0.0f};
+};
+
+__device__ __forceinline__ float masked() { return __int_as_float(0xff800000); }
+
+// Takes a further maximum in; gives the factor of everything summed under the old one.
+__device__ __forceinline__ float advance(float& max, float next, float c) {
+    const float old = max;
+    max = fmaxf(old, next);
+    return ex2_approx((old - max) * c);
+}
+
+// x y + z, never left to the compiler: kernels that must agree bit for bit share it.
+__device__ __forceinline__ float join(float before, float factor, float after, float after_factor) {
+    return __fmaf_rn(after, after_factor, __fmul_rn(before, factor));
+}
+
+// Over the four lanes of a query, in one fixed order.
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(ALL, x, 1));
+    return fmaxf(x, __shfl_xor_sync(ALL, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(ALL, x, 1);
+    return x + __shfl_xor_sync(ALL, x, 2);
+}
+
+// The largest score of each of a lane's two queries.
+__device__ __forceinline__ void tile_max(float (&max)[2], const float (&s)[KEYS / 8][4]) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        max[r] = s[0][2 * r];
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++) max[r] = fmaxf(fmaxf(max[r], s[j][2 * r]), s[j][2 * r + 1]);
+        max[r] = quad_max(max[r]);
+    }
+}
+
+// Weights of a tile, rounded to T, as A operands of its four k16 steps; `sum` gets the lane's sums of the unrounded ones.
+template <class T>
+__device__ __forceinline__ void weights(u32 (&p)[KEYS / 16][4], float (&sum)[2], const float (&s)[KEYS / 8][4],
+                                        const float (&max)[2], float c) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float shift = -max[r] * c;
+        sum[r] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++) {
+            const float first = ex2_approx(__fmaf_rn(s[j][2 * r], c, shift));
+            const float second = ex2_approx(__fmaf_rn(s[j][2 * r + 1], c, shift));
+            sum[r] = (sum[r] + first) + second;
+            p[j / 2][2 * (j % 2) + r] = T::pack(first, second);
+        }
+    }
+}
+
+template <int N>
+__device__ __forceinline__ void scale(float (&o)[N][4], const float (&factor)[2]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) o[n][i] *= factor[i / 2];
+    }
+}
+
+// One tile's scores become weights, and what was summed before is scaled to the new maximum.
+template <class T, int N>
+__device__ __forceinline__ void step(Softmax& softmax, float (&o)[N][4], u32 (&p)[KEYS / 16][4],
+                                     const float (&s)[KEYS / 8][4], float c) {
+    float next[2], factor[2], sum[2];
+    tile_max(next, s);
+#pragma unroll
+    for (int r = 0; r < 2; r++) factor[r] = advance(softmax.max[r], next[r], c);
+    weights<T>(p, sum, s, softmax.max, c);
+#pragma unroll
+    for (int r = 0; r < 2; r++) softmax.sum[r] = __fmaf_rn(softmax.sum[r], factor[r], sum[r]);
+    scale(o, factor);
+}
+
+// Two accumulators side by side, from the four registers of an ldmatrix.
+template <class T>
+__device__ __forceinline__ void mma_pair(float (&d0)[4], float (&d1)[4], const u32 (&a)[4], const u32 (&b)[4]) {
+    const u32 first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+    T::mma(d0, a, first);
+    T::mma(d1, a, second);
+}
+
+// 1 / sum; 0 for a query without keys, whose output is zeros.
+__device__ __forceinline__ float inverse(float sum) { return sum > 0.0f ? rcp_approx(sum) : 0.0f; }
