@@ -18,8 +18,6 @@ struct Softmax {
     float sum[2] = {0.0f, 0.0f};
 };
 
-__device__ __forceinline__ float masked() { return __int_as_float(0xff800000); }
-
 // Takes a further maximum in; gives the factor of everything summed under the old one.
 __device__ __forceinline__ float advance(float& max, float next, float c) {
     const float old = max;
@@ -27,10 +25,16 @@ __device__ __forceinline__ float advance(float& max, float next, float c) {
     return ex2_approx((old - max) * c);
 }
 
-// x y + z, never left to the compiler: kernels that must agree bit for bit share it.
-__device__ __forceinline__ float join(float before, float factor, float after, float after_factor) {
-    return __fmaf_rn(after, after_factor, __fmul_rn(before, factor));
-}
+// Two softmaxes over different keys become one: `max` takes `later` in, `before` and `after` are the factors of what either summed.
+struct Join {
+    float before, after;
+    __device__ __forceinline__ Join(float& max, float later, float c) {
+        before = advance(max, later, c);
+        after = ex2_approx((later - max) * c);
+    }
+    // Spelled out: the compiler may not choose where to round, since kernels that must agree bit for bit share it.
+    __device__ __forceinline__ float operator()(float x, float y) const { return __fmaf_rn(y, after, __fmul_rn(x, before)); }
+};
 
 // Over the four lanes of a query, in one fixed order.
 __device__ __forceinline__ float quad_max(float x) {
@@ -50,6 +54,17 @@ __device__ __forceinline__ void tile_max(float (&max)[2], const float (&s)[KEYS 
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) max[r] = fmaxf(fmaxf(max[r], s[j][2 * r]), s[j][2 * r + 1]);
         max[r] = quad_max(max[r]);
+    }
+}
+
+// Masks all but the first `keys` keys of each of a lane's two queries.
+__device__ __forceinline__ void mask(float (&s)[KEYS / 8][4], int keys0, int keys1) {
+#pragma unroll
+    for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (8 * j + 2 * (lane_id() % 4) + i % 2 >= (i < 2 ? keys0 : keys1)) s[j][i] = __int_as_float(0xff800000);
+        }
     }
 }
 

@@ -99,7 +99,7 @@ struct Queries {
         u32 p[2][KEYS / 16][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            if (partial) mask(s[m], keys);
+            if (partial) mask(s[m], keys, keys);
             step<T>(softmax[m], o[m], p[m], s[m], C);
         }
 #pragma unroll
@@ -110,16 +110,6 @@ struct Queries {
                 ldmatrix_x4_trans(b, v_at + k * 16 * STRIDE + n * 32);
 #pragma unroll
                 for (int m = 0; m < 2; m++) mma_pair<T>(o[m][2 * n], o[m][2 * n + 1], p[m][k], b);
-            }
-        }
-    }
-
-    static __device__ __forceinline__ void mask(float (&s)[KEYS / 8][4], int keys) {
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (8 * j + 2 * (lane_id() % 4) + i % 2 >= keys) s[j][i] = masked();
             }
         }
     }
