@@ -47,6 +47,16 @@ __device__ __forceinline__ void store<float>(float* p, float x) {
     *p = x;
 }
 
+// As load, past L1: for what other blocks wrote during this launch.
+template <class T>
+__device__ __forceinline__ float load_l2(const T* p) {
+    return T::widen(__ldcg(&p->bits));
+}
+template <>
+__device__ __forceinline__ float load_l2<float>(const float* p) {
+    return __ldcg(p);
+}
+
 constexpr int WARP = 32;
 
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }

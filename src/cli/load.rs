@@ -78,9 +78,9 @@ impl Loaded {
 /// # Errors
 /// As [`Loaded::engine`].
 pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
-    Engine::new(model, limits, |bytes, weights| {
-        check_memory(&bytes)?;
-        Ok(Box::new(CpuExecutor::new(bytes, weights, Cpu::new(Isa::detect(), placement.threads))?))
+    Engine::new(model, limits, |needs, weights| {
+        check_memory(&needs.regions)?;
+        Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(Isa::detect(), placement.threads))?))
     })
 }
 

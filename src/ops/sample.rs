@@ -7,8 +7,9 @@ use super::case::{Case, CaseBuilder, Tolerance};
 use super::{Cost, Op, Result, require, require_dim, require_index};
 use crate::cpu::Cpu;
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Target};
 use crate::step::{HostStep, RowSampling, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -44,7 +45,17 @@ impl Op for Sample {
     }
 
     fn launch(&self) -> Launch {
-        Launch::new("sample").read(&self.logits).read(&self.reals).read(&self.ints).update(&self.seen).write(&self.ids)
+        Launch::new("sample")
+            .read(&self.logits)
+            .read(&self.reals)
+            .read(&self.ints)
+            .update(&self.seen)
+            .write(&self.ids)
+            .i32(self.logits.cols())
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("sample on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
