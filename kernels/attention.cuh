@@ -59,11 +59,12 @@ __device__ __forceinline__ void tile_max(float (&max)[2], const float (&s)[KEYS 
 
 // Masks all but the first `keys` keys of each of a lane's two queries.
 __device__ __forceinline__ void mask(float (&s)[KEYS / 8][4], int keys0, int keys1) {
+    const int mine[2] = {keys0 - lane_id() % 4 * 2, keys1 - lane_id() % 4 * 2};
 #pragma unroll
     for (int j = 0; j < KEYS / 8; j++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (8 * j + 2 * (lane_id() % 4) + i % 2 >= (i < 2 ? keys0 : keys1)) s[j][i] = __int_as_float(0xff800000);
+            if (8 * j + i % 2 >= mine[i / 2]) s[j][i] = __int_as_float(0xff800000);
         }
     }
 }
@@ -72,14 +73,14 @@ __device__ __forceinline__ void mask(float (&s)[KEYS / 8][4], int keys0, int key
 template <class T>
 __device__ __forceinline__ void weights(u32 (&p)[KEYS / 16][4], float (&sum)[2], const float (&s)[KEYS / 8][4],
                                         const float (&max)[2], float c) {
+    const float shift[2] = {-max[0] * c, -max[1] * c};
+    sum[0] = sum[1] = 0.0f;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const float shift = -max[r] * c;
-        sum[r] = 0.0f;
+    for (int j = 0; j < KEYS / 8; j++) {
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            const float first = ex2_approx(__fmaf_rn(s[j][2 * r], c, shift));
-            const float second = ex2_approx(__fmaf_rn(s[j][2 * r + 1], c, shift));
+        for (int r = 0; r < 2; r++) {
+            const float first = ex2_approx(__fmaf_rn(s[j][2 * r], c, shift[r]));
+            const float second = ex2_approx(__fmaf_rn(s[j][2 * r + 1], c, shift[r]));
             sum[r] = (sum[r] + first) + second;
             p[j / 2][2 * (j % 2) + r] = T::pack(first, second);
         }
@@ -95,18 +96,17 @@ __device__ __forceinline__ void scale(float (&o)[N][4], const float (&factor)[2]
     }
 }
 
-// One tile's scores become weights, and what was summed before is scaled to the new maximum.
-template <class T, int N>
-__device__ __forceinline__ void step(Softmax& softmax, float (&o)[N][4], u32 (&p)[KEYS / 16][4],
-                                     const float (&s)[KEYS / 8][4], float c) {
-    float next[2], factor[2], sum[2];
+// One tile's scores become weights; `factor` is what everything summed before is to be scaled by.
+template <class T>
+__device__ __forceinline__ void step(Softmax& softmax, u32 (&p)[KEYS / 16][4], float (&factor)[2], const float (&s)[KEYS / 8][4],
+                                     float c) {
+    float next[2], sum[2];
     tile_max(next, s);
 #pragma unroll
     for (int r = 0; r < 2; r++) factor[r] = advance(softmax.max[r], next[r], c);
     weights<T>(p, sum, s, softmax.max, c);
 #pragma unroll
     for (int r = 0; r < 2; r++) softmax.sum[r] = __fmaf_rn(softmax.sum[r], factor[r], sum[r]);
-    scale(o, factor);
 }
 
 // Two accumulators side by side, from the four registers of an ldmatrix.

@@ -6,7 +6,7 @@
 // Needs     qkv and y 16-byte aligned.
 // Launch    grid (ceil(P / 128) + segments, H), 128 threads, 44 KiB static shared memory. A CTA is one head and 128 queries of one
 //           segment; CTAs that are left over leave at once.
-// Numerics  products on mma.sync, f32 accumulation; online softmax over tiles of 64 keys from the segment's first; weights are
+// Numerics  products on mma.sync, f32 accumulation; online softmax over tiles of 64 keys, the segment's last tile first; weights are
 //           rounded to T before they meet v, their sum is of the unrounded ones. Bits of a row depend on its segment alone.
 // Cost      reads qkv once per 128 queries of a segment (through L2), writes y once; 160 mma per warp and tile.
 // Reference VisionAttention::reference
@@ -82,8 +82,8 @@ struct Queries {
         }
     }
 
-    // One tile, of which `keys` count. The addresses are this lane's for ldmatrix.
-    template <bool partial>
+    // One tile, of which `keys` count if it is the first. The addresses are this lane's for ldmatrix.
+    template <bool first>
     __device__ __forceinline__ void attend(u32 k_at, u32 v_at, int keys) {
         float s[2][KEYS / 8][4] = {};
 #pragma unroll
@@ -99,8 +99,10 @@ struct Queries {
         u32 p[2][KEYS / 16][4];
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            if (partial) mask(s[m], keys, keys);
-            step<T>(softmax[m], o[m], p[m], s[m], C);
+            if (first) mask(s[m], keys, keys);
+            float factor[2];
+            step<T>(softmax[m], p[m], factor, s[m], C);
+            if (!first) scale(o[m], factor);
         }
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
@@ -136,7 +138,9 @@ template <class T>
 __device__ __forceinline__ void vision_attention(const T* __restrict__ qkv, const int* __restrict__ cu_seqlens,
                                                  T* __restrict__ y, int segments, int heads) {
     __shared__ __align__(16) u8 shared[2 * STAGE];
-    const Work work = find_work(cu_seqlens, segments);
+    __shared__ Work work;
+    if (warp_id() == 0) work = find_work(cu_seqlens, segments);
+    __syncthreads();
     if (work.query >= work.end) return;
 
     const u64 stride = 3ull * heads * ROW;
@@ -151,34 +155,38 @@ __device__ __forceinline__ void vision_attention(const T* __restrict__ qkv, cons
         copy_row(to + STAGE + i * STRIDE, q + i * stride, work.query + row + i < work.end);
     }
     cp_async_commit();
-    const u8* k = head + part + (work.first + row) * stride;
-    int keys = work.end - work.first;
-    const auto copy_tile = [&](u32 stage, int keys) {
-        copy_row(to + stage, k, row < keys);
-        copy_row(to + stage + TILE, k + part, row < keys);
+    // From the last tile, which may be partial, to the first: the loop has no masks and no bounds.
+    const int keys = work.end - work.first;
+    int tile = (keys - 1) / KEYS;
+    const int last = keys - tile * KEYS;
+    const u8* k = head + part + (work.first + tile * KEYS + row) * stride;
+    const auto copy_tile = [&](u32 stage, bool there) {
+        copy_row(to + stage, k, there);
+        copy_row(to + stage + TILE, k + part, there);
         cp_async_commit();
-        k += KEYS * stride;
+        k -= KEYS * stride;
     };
-    copy_tile(0, keys);
+    copy_tile(0, row < last);
 
     // Lane 8i + r points at row r of matrix i. Queries and values: rows go on in matrix 1, columns in matrix 2; keys the other way.
     const int i = lane_id() / 8, r = lane_id() % 8;
     const u32 down = shared_address(shared) + (r + i % 2 * 8) * STRIDE + i / 2 * 16;
     const u32 right = shared_address(shared) + (r + i / 2 * 8) * STRIDE + i % 2 * 16;
     Queries<T> queries;
-    cp_async_wait<1>();
+    cp_async_wait<0>();
     __syncthreads();
     queries.load(down + STAGE + warp_id() * 32 * STRIDE);
-
+    __syncthreads();
+    if (tile > 0) copy_tile(STAGE, true);
+    queries.template attend<true>(right, down + TILE, last);
     u32 stage = 0;
-    for (;; keys -= KEYS, stage ^= STAGE) {
+    while (--tile >= 0) {
+        stage ^= STAGE;
         cp_async_wait<0>();
         __syncthreads();
-        if (keys <= KEYS) break;
-        copy_tile(stage ^ STAGE, keys - KEYS);
+        if (tile > 0) copy_tile(stage ^ STAGE, true);
         queries.template attend<false>(right + stage, down + stage + TILE, KEYS);
     }
-    queries.template attend<true>(right + stage, down + stage + TILE, keys);
 
     // Through shared memory, for whole sectors. The stage that was not read last is free for all warps.
     u8* out = shared + (stage ^ STAGE) + warp_id() * 32 * STRIDE;
