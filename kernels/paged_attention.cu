@@ -5,7 +5,7 @@
 //           y T [T, H d] write; decode only, else null: partials f32 [T H splits (d + 2)] update, counters i32 [T G] update, zero
 //           before and after. i32 T, H, G, block, per_seq. splits = ceil(per_seq block / 256).
 // Needs     block a power of two, 16..64; H / G <= 16; 16-byte alignment; finite values up to a sequence's longest visible row.
-// Launch    prefill: grid (ceil(T / 64), H), 128 threads, 64 KiB dynamic shared memory; decode: grid (splits, G, T), 128 threads,
+// Launch    prefill: grid (ceil(T / 64), H), 128 threads, 80 KiB dynamic shared memory; decode: grid (splits, G, T), 128 threads,
 //           75008 bytes. Units of keys that a row does not see leave at once; the last unit of a (row, kv head) combines them.
 // Numerics  one arithmetic for both: online softmax over tiles of 64 keys in order, anew in each split of 256 keys, then the splits
 //           in order. So a row's bits depend on its q, keys and length alone. Weights are rounded to T before they meet v.
@@ -20,24 +20,30 @@ constexpr int THREADS = 128;
 constexpr int QUERIES = 64;  // of a prefill CTA
 constexpr int SPLIT = 256;
 constexpr int TILE = KEYS * ROW;
+constexpr int STAGE = 2 * TILE;
 constexpr float C = LOG2_E * 0.08838834764831845f;  // 1 / sqrt(128)
 
-// Where the keys, and likewise the values, of one sequence and kv head lie.
+// Where the keys, and likewise the values, of one sequence and kv head lie, in bytes.
 struct Pages {
     const int* __restrict__ table;
     int shift;  // log2(block)
-    int groups, group;
+    u32 stride, start;
 
-    // Offset of a key's row in bytes.
+    __device__ __forceinline__ Pages(const int* table, int block, int groups, int group)
+        : table(table), shift(__ffs(block) - 1), stride(groups * block * ROW), start(group * block * ROW) {}
+
     __device__ __forceinline__ u64 row(int key) const {
-        const u64 block = static_cast<u64>(table[key >> shift]) * groups + group;
-        return ((block << shift) + (key & ((1 << shift) - 1))) * ROW;
+        const u64 block = static_cast<u32>(table[key >> shift]);
+        return block * stride + (start + (key & ((1 << shift) - 1)) * ROW);
     }
 };
 
 // A tile in shared memory is 64 rows of 16 chunks; chunk c of row r lies at c ^ turn(r), the last three bits of r reversed. So neither
-// four chunks of rows 2i and 2i + 1 (copies, keys) nor one chunk of eight rows (values) meet in a bank.
-__device__ __forceinline__ int turn(int row) { return __brev(row) >> 29; }
+// four chunks of rows 2i and 2i + 1 (copies, keys) nor one chunk of eight rows (values) meet in a bank. Tiles are aligned to rows.
+__device__ __forceinline__ u32 turned(int row, int chunk) { return row * ROW + (chunk ^ (__brev(row) >> 29)) * 16; }
+
+// From a turned address to the chunk `bytes` further right, where that is an or of chunk numbers.
+__device__ __forceinline__ u32 right(u32 at, int bytes) { return (at ^ bytes % 128) + (bytes & 128); }
 
 // Copies 64 rows from key `first` on; from key `end` on there are zeros.
 __device__ __forceinline__ void copy_tile(u32 to, const u8* from, const Pages& pages, int first, int end) {
@@ -46,50 +52,54 @@ __device__ __forceinline__ void copy_tile(u32 to, const u8* from, const Pages& p
         const int row = i + threadIdx.x / 4, column = threadIdx.x % 4;
         const bool there = first + row < end;
         const u8* source = from + pages.row(there ? first + row : first) + column * 16;
+        const u32 at = to + turned(row, column);
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            cp_async_16(to + row * ROW + ((4 * j + column) ^ turn(row)) * 16, source + 64 * j, there ? 16 : 0);
-        }
+        for (int j = 0; j < 4; j++) cp_async_16(right(at, 64 * j), source + 64 * j, there ? 16 : 0);
     }
 }
 
 // A lane's two queries as A operands; a query that is not there is zeros. Of each 32 elements lane 4g + t has 8t .. 8t + 8, which serve
 // as two k16 steps; keys are read in the same order.
-__device__ __forceinline__ void load_queries(u32 (&q)[HEAD / 16][4], const u8* low, const u8* high) {
+__device__ __forceinline__ void load_queries(uint4 (&q)[HEAD / 16], const u8* low, const u8* high) {
     const uint4 zero = {0, 0, 0, 0};
     const int at = lane_id() % 4 * 16;
 #pragma unroll
     for (int i = 0; i < HEAD / 32; i++) {
         const uint4 a = low ? *reinterpret_cast<const uint4*>(low + 64 * i + at) : zero;
         const uint4 b = high ? *reinterpret_cast<const uint4*>(high + 64 * i + at) : zero;
-        q[2 * i][0] = a.x, q[2 * i][1] = b.x, q[2 * i][2] = a.y, q[2 * i][3] = b.y;
-        q[2 * i + 1][0] = a.z, q[2 * i + 1][1] = b.z, q[2 * i + 1][2] = a.w, q[2 * i + 1][3] = b.w;
+        q[2 * i] = {a.x, b.x, a.y, b.y};
+        q[2 * i + 1] = {a.z, b.z, a.w, b.w};
     }
 }
 
-// s = q k^T; keys(j, i) gives this lane's 16 bytes of keys 8j .. 8j + 8, elements 32i .. 32i + 32.
-template <class T, class Keys>
-__device__ __forceinline__ void scores(float (&s)[KEYS / 8][4], const u32 (&q)[HEAD / 16][4], const Keys& keys) {
+// s = q k^T; queries(k) gives the operand of k16 step k, keys(j, i) this lane's 16 bytes of keys 8j .. 8j + 8, elements 32i .. 32i + 32.
+template <class T, class Queries, class Keys>
+__device__ __forceinline__ void scores(float (&s)[KEYS / 8][4], const Queries& queries, const Keys& keys) {
 #pragma unroll
     for (int i = 0; i < HEAD / 32; i++) {
+        const uint4 q0 = queries(2 * i), q1 = queries(2 * i + 1);
+        const u32 a0[4] = {q0.x, q0.y, q0.z, q0.w}, a1[4] = {q1.x, q1.y, q1.z, q1.w};
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) {
             const uint4 b = keys(j, i);
-            const u32 first[2] = {b.x, b.y}, second[2] = {b.z, b.w};
-            T::mma(s[j], q[2 * i], first);
-            T::mma(s[j], q[2 * i + 1], second);
+            const u32 b0[2] = {b.x, b.y}, b1[2] = {b.z, b.w};
+            T::mma(s[j], a0, b0);
+            T::mma(s[j], a1, b1);
         }
     }
 }
 
-// o += p v for one k16 step and the 16-column strips from `strip` on; `tile` is the values' tile.
+// Where a lane reads the keys of a tile, and where it points ldmatrix for its values.
+__device__ __forceinline__ u32 keys_at(u32 tile) { return tile + turned(lane_id() / 4, lane_id() % 4); }
+__device__ __forceinline__ u32 values_at(u32 tile) { return tile + turned(lane_id() % 16, lane_id() / 16); }
+
+// o += p v for k16 step k of a tile, columns from `values` on.
 template <class T, int N>
-__device__ __forceinline__ void accumulate(float (&o)[N][4], const u32 (&p)[4], u32 tile, int k, int strip) {
-    const int row = 16 * k + lane_id() % 16;
+__device__ __forceinline__ void accumulate(float (&o)[N][4], const u32 (&p)[4], u32 values, int k) {
 #pragma unroll
     for (int n = 0; n < N / 2; n++) {
         u32 b[4];
-        ldmatrix_x4_trans(b, tile + row * ROW + ((2 * (strip + n) + lane_id() / 16) ^ turn(row)) * 16);
+        ldmatrix_x4_trans(b, right(values, 32 * n) + k * 16 * ROW);
         mma_pair<T>(o[2 * n], o[2 * n + 1], p, b);
     }
 }
@@ -97,24 +107,19 @@ __device__ __forceinline__ void accumulate(float (&o)[N][4], const u32 (&p)[4], 
 // What a prefill warp keeps of its 16 queries: the split under way and the splits before it.
 template <class T>
 struct Rows {
-    u32 q[HEAD / 16][4];
     float o[HEAD / 8][4] = {};
     Softmax softmax;
     float total[HEAD / 8][4] = {};
     Softmax totals;
 
-    // One tile, of which a lane's two queries see so many keys.
-    __device__ __forceinline__ void attend(const u8* tile, int keys0, int keys1, bool partial) {
-        float s[KEYS / 8][4] = {};
-        const int g = lane_id() / 4, t = lane_id() % 4;
-        scores<T>(s, q, [&](int j, int i) {
-            return *reinterpret_cast<const uint4*>(tile + (8 * j + g) * ROW + ((4 * i + t) ^ turn(g)) * 16);
-        });
-        if (partial) mask(s, keys0, keys1);
+    // One tile of scores meets its values.
+    __device__ __forceinline__ void attend(const float (&s)[KEYS / 8][4], u32 values) {
         u32 p[KEYS / 16][4];
-        step<T>(softmax, o, p, s, C);
+        float factor[2];
+        step<T>(softmax, p, factor, s, C);
+        scale(o, factor);
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++) accumulate<T>(o, p[k], shared_address(tile) + TILE, k, 0);
+        for (int k = 0; k < KEYS / 16; k++) accumulate<T>(o, p[k], values, k);
     }
 
     // Ends a split.
@@ -140,32 +145,32 @@ struct Rows {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const float factor = inverse(totals.sum[r]);
-            const int row = 8 * r + lane_id() / 4;
 #pragma unroll
             for (int n = 0; n < HEAD / 8; n++) {
-                u8* at = to + row * ROW + (n ^ turn(row)) * 16 + lane_id() % 4 * 4;
+                u8* at = to + turned(8 * r + lane_id() / 4, n) + lane_id() % 4 * 4;
                 *reinterpret_cast<u32*>(at) = T::pack(total[n][2 * r] * factor, total[n][2 * r + 1] * factor);
             }
         }
     }
 };
 
-// Bit r: row `top` + r begins a run of rows of one sequence. Every warp finds the same.
-__device__ __forceinline__ u64 run_starts(const int* __restrict__ seq_of_row, int top, int rows) {
-    u64 starts = 0;
-    for (int i = 0; i < QUERIES; i += WARP) {
-        const int row = top + i + lane_id();
-        const bool start = row < rows && (i + lane_id() == 0 || seq_of_row[row] != seq_of_row[row - 1]);
-        starts |= static_cast<u64>(__ballot_sync(ALL, start)) << i;
-    }
-    return starts;
-}
+// Rows first..end are of one sequence, and see at most its first `keys` keys.
+struct Run {
+    int first, end, keys;
+};
 
-// The largest `visible` of rows first..end, at most 64 of them.
-__device__ __forceinline__ int longest(const int* __restrict__ visible, int first, int end) {
-    int most = 0;
-    for (int row = first + lane_id(); row < end; row += WARP) most = max(most, visible[row]);
-    return __reduce_max_sync(ALL, most);
+// The run that begins at row `first`; a whole warp asks.
+__device__ __forceinline__ Run find_run(const int* __restrict__ seq_of_row, const int* __restrict__ visible, int first, int bottom) {
+    const int sequence = seq_of_row[first];
+    int end = first, keys = 0;
+    for (int same = WARP; same == WARP; end += same) {
+        const int row = end + lane_id();
+        const bool ours = row < bottom && seq_of_row[row] == sequence;
+        same = __ffs(~__ballot_sync(ALL, ours)) - 1;
+        if (same < 0) same = WARP;
+        if (lane_id() < same) keys = max(keys, visible[row]);
+    }
+    return {first, end, __reduce_max_sync(ALL, keys)};
 }
 
 template <class T>
@@ -177,45 +182,53 @@ __device__ __forceinline__ void prefill(const T* __restrict__ q, const T* __rest
     const int head = blockIdx.y;
     // Late rows see most: their CTAs start first.
     const int top = (gridDim.x - 1 - blockIdx.x) * QUERIES;
-    const int mine[2] = {top + warp_id() * 16 + lane_id() / 4, top + warp_id() * 16 + lane_id() / 4 + 8};
-    const auto row_of = [&](int row) { return static_cast<u64>(row) * heads * ROW + head * ROW; };
-
-    Rows<T> state;
-    const u8* queries = reinterpret_cast<const u8*>(q);
-    load_queries(state.q, mine[0] < rows ? queries + row_of(mine[0]) : nullptr,
-                 mine[1] < rows ? queries + row_of(mine[1]) : nullptr);
-
-    const u64 starts = run_starts(seq_of_row, top, rows);
     const int bottom = min(rows, top + QUERIES);
-    for (int first = top; first < bottom;) {
-        const u64 later = first - top < 63 ? starts >> (first - top + 1) : 0;
-        const int end = later ? first + __ffsll(later) : bottom;
-        const int keys = longest(visible, first, end);
-        const Pages pages = {block_tables + static_cast<u64>(seq_of_row[first]) * per_seq, __ffs(block) - 1, groups,
-                             head / (heads / groups)};
-        int sees[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) sees[r] = first <= mine[r] && mine[r] < end ? visible[mine[r]] : 0;
-        const int least = __reduce_min_sync(ALL, min(sees[0], sees[1]));
-        const int most = __reduce_max_sync(ALL, max(sees[0], sees[1]));
-        first = end;
+    const int mine = top + warp_id() * 16 + lane_id() / 4;
+    const auto row_of = [&](int row) { return (static_cast<u64>(row) * heads + head) * ROW; };
 
+    // Queries wait in shared memory, where each lane reads what it wrote: registers are for the sums.
+    const u32 queries = shared_address(shared) + 2 * STAGE + threadIdx.x * 16;
+    {
+        uint4 a[HEAD / 16];
+        const u8* low = reinterpret_cast<const u8*>(q) + row_of(mine);
+        load_queries(a, mine < rows ? low : nullptr, mine + 8 < rows ? low + row_of(8) - row_of(0) : nullptr);
+#pragma unroll
+        for (int i = 0; i < HEAD / 16; i++) *reinterpret_cast<uint4*>(shared + 2 * STAGE + (i * THREADS + threadIdx.x) * 16) = a[i];
+    }
+    Rows<T> state;
+    __shared__ Run run;
+    const auto sees = [&](int row) { return run.first <= row && row < run.end ? visible[row] : 0; };
+    for (int first = top; first < bottom; first = run.end) {
+        __syncthreads();
+        if (warp_id() == 0) run = find_run(seq_of_row, visible, first, bottom);
+        __syncthreads();
+        const int keys = run.keys;
+        const int least = __reduce_min_sync(ALL, min(sees(mine), sees(mine + 8)));
+        const int most = __reduce_max_sync(ALL, max(sees(mine), sees(mine + 8)));
+        const Pages pages(block_tables + static_cast<u64>(seq_of_row[first]) * per_seq, block, groups, head / (heads / groups));
         const auto copy = [&](u32 stage, int from) {
-            const u32 to = shared_address(shared) + stage;
-            copy_tile(to, reinterpret_cast<const u8*>(k), pages, from, keys);
-            copy_tile(to + TILE, reinterpret_cast<const u8*>(v), pages, from, keys);
+            copy_tile(shared_address(shared) + stage, reinterpret_cast<const u8*>(k), pages, from, keys);
+            copy_tile(shared_address(shared) + stage + TILE, reinterpret_cast<const u8*>(v), pages, from, keys);
             cp_async_commit();
         };
-        __syncthreads();
-        if (keys > 0) copy(0, 0);
         u32 stage = 0;
-        for (int from = 0; from < keys; from += KEYS, stage ^= 2 * TILE) {
-            cp_async_wait<0>();
-            __syncthreads();
-            if (from + KEYS < keys) copy(stage ^ 2 * TILE, from + KEYS);
-            // A tile that a row does not see leaves its sums as they are, bit for bit: weights are 0, factors are 1.
-            if (from < most) state.attend(shared + stage, sees[0] - from, sees[1] - from, from + KEYS > least);
-            if ((from + KEYS) % SPLIT == 0 || from + KEYS >= keys) state.fold();
+        if (keys > 0) copy(stage, 0);
+        for (int split = 0; split < keys; split += SPLIT) {
+            const int last = min(keys, split + SPLIT);
+            for (int from = split; from < last; from += KEYS, stage ^= STAGE) {
+                cp_async_wait<0>();
+                __syncthreads();
+                if (from + KEYS < keys) copy(stage ^ STAGE, from + KEYS);
+                // A tile that a row does not see leaves its sums as they are, bit for bit: weights are 0, factors are 1.
+                if (from >= most) continue;
+                const u32 tile = shared_address(shared) + stage;
+                float s[KEYS / 8][4] = {};
+                scores<T>(s, [&](int k) { return ld_shared(queries + k * THREADS * 16); },
+                          [&](int j, int i) { return ld_shared(right(keys_at(tile), 64 * i) + j * 8 * ROW); });
+                if (from + KEYS > least) mask(s, sees(mine) - from, sees(mine + 8) - from);
+                state.attend(s, values_at(tile + TILE));
+            }
+            state.fold();
         }
     }
 
@@ -228,7 +241,7 @@ __device__ __forceinline__ void prefill(const T* __restrict__ q, const T* __rest
         const int row = i + lane_id() / 16, chunk = lane_id() % 16, at = top + warp_id() * 16 + row;
         if (at >= rows) break;
         u8* to = reinterpret_cast<u8*>(y) + row_of(at) + chunk * 16;
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(out + row * ROW + (chunk ^ turn(row)) * 16);
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(out + turned(row, chunk));
     }
 }
 
@@ -243,7 +256,7 @@ static_assert(sizeof(Exchange) == 75008, "the launch states it");
 
 // Scores of one tile: warp `warp_id()` has tile `warp_id()` of the split. Keys come straight from global memory, each once.
 template <class T>
-__device__ __forceinline__ void decode_scores(float (&s)[KEYS / 8][4], const u32 (&q)[HEAD / 16][4], const u8* k,
+__device__ __forceinline__ void decode_scores(float (&s)[KEYS / 8][4], const uint4 (&q)[HEAD / 16], const u8* k,
                                               const Pages& pages, int first, int end) {
     uint4 keys[KEYS / 8][HEAD / 32] = {};
 #pragma unroll
@@ -255,7 +268,7 @@ __device__ __forceinline__ void decode_scores(float (&s)[KEYS / 8][4], const u32
             for (int i = 0; i < HEAD / 32; i++) keys[j][i] = ld_global_stream(from + 64 * i);
         }
     }
-    scores<T>(s, q, [&](int j, int i) { return keys[j][i]; });
+    scores<T>(s, [&](int k) { return q[k]; }, [&](int j, int i) { return keys[j][i]; });
     mask(s, end - first, end - first);
 }
 
@@ -285,7 +298,7 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
     const int per_group = heads / groups, head = group * per_group;
     const int first = split * SPLIT, end = min(keys, first + SPLIT), tiles = ceil_div(end - first, KEYS);
     const int lane = lane_id(), warp = warp_id(), g = lane / 4;
-    const Pages pages = {block_tables + static_cast<u64>(seq_of_row[row]) * per_seq, __ffs(block) - 1, groups, group};
+    const Pages pages(block_tables + static_cast<u64>(seq_of_row[row]) * per_seq, block, groups, group);
     for (int tile = 0; tile < tiles; tile++) {
         copy_tile(shared_address(exchange.values) + tile * TILE, reinterpret_cast<const u8*>(v), pages, first + tile * KEYS, end);
     }
@@ -293,7 +306,7 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
 
     float s[KEYS / 8][4] = {};
     if (warp < tiles) {
-        u32 a[HEAD / 16][4];
+        uint4 a[HEAD / 16];
         const u8* low = reinterpret_cast<const u8*>(q) + (static_cast<u64>(row) * heads + head + g) * ROW;
         load_queries(a, g < per_group ? low : nullptr, g + 8 < per_group ? low + 8 * ROW : nullptr);
         decode_scores<T>(s, a, reinterpret_cast<const u8*>(k), pages, first + warp * KEYS, end);
@@ -318,6 +331,7 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
     __syncthreads();
 
     // Now a warp has 32 columns of the output, for all tiles in order.
+    const u32 values = right(values_at(shared_address(exchange.values)), 64 * warp);
     float o[4][4] = {};
     Softmax softmax;
     for (int tile = 0; tile < tiles; tile++) {
@@ -333,7 +347,7 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
         for (int i = 0; i < KEYS / 16; i++) {
             const uint4 p = exchange.weights[tile][i][lane];
             const u32 a[4] = {p.x, p.y, p.z, p.w};
-            accumulate<T>(o, a, shared_address(exchange.values) + tile * TILE, i, 2 * warp);
+            accumulate<T>(o, a, values + tile * TILE, i);
         }
     }
 #pragma unroll
