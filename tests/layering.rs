@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The kernels as a device takes them: their text, and weights in their layouts.
     ("ptx", &[]),
     ("pack", &["launch", "ops", "weights"]),
-    ("exec", &["cpu", "hostmem", "launch", "pack", "plan", "ptx", "step", "tensor", "weights"]),
+    ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
     ("model", &["checkpoint", "ops", "plan", "step", "tensor", "weights"]),
     (
         "engine",
@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media",
             "model",
             "plan",
+            "ptx",
             "step",
             "tensor",
             "text",

@@ -62,7 +62,7 @@ struct Memory {
 /// Naming the flag or the file.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let (model, files) = open_files(&args.model)?;
-    let placement = place(&args.model, &files)?;
+    let placement = place(&args.model, &files);
     let images = processor(&files, files.preprocessor_config.as_deref(), &args.pixels)?;
     let context = context(args.context, &files)?;
     let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };

@@ -31,7 +31,7 @@ use std::time::Instant;
 
 /// Tokens of a KV-cache block.
 pub const BLOCK_SIZE: usize = 32;
-/// Ops that run between two looks at the cancel flag: a decoder layer or a tower block.
+/// Ops of a prefill that run between two looks at the cancel flag: a decoder layer. A decode step runs whole, since an executor may replay it.
 const SLICE: usize = 5;
 /// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
 const COUNTERS: usize = 4096;
@@ -89,7 +89,7 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     for rows in [1, limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
-        needs.cover(&plan);
+        needs.cover(plan);
         needs.regions.at_least(Region::Step, StepLayout::new(shape).bytes());
     }
     let (_, logits) = outputs(limits.samples, model.config.text.vocab_size);
@@ -100,7 +100,7 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
         let rows = around.images.row_range(0, around.images.rows().min(grid[0]));
         let out = Tensor::new(rows.place, rows.dtype, &[grid[0], rows.cols()]);
         let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out, around.counters)?;
-        needs.cover(&plan);
+        needs.cover(plan);
     }
     Ok(needs)
 }
@@ -134,6 +134,11 @@ impl Engine {
         let around = surroundings(&model, &limits);
         let blocks = BlockAllocator::new(around.kv.blocks, BLOCK_SIZE);
         Ok(Engine { model, exec, limits, around, blocks, sequence: Sequence::default(), plans: Vec::new() })
+    }
+
+    /// The executor's name: `cpu`, `cuda` or `emulator`.
+    pub fn device(&self) -> &'static str {
+        self.exec.name()
     }
 
     /// The model.
@@ -277,7 +282,7 @@ impl Engine {
         exec.write(positions.0, positions.1, bytemuck::cast_slice(&self.model.tower.positions(grid)))?;
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();
-        let id = exec.load(plan)?;
+        let id = exec.load(Arc::new(plan))?;
         let stops = io.taps.iter().map(|t| (t.ops, Some(t))).chain([(ops, None)]);
         let mut done = 0;
         let result = stops.filter(|_| !cancel.is_cancelled()).try_for_each(|(end, reached)| {
@@ -337,12 +342,14 @@ impl Engine {
     fn run_step(&mut self, step: &HostStep, tail: Tail, cancel: &Cancel) -> Result<bool> {
         let (id, _) = self.text_plan(step.layout.shape, tail)?;
         self.exec.write(Region::Step, 0, step.bytes())?;
+        let shape = step.layout.shape;
         let ops = self.exec.plan(id).ops().len();
-        for start in (0..ops).step_by(SLICE) {
+        let slice = if shape.rows == shape.seqs { ops } else { SLICE };
+        for start in (0..ops).step_by(slice) {
             if cancel.is_cancelled() {
                 return Ok(false);
             }
-            self.exec.run(id, start..ops.min(start + SLICE))?;
+            self.exec.run(id, start..ops.min(start + slice))?;
         }
         Ok(true)
     }
@@ -357,7 +364,7 @@ impl Engine {
                 self.exec.unload(self.plans.remove(0).1);
             }
             let (plan, io) = self.record(shape, tail)?;
-            let id = self.exec.load(plan)?;
+            let id = self.exec.load(Arc::new(plan))?;
             self.plans.push(((shape, tail), id, io));
         }
         let (_, id, io) = &self.plans[self.plans.len() - 1];

@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod lockstep;
 
 use crate::error::{Error, Result};
 use crate::hostmem::RegionBytes;
@@ -9,18 +10,21 @@ use crate::launch::Layout;
 use crate::plan::Plan;
 use crate::tensor::{Region, WeightId};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What an executor must have room for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Needs {
     pub regions: RegionBytes,
     /// The weights that plans use, and how a device stores them.
     pub weights: Vec<(WeightId, Layout)>,
+    /// The plans that this was computed from: one of every kind that will be run.
+    pub plans: Vec<Arc<Plan>>,
 }
 
 impl Needs {
     /// Grows to what a plan takes.
-    pub fn cover(&mut self, plan: &Plan) {
+    pub fn cover(&mut self, plan: Plan) {
         for region in Region::ALL {
             self.regions.at_least(region, plan.regions().get(region));
         }
@@ -29,6 +33,7 @@ impl Needs {
                 self.weights.push(weight);
             }
         }
+        self.plans.push(Arc::new(plan));
     }
 }
 
@@ -69,13 +74,13 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`Error::Memory`](crate::error::Error::Memory) if its temporaries do not fit their arena.
-    fn load(&mut self, plan: Plan) -> Result<PlanId>;
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId>;
 
     /// Forgets a plan.
     fn unload(&mut self, id: PlanId);
 
     /// A loaded plan.
-    fn plan(&self, id: PlanId) -> &Plan;
+    fn plan(&self, id: PlanId) -> &Arc<Plan>;
 
     /// Runs ops of a loaded plan in order.
     ///

@@ -41,10 +41,10 @@ fn on_device(driver: Driver, name: &str, index: usize) -> Result<Twice> {
     recorder.push_boxed(case.op)?;
     let plan = recorder.finish()?;
     let mut needs = Needs::default();
-    needs.cover(&plan);
+    needs.cover(plan);
     needs.regions.set(Region::Arena, image.len());
-    let mut executor = CudaExecutor::new(Device::open(driver, 0)?, &needs, &case.weights, &mut |_| ())?;
-    let id = executor.load(plan)?;
+    let mut executor = CudaExecutor::new(Device::open(driver, 0)?, &needs, &case.weights, &mut |_, _| ())?;
+    let id = executor.load(needs.plans.swap_remove(0))?;
     let mut once = || -> Result<Vec<u8>> {
         executor.write(Region::Arena, 0, &image)?;
         executor.run(id, 0..1)?;

@@ -18,6 +18,7 @@ use driver::{Buffer, Device, Function, Graph, Loaded, Operand, OperandAccess, Pi
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes of a staging buffer for weights: long copies, and small beside what the weights take.
 const STAGING: usize = 32 << 20;
@@ -32,7 +33,7 @@ struct Step {
 
 /// A plan on the device.
 struct Resident {
-    plan: Plan,
+    plan: Arc<Plan>,
     steps: Vec<Step>,
     /// Times that it was run whole.
     whole: usize,
@@ -55,14 +56,18 @@ pub struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// Takes memory for everything that `needs` names and uploads the weights. `progress` is told the bytes that are done.
+    /// Takes memory for everything that `needs` names and uploads the weights. `progress` is told the bytes that are done, and all.
     ///
     /// # Errors
-    /// [`Error::Memory`] with the numbers, before anything is allocated, if it does not fit; [`Error::Device`] if the driver fails.
-    pub fn new(device: Device, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+    /// [`Error::Unsupported`] naming a shape that no kernel takes; [`Error::Memory`] with the numbers, before anything is allocated, if it does not
+    /// fit; [`Error::Device`] if the driver fails.
+    pub fn new(device: Device, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         device.bind()?;
         if ptx::MODULES.is_empty() {
             return Err(Error::Device { at: device.name.clone(), why: ptx::MISSING.into() });
+        }
+        for op in needs.plans.iter().flat_map(|plan| plan.ops()) {
+            op.kernel(&device.target)?;
         }
         check_memory(&device, needs, weights)?;
         let regions: Vec<Buffer> =
@@ -85,8 +90,8 @@ impl CudaExecutor {
     }
 
     /// Packs into one staging buffer while the other is copied.
-    fn upload(&mut self, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let mut done = 0;
+    fn upload(&mut self, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+        let (mut done, total) = (0, packed_bytes(needs, weights));
         let mut spare = self.device.pinned(STAGING)?;
         for &(id, layout) in &needs.weights {
             let weight = weights.get(id);
@@ -98,7 +103,7 @@ impl CudaExecutor {
                 self.device.copy_in(&buffer, offset, &spare, bytes)?;
                 std::mem::swap(&mut spare, &mut self.staging);
                 done += bytes as u64;
-                progress(done);
+                progress(done, total);
             }
             self.weights.insert((id, layout), buffer);
         }
@@ -206,10 +211,15 @@ fn pack(packing: &Packing, pieces: Range<usize>, to: &mut [u8]) -> usize {
     total
 }
 
+/// Bytes of all weights on a device.
+fn packed_bytes(needs: &Needs, weights: &WeightSet) -> u64 {
+    needs.weights.iter().map(|&(id, layout)| Packing::new(weights.get(id), layout).total() as u64).sum()
+}
+
 /// Refuses what the device has no room for.
 fn check_memory(device: &Device, needs: &Needs, weights: &WeightSet) -> Result<()> {
-    let packed: usize = needs.weights.iter().map(|&(id, layout)| Packing::new(weights.get(id), layout).total()).sum();
-    let (need, have) = ((needs.regions.total() + packed) as u64, device.free_memory()?);
+    let packed = packed_bytes(needs, weights);
+    let (need, have) = (needs.regions.total() as u64 + packed, device.free_memory()?);
     if need <= have {
         return Ok(());
     }
@@ -242,7 +252,7 @@ impl Executor for CudaExecutor {
         self.device.copy_out(bytes, &self.regions[region as usize], offset)
     }
 
-    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
         self.device.bind()?;
         super::check_arenas(&plan, |r| self.regions[r as usize].len())?;
         let steps = (0..plan.ops().len()).map(|i| self.resolve(&plan, i)).collect::<Result<_>>()?;
@@ -255,7 +265,7 @@ impl Executor for CudaExecutor {
         self.plans.remove(&id.0);
     }
 
-    fn plan(&self, id: PlanId) -> &Plan {
+    fn plan(&self, id: PlanId) -> &Arc<Plan> {
         &self.plans[&id.0].plan
     }
 
