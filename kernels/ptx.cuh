@@ -47,6 +47,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(u32 (&d)[4], u32 address) {
                  : "memory");
 }
 
+// 16 bytes of shared memory.
+__device__ __forceinline__ uint4 ld_shared(u32 address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+
 // d += a b with a [16, 16], b [16, 8]. Lane 4g + t holds a: (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..),
 // b: (2t.., g), (2t + 8.., g), d: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
@@ -86,5 +96,12 @@ __device__ __forceinline__ float cvt_f32_f16(u16 x) {
 __device__ __forceinline__ float ex2_approx(float x) {
     float d;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+    return d;
+}
+
+// 1 / x, at most 1 ulp off; x is normal.
+__device__ __forceinline__ float rcp_approx(float x) {
+    float d;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
     return d;
 }
