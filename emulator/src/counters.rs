@@ -23,7 +23,8 @@ pub struct Counters {
     /// 32-byte sectors per request, summed: `l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum`, `.._op_st.sum`
     pub global_load_sectors: u64,
     pub global_store_sectors: u64,
-    /// Distinct bytes: what DRAM must move at least (`dram__bytes_read.sum`, `dram__bytes_write.sum` with a cold, endless cache).
+    /// Distinct bytes: what DRAM must move at least (`dram__bytes_read.sum`, `dram__bytes_write.sum` with a cold, endless cache, which has what
+    /// the launch itself wrote before it reads it).
     pub global_bytes_read: u64,
     pub global_bytes_written: u64,
     /// Shared-memory wavefronts, and the least that the same accesses could take:

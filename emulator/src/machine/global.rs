@@ -263,7 +263,10 @@ impl<'a> Global<'a> {
                 if self.rules.unwritten && !area.memory.written().all(from, bytes) {
                     return self.unwritten(area, request, address, bytes);
                 }
-                area.read.set(size, from, bytes);
+                // A cache without end still holds what this launch has written.
+                if !area.wrote.get().is_some_and(|w| w.all(from, bytes)) {
+                    area.read.set(size, from, bytes);
+                }
             }
             if request.how == How::ReadOnly {
                 area.read_only.set(size, from, bytes);
@@ -393,7 +396,7 @@ impl<'a> Global<'a> {
         None
     }
 
-    /// Distinct bytes read and written by the launch.
+    /// Distinct bytes read by the launch, but for those that it had written before, and distinct bytes written.
     pub fn distinct_bytes(&self) -> (u64, u64) {
         let sum = |marks: fn(&'_ Area) -> u64| self.areas.iter().map(marks).sum();
         (sum(|a| a.read.count()), sum(|a| a.wrote.count()))
