@@ -38,6 +38,22 @@ fn sectors_of_global_accesses() {
 }
 
 #[test]
+fn what_a_launch_reads_back_after_writing_it_is_no_traffic() {
+    // `twice[thread]` is written and read; `out[thread]` gets what was read.
+    let mut b = Build::new();
+    let (twice, thread, d) = (b.param(0), b.thread(), b.r32());
+    let at = b.element(twice, thread, 4);
+    let one = b.imm(1);
+    b.op(store(Space::Global, Ty::B32, one, wide(at)));
+    b.op(load(Space::Global, Ty::B32, d, wide(at)));
+    b.output(1, d);
+    let (program, memory) = (b.done(), memory());
+    let [twice, out] = ["twice", "out"].map(|name| memory.alloc(256, name).expect("memory"));
+    let c = count(&program, 1, 64, &[twice, out], &memory);
+    assert_eq!((c.global_load_sectors, c.global_bytes_read, c.global_bytes_written), (8, 0, 512));
+}
+
+#[test]
 fn instructions_lanes_and_classes() {
     let mut b = Build::new();
     let (tid, bound, end) = (b.special(Special::Tid(0)), b.imm(8), b.label());
