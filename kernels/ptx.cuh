@@ -32,6 +32,13 @@ __device__ __forceinline__ uint4 ld_global_stream(const void* p) {
     return v;
 }
 
+// 16 bytes from L2: what other blocks of this launch wrote.
+__device__ __forceinline__ uint4 ld_global_l2(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+
 // Four 8x8 matrices of 16-bit elements; lane 8i + r gives the address of row r of matrix i.
 __device__ __forceinline__ void ldmatrix_x4(u32 (&d)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -86,5 +93,12 @@ __device__ __forceinline__ float cvt_f32_f16(u16 x) {
 __device__ __forceinline__ float ex2_approx(float x) {
     float d;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+    return d;
+}
+
+// 1 / x, at most 1 ulp off; 0 for infinity and for what is beyond 2^126.
+__device__ __forceinline__ float rcp_approx(float x) {
+    float d;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
     return d;
 }
