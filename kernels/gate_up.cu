@@ -11,7 +11,7 @@
 
 template <class T>
 struct SwiGlu {
-    static constexpr int PLANES = 2;
+    static constexpr int MEMBERS = 2;
     T* y;
     int F;
 

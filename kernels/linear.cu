@@ -35,7 +35,7 @@ struct Identity {
 
 template <class Y, class Act, bool ADD>
 struct Store {
-    static constexpr int PLANES = 1;
+    static constexpr int MEMBERS = 1;
     const float* bias;
     Y* y;
     int N;

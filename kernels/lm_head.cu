@@ -10,7 +10,7 @@
 #include "linear.cuh"
 
 struct Logits {
-    static constexpr int PLANES = 1;
+    static constexpr int MEMBERS = 1;
     float* logits;
     int V;
 

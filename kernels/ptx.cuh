@@ -39,6 +39,20 @@ __device__ __forceinline__ uint4 ld_global_l2(const void* p) {
     return v;
 }
 
+// x, but the compiler forgets how it came about: what is added to it stays an offset in the instructions that use it.
+__device__ __forceinline__ u32 opaque(u32 x) {
+    u32 d;
+    asm volatile("mov.b32 %0, %1;" : "=r"(d) : "r"(x));
+    return d;
+}
+
+// 16 bytes of shared memory.
+__device__ __forceinline__ uint4 ld_shared(u32 address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+    return v;
+}
+
 // Four 8x8 matrices of 16-bit elements; lane 8i + r gives the address of row r of matrix i.
 __device__ __forceinline__ void ldmatrix_x4(u32 (&d)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -17,7 +17,7 @@ constexpr int HEAD = 128, HALF = HEAD / 2;
 
 template <class T>
 struct Scatter {
-    static constexpr int PLANES = 2;
+    static constexpr int MEMBERS = 2;
     const float *bias, *inv_freq;
     const int *positions, *slots;
     T *q, *k, *v;

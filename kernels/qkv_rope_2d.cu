@@ -15,7 +15,7 @@ constexpr int HEAD = 80, HALF = HEAD / 2, QUARTER = HEAD / 4;
 
 template <class T>
 struct Turn {
-    static constexpr int PLANES = 2;
+    static constexpr int MEMBERS = 2;
     const float *bias, *inv_freq;
     const int* positions;
     T* qkv;
