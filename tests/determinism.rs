@@ -31,8 +31,8 @@ fn engine(s: Setup) -> Engine {
     let files = ModelFiles::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny_b")).unwrap();
     let model = Qwen2Vl::load(&files.config, &files.weights, Precision::new(s.dtype)).unwrap();
     let limits = Limits { context: 160, chunk: s.chunk, patches: 64, samples: 48 };
-    Engine::new(model, limits, |sizes, weights| {
-        Ok(Box::new(CpuExecutor::new(sizes, weights, Cpu::new(s.isa, s.threads))?))
+    Engine::new(model, limits, |needs, weights| {
+        Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(s.isa, s.threads))?))
     })
     .unwrap()
 }

@@ -58,18 +58,7 @@ impl Executor for CpuExecutor {
     }
 
     fn load(&mut self, plan: Plan) -> Result<PlanId> {
-        for region in Region::ALL {
-            let (need, have) = (plan.regions().get(region) as u64, self.sizes.get(region) as u64);
-            if need > have {
-                let hint = "record it for a smaller chunk or image".into();
-                return Err(Error::Memory {
-                    what: format!("plan {} in {}", plan.name(), region.name()),
-                    need,
-                    have,
-                    hint,
-                });
-            }
-        }
+        super::check_arenas(&plan, |r| self.sizes.get(r))?;
         self.plans.insert(self.next, plan);
         self.next += 1;
         Ok(PlanId(self.next - 1))

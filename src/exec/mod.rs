@@ -1,11 +1,51 @@
 //! Executors: they own the memory behind regions, load plans and replay them. They never see a model.
 
 pub mod cpu;
+pub mod cuda;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::hostmem::RegionBytes;
+use crate::launch::Layout;
 use crate::plan::Plan;
-use crate::tensor::Region;
+use crate::tensor::{Region, WeightId};
 use std::ops::Range;
+
+/// What an executor must have room for.
+#[derive(Debug, Default)]
+pub struct Needs {
+    pub regions: RegionBytes,
+    /// The weights that plans use, and how a device stores them.
+    pub weights: Vec<(WeightId, Layout)>,
+    /// The plans that this was computed from: one of every kind that will be run.
+    pub plans: Vec<Plan>,
+}
+
+impl Needs {
+    /// Grows to what a plan takes.
+    pub fn cover(&mut self, plan: Plan) {
+        for region in Region::ALL {
+            self.regions.at_least(region, plan.regions().get(region));
+        }
+        for weight in plan.launches().iter().flat_map(|l| l.weights()) {
+            if !self.weights.contains(&weight) {
+                self.weights.push(weight);
+            }
+        }
+        self.plans.push(plan);
+    }
+}
+
+/// Refuses a plan whose temporaries do not fit their arena.
+fn check_arenas(plan: &Plan, have: impl Fn(Region) -> usize) -> Result<()> {
+    for region in Region::ALL {
+        let (need, have) = (plan.regions().get(region) as u64, have(region) as u64);
+        if need > have {
+            let what = format!("plan {} in {}", plan.name(), region.name());
+            return Err(Error::Memory { what, need, have, hint: "record it for a smaller chunk or image".into() });
+        }
+    }
+    Ok(())
+}
 
 /// A loaded plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

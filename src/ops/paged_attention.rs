@@ -1,14 +1,15 @@
 //! Causal grouped-query attention over the paged KV cache, for prefill chunks and decode rows alike.
 
 use super::body::{self, Dest};
-use super::case::{Case, CaseBuilder};
+use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{attend, load, load_i32, store};
 use super::vision_attention::attention_tolerance;
 use super::{Cost, Op, Result, require, require_dim, require_float, require_index, with_float};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Target};
 use crate::step::{HostStep, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -31,6 +32,28 @@ pub struct PagedAttention {
     pub visible: Tensor,
     /// `[T, H d]`
     pub y: Tensor,
+    /// Where rows are decoded: one of each sequence.
+    pub splits: Option<Splits>,
+}
+
+/// How many keys a device folds one after the other before it starts anew; results are then added in order. Fixed, so that a row's bits do not
+/// depend on who computes it.
+const SPLIT: usize = 256;
+
+/// Where the parts of a decoded row meet on a device that computes them in parallel. The host does not use it.
+#[derive(Debug, Clone, Copy)]
+pub struct Splits {
+    /// Maximum, sum and weighted values of every part, f32.
+    pub partials: Tensor,
+    /// Parts that are done, zero between launches, i32 `[T G]` at least.
+    pub counters: Tensor,
+}
+
+impl Splits {
+    /// Elements of `partials` for rows of `heads * head_dim` and sequences of at most `tokens`.
+    pub fn partials(rows: usize, heads: usize, head_dim: usize, tokens: usize) -> usize {
+        rows * heads * tokens.div_ceil(SPLIT) * (head_dim + 2)
+    }
 }
 
 impl PagedAttention {
@@ -74,18 +97,40 @@ impl Op for PagedAttention {
         })?;
         require_index(name, &self.seq_of_row, self.q.rows())?;
         require_index(name, &self.visible, self.q.rows())?;
-        require_dim(name, "dimensions of the block tables", self.block_tables.shape().len(), 2)
+        require_dim(name, "dimensions of the block tables", self.block_tables.shape().len(), 2)?;
+        let Some(Splits { partials, counters }) = self.splits else { return Ok(()) };
+        let tokens = self.block_tables.cols() * self.block();
+        let heads = self.q.cols() / self.head_dim();
+        let need = Splits::partials(self.q.rows(), heads, self.head_dim(), tokens);
+        require_dim(name, "elements of the partial results", partials.elements(), need)?;
+        require(name, counters.dtype == DType::I32 && counters.elements() >= self.q.rows() * self.kv_heads(), || {
+            format!("{counters}: one counter for every row and kv head")
+        })
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("paged_attention_{}_d{}", self.y.dtype, self.head_dim()))
+        let launch = Launch::new(format!("paged_attention_{}_d{}", self.y.dtype, self.head_dim()))
             .read(&self.q)
             .read(&self.k)
             .read(&self.v)
             .read(&self.block_tables)
             .read(&self.seq_of_row)
             .read(&self.visible)
-            .write(&self.y)
+            .write(&self.y);
+        let launch = match &self.splits {
+            Some(s) => launch.scratch(&s.partials).update(&s.counters),
+            None => launch.absent().absent(),
+        };
+        launch
+            .i32(self.q.rows())
+            .i32(self.q.cols() / self.head_dim())
+            .i32(self.kv_heads())
+            .i32(self.block())
+            .i32(self.block_tables.cols())
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("paged_attention on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
@@ -190,7 +235,15 @@ pub fn cases() -> Vec<Case> {
         let seq_of_row = b.indices(step.i32s(&layout.seq_of_row));
         let visible = b.indices(step.i32s(&layout.visible));
         let y = b.output(dtype, &[rows.len(), h.heads * h.d], attention_tolerance(h.d));
-        b.finish_with_step(PagedAttention { q, k, v, block_tables, seq_of_row, visible, y }, step)
+        let splits = (rows.len() == seqs).then(|| Splits {
+            partials: b.output(
+                DType::F32,
+                &[Splits::partials(seqs, h.heads, h.d, per_seq * block)],
+                Tolerance::Anything,
+            ),
+            counters: b.counters(64),
+        });
+        b.finish_with_step(PagedAttention { q, k, v, block_tables, seq_of_row, visible, y, splits }, step)
     };
     let qwen = || Heads { heads: 6, groups: 1, d: 128 };
     let odd = || Heads { heads: 6, groups: 2, d: 24 };

@@ -6,8 +6,9 @@ use super::reference::{attend, load, load_i32, store};
 use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index, with_float};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Target};
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -48,6 +49,13 @@ impl Op for VisionAttention {
             .read(&self.qkv)
             .read(&self.cu_seqlens)
             .write(&self.y)
+            .i32(self.cu_seqlens.cols() - 1)
+            .i32(self.y.cols() / self.head_dim)
+            .i32(self.y.rows())
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("vision_attention on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
@@ -121,5 +129,5 @@ pub fn cases() -> Vec<Case> {
 /// numerator and denominator, plus the chain over keys.
 pub(super) fn attention_tolerance(d: usize) -> Tolerance {
     let score = super::case::dot_error(d, 1.0, 1.0) / (d as f64).sqrt();
-    Tolerance::Rounded { abs: 2.0 * score + 1e-5 }
+    Tolerance::rounded(2.0 * score + 1e-5)
 }

@@ -146,5 +146,5 @@ fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(E
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
     let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
     let placement = Placement { device: super::args::Device::Cpu, dtype, threads };
-    Ok((load::engine(model, limits, &placement)?, tensors.bytes()))
+    Ok((super::device::engine(model, limits, &placement)?, tensors.bytes()))
 }
