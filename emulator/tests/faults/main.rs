@@ -220,6 +220,16 @@ fn deadlocks() {
     ]);
 }
 
+/// Nothing waits at a barrier here, so only patience ends it.
+#[test]
+fn endless_loops() {
+    check(&[
+        planted("nobody_raises_the_flag", FaultKind::Deadlock, anyone),
+        planted("one_thread_spins", FaultKind::Deadlock, |t| t == 37),
+        planted("nobody_frees_the_lock", FaultKind::Deadlock, |t| t % 32 == 0),
+    ]);
+}
+
 #[test]
 fn missing_lanes() {
     check(&[

@@ -187,7 +187,7 @@ impl Kernel {
             DONE: ret; }}",
             declarations(body)
         );
-        let gpu = Gpu::new(H100, Config { threads: 1, ..Config::default() }).expect("address space");
+        let gpu = Gpu::new(H100, Config { threads: 1, patience: 100_000, ..Config::default() }).expect("address space");
         let module = gpu.load(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         let [from, to] = [input.len(), threads * stride].map(|n| gpu.alloc(n.max(1) as u64).expect("memory"));
         gpu.write(from, input).expect("allocated");

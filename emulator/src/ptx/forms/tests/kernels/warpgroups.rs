@@ -43,6 +43,8 @@ struct Product<'s> {
     s: &'s Spelling<'s>,
     n: usize,
     k: usize,
+    /// Of D, in a thread.
+    registers: usize,
     /// Of D, A and B.
     types: [&'s str; 3],
     /// By line (a row of A, a column of B) and k.
@@ -65,7 +67,7 @@ impl<'s> Product<'s> {
         let random = &mut random_for(s);
         let scale = random.bits() % 4 > 0;
         let mut fill = |lines: usize, ty| (0..lines).map(|_| (0..k).map(|_| small(random, ty)).collect()).collect();
-        Product { s, n, k, types, a: fill(64, types[1]), b: fill(n, types[2]), scale }
+        Product { s, n, k, registers: s.names("acc").len(), types, a: fill(64, types[1]), b: fill(n, types[2]), scale }
     }
 
     /// Lines of an operand as they lie in shared memory; `across`: neighbours are of one k, not of one line.
@@ -105,7 +107,7 @@ impl<'s> Product<'s> {
     }
 
     fn stride(&self) -> usize {
-        4 * self.s.names("acc").len() + 16
+        4 * self.registers + 16
     }
 
     /// The product between `before` and `after` of `around`.
@@ -113,7 +115,7 @@ impl<'s> Product<'s> {
         let (s, [d_ty, a_ty, b_ty]) = (self.s, self.types);
         let (start, mut input) = (self.stride() * THREADS, Vec::new());
         for thread in 0..THREADS {
-            for r in 0..s.names("acc").len() {
+            for r in 0..self.registers {
                 let part = |i| {
                     let (row, column) = Self::place(thread, r * self.columns_of_a_register() + i);
                     encode(d_ty, before(row, column)) << (i * width(d_ty))
