@@ -93,7 +93,10 @@ impl Bits {
         let mut all = true;
         for (word, mask) in words(from, count) {
             if self.get(word) & mask != mask {
-                self.touched(word).store(true, Ordering::Relaxed);
+                // A store would take the line, which has the flags of 8 MiB, from the other threads each time.
+                if !self.touched(word).load(Ordering::Relaxed) {
+                    self.touched(word).store(true, Ordering::Relaxed);
+                }
                 all &= self.word(word).fetch_or(mask, Ordering::Relaxed) & mask == mask;
             }
         }

@@ -103,7 +103,10 @@ impl<'a> Grid<'a> {
     }
 
     pub fn progressed(&self) {
-        self.idle.store(0, Ordering::Relaxed);
+        // Nearly always it is 0, and a store would take its line from the other threads.
+        if self.idle.load(Ordering::Relaxed) != 0 {
+            self.idle.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Notes instructions that changed nothing; whether that is too long now.
