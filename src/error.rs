@@ -23,6 +23,9 @@ pub enum Error {
     /// It does not fit; the numbers say by how much.
     #[error("{what} needs {need} bytes of memory, {have} are allowed: {hint}")]
     Memory { what: String, need: u64, have: u64, hint: String },
+    /// A device's driver failed or is not there; `at` names the call and the op.
+    #[error("{at}: {why}")]
+    Device { at: String, why: String },
     /// The user's request is wrong: `at` names the file, the flag or the field.
     #[error("{at}: {why}")]
     Request { at: String, why: String },

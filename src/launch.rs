@@ -1,7 +1,9 @@
-//! What one kernel launch takes: an entry, its operands and its scalars.
+//! What one kernel launch takes: its operands and scalars, and how a device runs it.
 //!
-//! Stated once per op. Hazards, liveness, the disjointness that makes host memory safe, and later the kernel's parameters all derive from this list.
+//! Operands are stated once per op. Hazards, liveness, the disjointness that makes host memory safe, and the kernel's parameters all derive from
+//! this list: every tensor and weight is a pointer, every scalar four bytes, in order.
 
+use crate::dtype::DType;
 use crate::tensor::{Tensor, WeightId};
 use std::fmt;
 
@@ -14,21 +16,37 @@ pub enum Access {
     Write,
     /// Reads and writes, or writes only a part of it.
     Update,
+    /// Workspace of a device kernel: what it holds before and after means nothing, and the host's bodies do not touch it.
+    Scratch,
+}
+
+/// How a device stores a weight. The host reads every weight in place, as the checkpoint has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Rows `[N, K]` of all parts in tiles of 16 rows x 32 columns; `N` and `K` are padded with zeros.
+    Tiled(DType),
+    /// The same, but rows come in segments of `2 * half`, and a tile holds 8 rows of a segment's first half above the 8 of its second half that
+    /// belong to them: the two rows that a rotation or a gate combines.
+    Paired { dtype: DType, half: usize },
+    /// All parts' elements in f32, one after the other.
+    Vector,
 }
 
 /// One argument of a launch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Arg {
     Tensor(Tensor, Access),
-    Weight(WeightId),
+    Weight(WeightId, Layout),
+    /// An optional operand that is not there: a null pointer.
+    Absent,
     I32(i32),
     F32(f32),
 }
 
-/// One kernel launch.
+/// What one kernel launch touches.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
-    /// The kernel's entry, `<op>_<dtypes>`.
+    /// The kernel's family, `<op>_<dtypes>`; a device may have several entries for it.
     pub entry: String,
     /// Arguments in the kernel's order.
     pub args: Vec<Arg>,
@@ -55,17 +73,29 @@ impl Launch {
         self.arg(Arg::Tensor(*t, Access::Update))
     }
 
-    /// Adds a weight.
-    pub fn weight(self, w: WeightId) -> Self {
-        self.arg(Arg::Weight(w))
+    /// Adds workspace.
+    pub fn scratch(self, t: &Tensor) -> Self {
+        self.arg(Arg::Tensor(*t, Access::Scratch))
     }
 
-    /// Adds a weight if there is one.
-    pub fn maybe_weight(self, w: Option<WeightId>) -> Self {
-        match w {
-            Some(w) => self.weight(w),
-            None => self,
-        }
+    /// Adds an operand that is not there.
+    pub fn absent(self) -> Self {
+        self.arg(Arg::Absent)
+    }
+
+    /// Adds a weight.
+    pub fn weight(self, w: WeightId, layout: Layout) -> Self {
+        self.arg(Arg::Weight(w, layout))
+    }
+
+    /// Adds a vector that a device keeps in f32.
+    pub fn vector(self, w: WeightId) -> Self {
+        self.weight(w, Layout::Vector)
+    }
+
+    /// Adds a vector, or says that it is not there.
+    pub fn maybe_vector(self, w: Option<WeightId>) -> Self {
+        w.map_or(self.clone().absent(), |w| self.vector(w))
     }
 
     /// Adds an integer.
@@ -91,10 +121,10 @@ impl Launch {
         })
     }
 
-    /// The weights.
-    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
+    /// The weights, with how a device stores them.
+    pub fn weights(&self) -> impl Iterator<Item = (WeightId, Layout)> {
         self.args.iter().filter_map(|a| match a {
-            Arg::Weight(w) => Some(*w),
+            Arg::Weight(w, layout) => Some((*w, *layout)),
             _ => None,
         })
     }
@@ -108,11 +138,36 @@ impl fmt::Display for Launch {
                 Arg::Tensor(t, Access::Read) => write!(f, " {t}")?,
                 Arg::Tensor(t, Access::Write) => write!(f, " ={t}")?,
                 Arg::Tensor(t, Access::Update) => write!(f, " &{t}")?,
-                Arg::Weight(w) => write!(f, " w{}", w.0)?,
+                Arg::Tensor(t, Access::Scratch) => write!(f, " ~{t}")?,
+                Arg::Weight(w, _) => write!(f, " w{}", w.0)?,
+                Arg::Absent => f.write_str(" -")?,
                 Arg::I32(x) => write!(f, " {x}")?,
                 Arg::F32(x) => write!(f, " {x:?}")?,
             }
         }
         Ok(())
     }
+}
+
+/// What a launch decision may depend on besides shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Compute capability, 80 for 8.0.
+    pub sm: u32,
+    /// Multiprocessors.
+    pub sms: usize,
+    /// Shared memory that a block may ask for, in bytes.
+    pub smem: usize,
+}
+
+/// How a device runs a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// The `extern "C"` name in `kernels/`.
+    pub entry: String,
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: u32,
+    /// Dynamic shared memory in bytes.
+    pub smem: u32,
 }

@@ -82,12 +82,20 @@ impl<'w> Recorder<'w> {
     /// # Errors
     /// [`Error::Contract`] if its operands break its contract, or it reads a temporary that nothing has written.
     pub fn push(&mut self, op: impl Op + 'static) -> Result<()> {
+        self.push_boxed(Box::new(op))
+    }
+
+    /// Appends an op of any type.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_boxed(&mut self, op: Box<dyn Op>) -> Result<()> {
         op.check(self.weights)?;
         let (launch, index) = (op.launch(), self.ops.len());
         for (t, access) in launch.operands() {
             let Place::Temp { id, .. } = t.place else { continue };
             let temp = &mut self.temps[id.0 as usize];
-            if access == Access::Write {
+            if matches!(access, Access::Write | Access::Scratch) {
                 temp.written = true;
             } else if !temp.written {
                 return Err(Error::contract(op.name(), format!("{t} is read before it is written")));
@@ -95,7 +103,7 @@ impl<'w> Recorder<'w> {
             temp.first = temp.first.min(index);
             temp.last = index;
         }
-        self.ops.push(Box::new(op));
+        self.ops.push(op);
         self.launches.push(launch);
         Ok(())
     }
@@ -217,7 +225,7 @@ impl Plan {
             ranges(later).filter(move |&(r, a, b, _)| overlaps(r, a, b)).filter_map(move |(.., y)| match (x, y) {
                 (Access::Read, Access::Read) => None,
                 (Access::Read, _) => Some(HazardKind::WriteAfterRead),
-                (_, Access::Write) => Some(HazardKind::WriteAfterWrite),
+                (_, Access::Write | Access::Scratch) => Some(HazardKind::WriteAfterWrite),
                 _ => Some(HazardKind::ReadAfterWrite),
             })
         })

@@ -25,6 +25,12 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// A vector that no checkpoint holds.
+    pub fn table(name: String, values: &[f32]) -> Self {
+        let data = TensorData::from_bytes(bytemuck::cast_slice(values).to_vec());
+        Weight { name, parts: vec![Part { data, dtype: DType::F32, n: values.len(), k: 1 }] }
+    }
+
     /// Rows of all parts.
     pub fn n(&self) -> usize {
         self.parts.iter().map(|p| p.n).sum()

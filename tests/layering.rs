@@ -23,7 +23,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ops", &["checkpoint", "cpu", "hostmem", "launch", "step", "tensor", "weights"]),
     ("plan", &["hostmem", "launch", "ops", "step", "tensor", "weights"]),
     // An executor never sees a model, a model never an executor.
-    ("exec", &["cpu", "hostmem", "launch", "plan", "step", "tensor", "weights"]),
+    // The kernels as a device takes them: their text, and weights in their layouts.
+    ("ptx", &[]),
+    ("pack", &["checkpoint", "launch", "ops", "weights"]),
+    ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
     ("model", &["checkpoint", "ops", "plan", "step", "tensor", "weights"]),
     (
         "engine",
@@ -40,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media",
             "model",
             "plan",
+            "ptx",
             "step",
             "tensor",
             "text",

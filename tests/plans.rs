@@ -26,7 +26,8 @@ fn around(model: &Qwen2Vl) -> Surroundings {
     Surroundings {
         kv: model.kv_layout(4, BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[64, text.hidden_size]),
-        seen: Tensor::at(Region::State, 0, DType::U8, &[1, text.vocab_size]),
+        counters: Tensor::at(Region::State, 0, DType::I32, &[64]),
+        seen: Tensor::at(Region::State, 256, DType::U8, &[1, text.vocab_size]),
     }
 }
 
@@ -37,7 +38,7 @@ fn text_plan(model: &Qwen2Vl, rows: usize, tail: Tail) -> Plan {
 
 fn vision_plan(model: &Qwen2Vl, grid: [usize; 3]) -> Plan {
     let out = around(model).images.row_range(0, grid.iter().product::<usize>() / 4);
-    model.tower.record(&model.weights, model.precision, grid, out).unwrap().0
+    model.tower.record(&model.weights, model.precision, grid, out, around(model).counters).unwrap().0
 }
 
 fn assert_golden(name: &str, plan: &Plan) {
@@ -103,7 +104,7 @@ fn overlaps(plan: &Plan, a: &Tensor, b: &Tensor) -> bool {
 fn memory_is_known_before_it_is_allocated() {
     let model = tiny(DType::Bf16);
     let limits = Limits { context: 128, chunk: 16, patches: 64, samples: 1 };
-    let bytes = engine::memory(&model, &limits).unwrap();
+    let bytes = engine::needs(&model, &limits).unwrap().regions;
     assert_eq!(bytes.get(Region::Kv), 128 * model.kv_layout(4, BLOCK_SIZE).bytes_per_token());
     for grid in [[1, 8, 8], [1, 2, 32], [16, 2, 2], [4, 4, 4]] {
         let need = vision_plan(&model, grid).regions().get(Region::VisionArena);

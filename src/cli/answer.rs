@@ -14,6 +14,8 @@ pub struct Answer {
     pub text: String,
     /// Ended by Ctrl-C.
     pub interrupted: bool,
+    /// The executor that computed it.
+    pub device: &'static str,
 }
 
 /// Where the text goes while it is made.
@@ -67,6 +69,7 @@ pub fn answer(
     Ok(Answer {
         text: decode(&model.tokenizer, &generated.ids, Show::Grounding),
         interrupted: generated.finish == Finish::Cancelled,
+        device: engine.device(),
         generated,
     })
 }

@@ -8,9 +8,12 @@ pub struct ModelArgs {
     /// Model folder, or hub id `org/name[@revision]` [default: the bundled demo model]
     #[arg(long, value_name = "DIR|HF_ID")]
     pub model: Option<String>,
-    /// Where to compute
+    /// Where to compute; auto takes a GPU that can run the model, else the CPU; emulator runs the CUDA kernels on the CPU, with all checks
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+    /// Check every op against this device as well, and stop at the first that differs
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    pub lockstep: Option<Device>,
     /// Storage type of activations and KV cache; auto is what the checkpoint was trained in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
@@ -73,18 +76,6 @@ pub enum Device {
     Emulator,
 }
 
-impl Device {
-    /// As the flag spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Device::Auto => "auto",
-            Device::Cpu => "cpu",
-            Device::Cuda => "cuda",
-            Device::Emulator => "emulator",
-        }
-    }
-}
-
 /// A storage type, or the checkpoint's.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
@@ -103,7 +94,7 @@ fn probability(text: &str) -> Result<f32, String> {
 }
 
 fn penalty(text: &str) -> Result<f32, String> {
-    within(text, f32::MIN_POSITIVE, 1e6, "a number above 0")
+    within(text, 0.01, 100.0, "a number from 0.01 to 100")
 }
 
 /// A positive number, for frame rates.

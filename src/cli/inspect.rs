@@ -5,7 +5,7 @@ use super::args::{ModelArgs, PixelArgs};
 use super::load::{CHUNK, context, open_files, patches_within, place, processor};
 use super::terminal::put;
 use crate::checkpoint::Summary;
-use crate::engine::{Limits, memory};
+use crate::engine::{Limits, needs};
 use crate::error::Result;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
@@ -62,7 +62,7 @@ struct Memory {
 /// Naming the flag or the file.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let (model, files) = open_files(&args.model)?;
-    let placement = place(&args.model, &files)?;
+    let placement = place(&args.model, &files);
     let images = processor(&files, files.preprocessor_config.as_deref(), &args.pixels)?;
     let context = context(args.context, &files)?;
     let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
@@ -75,7 +75,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
 }
 
 fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64) -> Result<Memory> {
-    let bytes = memory(model, limits)?;
+    let bytes = needs(model, limits)?.regions;
     Ok(Memory {
         dtype: model.precision.activations.name(),
         context: limits.context,

@@ -1,13 +1,11 @@
 //! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers.
 
 use super::args::{Device, Dtype, ModelArgs, PixelArgs};
+use super::device;
 use crate::checkpoint::{ModelFiles, hub};
-use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
-use crate::exec::cpu::CpuExecutor;
-use crate::hostmem::RegionBytes;
 use crate::media::patches::ImageProcessor;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
@@ -25,6 +23,8 @@ const CONTEXT: usize = 8192;
 #[derive(Debug, Clone, Copy)]
 pub struct Placement {
     pub device: Device,
+    /// A second device that checks every op of the first.
+    pub lockstep: Option<Device>,
     pub dtype: DType,
     pub threads: usize,
 }
@@ -50,7 +50,7 @@ impl Loaded {
     pub fn open(args: &ModelArgs, pixels: &PixelArgs) -> Result<Loaded> {
         let start = Instant::now();
         let (name, files) = open_files(args)?;
-        let placement = place(args, &files)?;
+        let placement = place(args, &files);
         Ok(Loaded {
             name,
             tokenizer: Tokenizer::load(&files.dir)?,
@@ -66,22 +66,11 @@ impl Loaded {
     /// An engine with room for `limits`.
     ///
     /// # Errors
-    /// [`Error::Memory`] with the numbers if that is more than the machine has left.
+    /// As [`device::engine`].
     pub fn engine(&self, limits: Limits) -> Result<Engine> {
         let model = Qwen2Vl::load(&self.files.config, &self.files.weights, Precision::new(self.placement.dtype))?;
-        engine(model, limits, &self.placement)
+        device::engine(model, limits, &self.placement)
     }
-}
-
-/// Puts a model where `placement` says.
-///
-/// # Errors
-/// As [`Loaded::engine`].
-pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
-    Engine::new(model, limits, |bytes, weights| {
-        check_memory(&bytes)?;
-        Ok(Box::new(CpuExecutor::new(bytes, weights, Cpu::new(Isa::detect(), placement.threads))?))
-    })
 }
 
 /// The folder of `--model`, opened, and its name.
@@ -109,10 +98,7 @@ fn demo() -> Result<PathBuf> {
 }
 
 /// Device, storage type and threads.
-///
-/// # Errors
-/// [`Error::Unsupported`] for a device that this build lacks.
-pub fn place(args: &ModelArgs, files: &ModelFiles) -> Result<Placement> {
+pub fn place(args: &ModelArgs, files: &ModelFiles) -> Placement {
     let dtype = match args.dtype {
         Dtype::Auto => files.config.torch_dtype.unwrap_or_else(|| most_bytes(files)),
         Dtype::F32 => DType::F32,
@@ -120,20 +106,7 @@ pub fn place(args: &ModelArgs, files: &ModelFiles) -> Result<Placement> {
         Dtype::F16 => DType::F16,
     };
     let threads = use_threads(args.threads);
-    Ok(Placement { device: device(args.device)?, dtype, threads })
-}
-
-/// The device that a flag means.
-///
-/// # Errors
-/// [`Error::Unsupported`] if this build lacks it.
-pub fn device(device: Device) -> Result<Device> {
-    match device {
-        Device::Auto | Device::Cpu => Ok(Device::Cpu),
-        Device::Cuda | Device::Emulator => {
-            Err(Error::unsupported(format!("--device {}", device.name()), "not yet in this build: use --device cpu"))
-        }
-    }
+    Placement { device: args.device, lockstep: args.lockstep, dtype, threads }
 }
 
 /// Sets the number of threads for pictures too, and gives it.
@@ -212,20 +185,6 @@ fn largest_patches(p: &ImageProcessor) -> usize {
         p.min_pixels as f64 + factor * (p.min_pixels as f64).sqrt() * (ratio + 1.0 / ratio) + factor * factor;
     let pixels = (p.max_pixels as f64).max(thin).max(enlarged);
     (pixels / (p.patch * p.patch) as f64).ceil() as usize
-}
-
-/// Refuses regions that the machine has no room for. Weights stay in the file's mapping and do not count.
-fn check_memory(bytes: &RegionBytes) -> Result<()> {
-    let need = bytes.total() as u64;
-    match available_memory() {
-        Some(have) if need > have => Err(Error::Memory {
-            what: "the KV cache and the buffers".into(),
-            need,
-            have,
-            hint: "lower --max-pixels, --max-new-tokens or --context".into(),
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Bytes that can be allocated without swapping, where the system says so.

@@ -7,6 +7,7 @@ mod answer;
 mod args;
 mod bench;
 mod chat;
+mod device;
 mod inspect;
 mod load;
 mod media;

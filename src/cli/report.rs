@@ -57,7 +57,7 @@ pub fn report(
     answer: &Answer,
     args: &ReportArgs,
 ) -> anyhow::Result<()> {
-    let (setup, times) = (Setup::new(model), Times::new(model, prepared, &answer.generated.timing));
+    let (setup, times) = (Setup::new(model, answer.device), Times::new(model, prepared, &answer.generated.timing));
     if args.stats {
         stats::print(&setup, choice, &times);
     }

@@ -20,12 +20,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// That of an opened model.
-    pub fn new(model: &Loaded) -> Setup {
+    /// An opened model on an executor.
+    pub fn new(model: &Loaded, device: &'static str) -> Setup {
         let p = &model.placement;
         Setup {
             model: model.name.clone(),
-            device: p.device.name(),
+            device,
             dtype: p.dtype.name(),
             threads: p.threads,
             isa: Isa::detect().name(),

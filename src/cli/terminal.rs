@@ -8,7 +8,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Work that takes less shows no progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -126,6 +126,43 @@ impl Progress {
         if let Some(thread) = self.thread.take() {
             // The thread only draws; if that failed there is nothing to clear.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A bar of bytes on stderr. It appears after a second, and only on a terminal.
+pub struct Bar {
+    start: Instant,
+    what: String,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    /// Begins; `what` is shown before the bar.
+    pub fn new(what: String) -> Bar {
+        Bar { start: Instant::now(), what, bar: None }
+    }
+
+    /// Shows how much is done.
+    pub fn set(&mut self, done: u64, total: u64) {
+        if self.bar.is_none() && self.start.elapsed() >= PROGRESS_AFTER && std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} ({elapsed})") {
+                bar.set_style(style);
+            }
+            bar.set_message(self.what.clone());
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

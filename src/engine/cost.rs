@@ -28,7 +28,7 @@ impl Engine {
     pub fn vision_cost(&self, grid: [usize; 3]) -> Result<Cost> {
         let merge = self.model.config.vision.spatial_merge_size.pow(2);
         let out = self.around.images.row_range(0, grid.iter().product::<usize>() / merge);
-        let (plan, _) = self.model.tower.record(&self.model.weights, self.model.precision, grid, out)?;
+        let (plan, _) = self.record_tower(grid, out)?;
         let step = HostStep::new(StepShape { rows: 0, seqs: 0, blocks: 0, samples: 0 });
         Ok(plan.cost(&step, &self.model.weights))
     }

@@ -9,29 +9,32 @@ pub mod trace;
 
 pub use request::{Cancel, Finish, Generated, Request, Sampling, Timing};
 
-use crate::dtype::DType;
+use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::exec::{Executor, PlanId};
-use crate::hostmem::RegionBytes;
+use crate::exec::{Executor, Needs, PlanId};
 use crate::kv::BlockAllocator;
 use crate::media::patches::Patches;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::model::text::{Surroundings, Tail, TextIo, outputs};
-use crate::model::vision::VisionTower;
+use crate::model::vision::{VisionIo, VisionTower};
+use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
 use crate::tensor::{Region, Tensor};
 use crate::text::prompt::MediaSpan;
 use crate::weights::WeightSet;
 use sequence::Sequence;
+use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Tokens of a KV-cache block.
 pub const BLOCK_SIZE: usize = 32;
-/// Ops that run between two looks at the cancel flag: a decoder layer or a tower block.
+/// Ops of a prefill that run between two looks at the cancel flag: a decoder layer. A decode step runs whole, since an executor may replay it.
 const SLICE: usize = 5;
+/// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
+const COUNTERS: usize = 4096;
 /// Decoder plans that stay loaded.
 const LOADED_PLANS: usize = 8;
 
@@ -63,60 +66,79 @@ pub struct Engine {
 /// Everything outside the plans' temporaries.
 fn surroundings(model: &Qwen2Vl, limits: &Limits) -> Surroundings {
     let text = &model.config.text;
+    let counters = Tensor::at(Region::State, 0, DType::I32, &[COUNTERS]);
     Surroundings {
         kv: model.kv_layout(limits.context.div_ceil(BLOCK_SIZE), BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[limits.context, text.hidden_size]),
-        seen: Tensor::at(Region::State, 0, DType::U8, &[1, text.vocab_size]),
+        counters,
+        seen: Tensor::at(Region::State, counters.bytes(), DType::U8, &[1, text.vocab_size]),
     }
 }
 
-/// The bytes that every region needs for these limits.
+/// What an executor must have room for with these limits.
 ///
 /// # Errors
 /// [`Error::Contract`] if a plan cannot be recorded: a bug.
-pub fn memory(model: &Qwen2Vl, limits: &Limits) -> Result<RegionBytes> {
+pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     let around = surroundings(model, limits);
-    let mut bytes = RegionBytes::default();
+    let mut needs = Needs::default();
+    let bytes = &mut needs.regions;
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
-    bytes.set(Region::State, around.seen.bytes());
+    bytes.set(Region::State, around.counters.bytes() + around.seen.bytes());
     for rows in [1, limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
-        bytes.at_least(Region::Arena, plan.regions().get(Region::Arena));
-        bytes.at_least(Region::Step, StepLayout::new(shape).bytes());
+        needs.cover(plan);
+        needs.regions.at_least(Region::Step, StepLayout::new(shape).bytes());
     }
     let (_, logits) = outputs(limits.samples, model.config.text.vocab_size);
-    bytes.set(Region::Out, limits.samples.next_multiple_of(16) * 4 + logits.bytes());
+    needs.regions.set(Region::Out, limits.samples.next_multiple_of(16) * 4 + logits.bytes());
     if limits.patches > 0 {
         // Many small frames need the longest list of segments, everything else depends on the number of patches alone.
         let grid = [limits.patches.div_ceil(4), 2, 2];
         let rows = around.images.row_range(0, around.images.rows().min(grid[0]));
         let out = Tensor::new(rows.place, rows.dtype, &[grid[0], rows.cols()]);
-        let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out)?;
-        bytes.set(Region::VisionArena, plan.regions().get(Region::VisionArena));
+        let (plan, _) = model.tower.record(&model.weights, model.precision, grid, out, around.counters)?;
+        needs.cover(plan);
     }
-    Ok(bytes)
+    Ok(needs)
 }
 
 fn step_shape(limits: &Limits, rows: usize, samples: usize) -> StepShape {
     StepShape { rows, seqs: 1, blocks: limits.context.div_ceil(BLOCK_SIZE), samples }
 }
 
+/// Pixels in the type that the tower reads, rounded to nearest even.
+fn narrowed(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
+    if dtype == DType::F32 {
+        return Cow::Borrowed(bytemuck::cast_slice(pixels));
+    }
+    with_float!(dtype, T => {
+        let values: Vec<T> = pixels.iter().map(|&x| T::from_f32(x)).collect();
+        Cow::Owned(bytemuck::cast_slice(&values).to_vec())
+    })
+}
+
 impl Engine {
-    /// Puts a model on an executor, which `make` builds for the regions' sizes.
+    /// Puts a model on an executor, which `make` builds.
     ///
     /// # Errors
     /// What `make` reports.
     pub fn new(
         model: Qwen2Vl,
         limits: Limits,
-        make: impl FnOnce(RegionBytes, Arc<WeightSet>) -> Result<Box<dyn Executor>>,
+        make: impl FnOnce(Needs, Arc<WeightSet>) -> Result<Box<dyn Executor>>,
     ) -> Result<Self> {
-        let exec = make(memory(&model, &limits)?, model.weights.clone())?;
+        let exec = make(needs(&model, &limits)?, model.weights.clone())?;
         let around = surroundings(&model, &limits);
         let blocks = BlockAllocator::new(around.kv.blocks, BLOCK_SIZE);
         Ok(Engine { model, exec, limits, around, blocks, sequence: Sequence::default(), plans: Vec::new() })
+    }
+
+    /// The executor's name: `cpu`, `cuda` or `emulator`.
+    pub fn device(&self) -> &'static str {
+        self.exec.name()
     }
 
     /// The model.
@@ -237,7 +259,7 @@ impl Engine {
         }
         let mut seen = vec![0u8; self.model.config.text.vocab_size];
         self.sequence.ids().iter().for_each(|&id| seen[id as usize] = 1);
-        self.exec.write(Region::State, 0, &seen)
+        self.exec.write(Region::State, self.around.counters.bytes(), &seen)
     }
 
     /// Runs the tower over one image or video; its rows go to `Embeds` from `row`. `tap` is called after every block.
@@ -251,16 +273,16 @@ impl Engine {
         let grid = patches.grid_thw;
         let tokens = patches.tokens(self.model.config.vision.spatial_merge_size);
         let out = self.around.images.row_range(row, tokens);
-        let (plan, io) = self.model.tower.record(&self.model.weights, self.model.precision, grid, out)?;
+        let (plan, io) = self.record_tower(grid, out)?;
         let at = |t: &Tensor| plan.locate(t);
         let (pixels, positions, segments, stream) =
             (at(&io.patches), at(&io.positions), at(&io.cu_seqlens), at(&io.stream));
         let exec = &mut *self.exec;
-        exec.write(pixels.0, pixels.1, bytemuck::cast_slice(&patches.data))?;
+        exec.write(pixels.0, pixels.1, &narrowed(&patches.data, io.patches.dtype))?;
         exec.write(positions.0, positions.1, bytemuck::cast_slice(&self.model.tower.positions(grid)))?;
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();
-        let id = exec.load(plan)?;
+        let id = exec.load(Arc::new(plan))?;
         let stops = io.taps.iter().map(|t| (t.ops, Some(t))).chain([(ops, None)]);
         let mut done = 0;
         let result = stops.filter(|_| !cancel.is_cancelled()).try_for_each(|(end, reached)| {
@@ -320,12 +342,14 @@ impl Engine {
     fn run_step(&mut self, step: &HostStep, tail: Tail, cancel: &Cancel) -> Result<bool> {
         let (id, _) = self.text_plan(step.layout.shape, tail)?;
         self.exec.write(Region::Step, 0, step.bytes())?;
+        let shape = step.layout.shape;
         let ops = self.exec.plan(id).ops().len();
-        for start in (0..ops).step_by(SLICE) {
+        let slice = if shape.rows == shape.seqs { ops } else { SLICE };
+        for start in (0..ops).step_by(slice) {
             if cancel.is_cancelled() {
                 return Ok(false);
             }
-            self.exec.run(id, start..ops.min(start + SLICE))?;
+            self.exec.run(id, start..ops.min(start + slice))?;
         }
         Ok(true)
     }
@@ -340,11 +364,16 @@ impl Engine {
                 self.exec.unload(self.plans.remove(0).1);
             }
             let (plan, io) = self.record(shape, tail)?;
-            let id = self.exec.load(plan)?;
+            let id = self.exec.load(Arc::new(plan))?;
             self.plans.push(((shape, tail), id, io));
         }
         let (_, id, io) = &self.plans[self.plans.len() - 1];
         Ok((*id, io))
+    }
+
+    fn record_tower(&self, grid: [usize; 3], out: Tensor) -> Result<(Plan, VisionIo)> {
+        let m = &self.model;
+        m.tower.record(&m.weights, m.precision, grid, out, self.around.counters)
     }
 
     fn record(&self, shape: StepShape, tail: Tail) -> Result<(Plan, TextIo)> {

@@ -16,7 +16,7 @@ pub struct CpuExecutor {
     memory: HostRegions,
     sizes: RegionBytes,
     weights: Arc<WeightSet>,
-    plans: HashMap<usize, Plan>,
+    plans: HashMap<usize, Arc<Plan>>,
     next: usize,
     cpu: Cpu,
 }
@@ -57,19 +57,8 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
-    fn load(&mut self, plan: Plan) -> Result<PlanId> {
-        for region in Region::ALL {
-            let (need, have) = (plan.regions().get(region) as u64, self.sizes.get(region) as u64);
-            if need > have {
-                let hint = "record it for a smaller chunk or image".into();
-                return Err(Error::Memory {
-                    what: format!("plan {} in {}", plan.name(), region.name()),
-                    need,
-                    have,
-                    hint,
-                });
-            }
-        }
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
+        super::check_arenas(&plan, |r| self.sizes.get(r))?;
         self.plans.insert(self.next, plan);
         self.next += 1;
         Ok(PlanId(self.next - 1))
@@ -79,7 +68,7 @@ impl Executor for CpuExecutor {
         self.plans.remove(&id.0);
     }
 
-    fn plan(&self, id: PlanId) -> &Plan {
+    fn plan(&self, id: PlanId) -> &Arc<Plan> {
         &self.plans[&id.0]
     }
 

@@ -90,6 +90,11 @@ impl WeightLoader<'_> {
     fn one(&mut self, name: String) -> Result<WeightId> {
         self.join(&[name])
     }
+
+    /// A vector that follows from the configuration.
+    fn table(&mut self, name: &str, values: &[f32]) -> WeightId {
+        self.set.push(Weight::table(name.into(), values))
+    }
 }
 
 fn part(t: &StoredTensor) -> Part {

@@ -10,10 +10,10 @@ use crate::ops::embed::Embed;
 use crate::ops::gate_up::GateUp;
 use crate::ops::linear::{Linear, Store};
 use crate::ops::lm_head::LmHead;
-use crate::ops::norm::{Norm, NormKind};
-use crate::ops::paged_attention::PagedAttention;
+use crate::ops::norm::{Norm, NormKind, Normed};
+use crate::ops::paged_attention::{PagedAttention, Splits};
 use crate::ops::qkv_mrope::QkvMrope;
-use crate::ops::rope::Mrope;
+use crate::ops::rope::{Mrope, inv_freq};
 use crate::ops::sample::Sample;
 use crate::plan::{Plan, Recorder};
 use crate::step::{StepLayout, StepShape};
@@ -39,6 +39,7 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: WeightId,
     head: WeightId,
+    inv_freq: WeightId,
 }
 
 /// How far a plan goes beyond the last layer.
@@ -60,6 +61,8 @@ pub struct Surroundings {
     pub images: Tensor,
     /// Seen tokens, u8 `[state rows, V]`.
     pub seen: Tensor,
+    /// Zeros that kernels count with, i32.
+    pub counters: Tensor,
 }
 
 /// Where a recorded decoder step takes its inputs and leaves its results.
@@ -103,17 +106,18 @@ impl Decoder {
             layers: (0..config.num_hidden_layers).map(|i| layer(i, w)).collect::<Result<_>>()?,
             norm: w.one("model.norm.weight".into())?,
             head: if tied { embed } else { w.one("lm_head.weight".into())? },
+            inv_freq: w.table("rotary_emb.inv_freq", &inv_freq(config.rope_theta as f32, config.head_dim)),
         })
     }
 
     fn rms_norm(&self, weight: WeightId) -> Norm {
-        Norm {
-            kind: NormKind::Rms,
-            weight,
-            bias: None,
-            eps: self.config.rms_norm_eps as f32,
-            width: self.config.hidden_size,
-        }
+        Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.rms_norm_eps as f32 }
+    }
+
+    /// The norm that layer `i` begins with; after the last one the final norm, where someone wants it.
+    fn norm_before(&self, i: usize, tail: Tail) -> Option<Norm> {
+        let weight = self.layers.get(i).map(|l| l.input_norm).or((tail != Tail::None).then_some(self.norm));
+        weight.map(|w| self.rms_norm(w))
     }
 
     /// Records a step of the given shape.
@@ -134,23 +138,32 @@ impl Decoder {
             format!("text rows={rows} seqs={} blocks={} samples={} {tail:?}", shape.seqs, shape.blocks, shape.samples);
         let mut r = Recorder::new(name, Region::Arena, weights);
         let x = r.temp(precision.stream, &[rows, c.hidden_size]);
-        r.push(Embed { ids: step.ids, rows: step.embed_rows, table: self.embed, images: around.images, y: x })?;
+        let counters = around.counters;
+        let normed = |r: &mut Recorder, norm| Normed { norm, y: r.temp(dtype, &[rows, c.hidden_size]), counters };
+        let mut next = self.norm_before(0, tail).map(|n| normed(&mut r, n));
+        let (ids, table) = (step.ids, self.embed);
+        r.push(Embed { ids, rows: step.embed_rows, table, images: around.images, y: x, normed: next })?;
+        let tokens = shape.blocks * around.kv.block_size;
         let mut taps = Vec::new();
         for (i, layer) in self.layers.iter().enumerate() {
+            let Some(Normed { y: n, .. }) = next else { unreachable!("every layer begins with a norm") };
             let (k, v) = (around.kv.keys(i), around.kv.values(i));
             let (q, attended) = (r.temp(dtype, &[rows, c.q_dim()]), r.temp(dtype, &[rows, c.q_dim()]));
             r.push(QkvMrope {
-                x,
-                norm: self.rms_norm(layer.input_norm),
+                x: n,
                 weight: layer.qkv,
                 bias: Some(layer.qkv_bias),
-                rope: Mrope { theta: c.rope_theta as f32, section: c.mrope_section },
+                rope: Mrope { inv_freq: self.inv_freq, section: c.mrope_section },
                 positions: step.positions,
                 slots: step.slots,
                 q,
                 k,
                 v,
             })?;
+            let splits = (rows == shape.seqs).then(|| Splits {
+                partials: r.temp(DType::F32, &[Splits::partials(rows, c.num_attention_heads, c.head_dim, tokens)]),
+                counters,
+            });
             r.push(PagedAttention {
                 q,
                 k,
@@ -159,16 +172,19 @@ impl Decoder {
                 seq_of_row: step.seq_of_row,
                 visible: step.visible,
                 y: attended,
+                splits,
             })?;
-            r.push(add(attended, layer.o, x))?;
+            let after = normed(&mut r, self.rms_norm(layer.post_norm));
+            r.push(add(attended, layer.o, x, Some(after)))?;
             let hidden = r.temp(dtype, &[rows, c.intermediate_size]);
-            r.push(GateUp { x, norm: self.rms_norm(layer.post_norm), weight: layer.gate_up, y: hidden })?;
-            r.push(add(hidden, layer.down, x))?;
+            r.push(GateUp { x: after.y, weight: layer.gate_up, y: hidden })?;
+            next = self.norm_before(i + 1, tail).map(|n| normed(&mut r, n));
+            r.push(add(hidden, layer.down, x, next))?;
             taps.push(Tap { name: format!("model.layers.{i}"), ops: 1 + 5 * (i + 1) });
         }
         let (ids, logits) = outputs(shape.samples, c.vocab_size);
-        if tail != Tail::None {
-            r.push(LmHead { x, rows: step.sample_rows, norm: self.rms_norm(self.norm), weight: self.head, logits })?;
+        if let Some(n) = next {
+            r.push(LmHead { x: n.y, rows: step.sample_rows, weight: self.head, logits })?;
         }
         if tail == Tail::Sample {
             r.push(Sample { logits, reals: step.sample_f32, ints: step.sample_i32, seen: around.seen, ids })?;
@@ -177,6 +193,6 @@ impl Decoder {
     }
 }
 
-fn add(x: Tensor, weight: WeightId, y: Tensor) -> Linear {
-    Linear { x, norm: None, weight, bias: None, activation: None, store: Store::Add, y }
+fn add(x: Tensor, weight: WeightId, y: Tensor, normed: Option<Normed>) -> Linear {
+    Linear { x, weight, bias: None, activation: None, store: Store::Add, y, normed }
 }

@@ -7,9 +7,9 @@ use crate::checkpoint::VisionConfig;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::linear::{Activation, Linear, Store};
-use crate::ops::norm::{Norm, NormKind};
+use crate::ops::norm::{Norm, NormKind, Normed};
 use crate::ops::qkv_rope_2d::QkvRope2d;
-use crate::ops::rope::Rope2d;
+use crate::ops::rope::{Rope2d, inv_freq};
 use crate::ops::vision_attention::VisionAttention;
 use crate::plan::{Plan, Recorder};
 use crate::tensor::{Region, Tensor, WeightId};
@@ -45,12 +45,13 @@ pub struct VisionTower {
     ln_q: Affine,
     mlp0: Affine,
     mlp2: Affine,
+    inv_freq: WeightId,
 }
 
 /// Where a recorded tower takes its inputs.
 #[derive(Debug)]
 pub struct VisionIo {
-    /// f32 `[P, patch_dim]`
+    /// `[P, patch_dim]` in the activations' type
     pub patches: Tensor,
     /// i32 `[P, 2]`
     pub positions: Tensor,
@@ -84,10 +85,11 @@ impl VisionTower {
             mlp0: affine("visual.merger.mlp.0".into())?,
             mlp2: affine("visual.merger.mlp.2".into())?,
             patch_embed: w.one("visual.patch_embed.proj.weight".into())?,
+            inv_freq: w.table("visual.rotary_pos_emb.inv_freq", &inv_freq(THETA, config.head_dim / 2)),
         })
     }
 
-    /// Records the tower for a grid `(t, h, w)` of patches; its rows go to `out`, `[t h w / 4, D]`.
+    /// Records the tower for a grid `(t, h, w)` of patches; its rows go to `out`, `[t h w / 4, D]`. `counters` are zeros that kernels count with.
     ///
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract) if the shapes do not fit: a bug, since the checkpoint was verified.
@@ -97,50 +99,63 @@ impl VisionTower {
         precision: Precision,
         grid: [usize; 3],
         out: Tensor,
+        counters: Tensor,
     ) -> Result<(Plan, VisionIo)> {
         let [t, h, w] = grid;
         let (patches, width, dtype) = (t * h * w, self.config.embed_dim, precision.activations);
         let mut r = Recorder::new(format!("vision {t}x{h}x{w}"), Region::VisionArena, weights);
-        let pixels = r.input(DType::F32, &[patches, self.config.patch_dim()]);
+        let pixels = r.input(dtype, &[patches, self.config.patch_dim()]);
         let positions = r.input(DType::I32, &[patches, 2]);
         let cu_seqlens = r.input(DType::I32, &[t + 1]);
         let x = r.temp(precision.stream, &[patches, width]);
+        let normed = |r: &mut Recorder, a: &Affine| Normed {
+            norm: layer_norm(a),
+            y: r.temp(dtype, &[patches, width]),
+            counters,
+        };
+        let mut next = normed(&mut r, self.norm_before(0));
         r.push(Linear {
             x: pixels,
-            norm: None,
             weight: self.patch_embed,
             bias: None,
             activation: None,
             store: Store::Set,
             y: x,
+            normed: Some(next),
         })?;
         let mut taps = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let (qkv, attended) = (r.temp(dtype, &[patches, 3 * width]), r.temp(dtype, &[patches, width]));
             r.push(QkvRope2d {
-                x,
-                norm: layer_norm(&block.norm1, width),
+                x: next.y,
                 weight: block.qkv.weight,
                 bias: block.qkv.bias,
-                rope: Rope2d { theta: THETA },
+                rope: Rope2d { inv_freq: self.inv_freq },
                 positions,
                 head_dim: self.config.head_dim,
                 qkv,
             })?;
             let pairs = t as u64 * (h as u64 * w as u64).pow(2);
             r.push(VisionAttention { qkv, cu_seqlens, head_dim: self.config.head_dim, pairs, y: attended })?;
-            r.push(add(attended, &block.proj, x))?;
+            let between = normed(&mut r, &block.norm2);
+            r.push(add(attended, &block.proj, x, Some(between)))?;
             let hidden = r.temp(dtype, &[patches, self.config.mlp_dim]);
-            r.push(normed(x, &block.norm2, width, &block.fc1, Activation::QuickGelu, hidden))?;
-            r.push(add(hidden, &block.fc2, x))?;
+            r.push(activated(between.y, &block.fc1, Activation::QuickGelu, hidden))?;
+            next = normed(&mut r, self.norm_before(i + 1));
+            r.push(add(hidden, &block.fc2, x, Some(next)))?;
             taps.push(Tap { name: format!("visual.blocks.{i}"), ops: 1 + 5 * (i + 1) });
         }
         let merge = self.config.spatial_merge_size.pow(2);
-        let merged = x.reshape(&[patches / merge, merge * width]);
+        let merged = next.y.reshape(&[patches / merge, merge * width]);
         let hidden = r.temp(dtype, &[patches / merge, merge * width]);
-        r.push(normed(merged, &self.ln_q, width, &self.mlp0, Activation::Gelu, hidden))?;
-        r.push(Linear { store: Store::Set, ..add(hidden, &self.mlp2, out) })?;
+        r.push(activated(merged, &self.mlp0, Activation::Gelu, hidden))?;
+        r.push(Linear { store: Store::Set, ..add(hidden, &self.mlp2, out, None) })?;
         Ok((r.finish()?, VisionIo { patches: pixels, positions, cu_seqlens, stream: x, taps }))
+    }
+
+    /// The norm that block `i` begins with, or the merger.
+    fn norm_before(&self, i: usize) -> &Affine {
+        self.blocks.get(i).map_or(&self.ln_q, |b| &b.norm1)
     }
 
     /// Row and column of every patch of a grid, in the order patches come in: merge blocks of 2 x 2, row by row, frame after frame.
@@ -163,15 +178,14 @@ impl VisionTower {
     }
 }
 
-fn layer_norm(a: &Affine, width: usize) -> Norm {
-    Norm { kind: NormKind::Layer, weight: a.weight, bias: Some(a.bias), eps: EPS, width }
+fn layer_norm(a: &Affine) -> Norm {
+    Norm { kind: NormKind::Layer, weight: a.weight, bias: Some(a.bias), eps: EPS }
 }
 
-fn normed(x: Tensor, norm: &Affine, width: usize, a: &Affine, activation: Activation, y: Tensor) -> Linear {
-    let norm = Some(layer_norm(norm, width));
-    Linear { x, norm, weight: a.weight, bias: Some(a.bias), activation: Some(activation), store: Store::Set, y }
+fn activated(x: Tensor, a: &Affine, activation: Activation, y: Tensor) -> Linear {
+    Linear { activation: Some(activation), store: Store::Set, ..add(x, a, y, None) }
 }
 
-fn add(x: Tensor, a: &Affine, y: Tensor) -> Linear {
-    Linear { x, norm: None, weight: a.weight, bias: Some(a.bias), activation: None, store: Store::Add, y }
+fn add(x: Tensor, a: &Affine, y: Tensor, normed: Option<Normed>) -> Linear {
+    Linear { x, weight: a.weight, bias: Some(a.bias), activation: None, store: Store::Add, y, normed }
 }

@@ -1,6 +1,6 @@
 //! What the fast bodies share: operands as f32 rows, weights as slices in place, and tiles stored from several threads.
 
-use super::norm::{Norm, NormKind};
+use super::norm::{NormKind, Normed};
 use super::with_float;
 use crate::cpu::{Buffer, Cpu, Isa, Rows, Tile, Unit, norm, rows};
 use crate::dtype::{DType, Float};
@@ -49,28 +49,26 @@ pub fn load_columns<'a>(cpu: &'a Cpu, stored: &[u8], t: &Tensor, cols: usize) ->
     out
 }
 
-/// A read operand as f32 rows after an optional norm.
-pub fn load_normed<'a>(m: &OpMem<'a>, cpu: &'a Cpu, x: &Tensor, norm: Option<&Norm>) -> Floats<'a> {
-    let x = load(m, cpu, x);
-    match norm {
-        None => x,
-        Some(norm) => Floats::Widened(apply(m, cpu, norm, &x)),
-    }
-}
-
-/// A norm over rows of f32.
-pub fn apply<'a>(m: &OpMem, cpu: &'a Cpu, norm: &Norm, x: &[f32]) -> Buffer<'a> {
+/// Stores the norms of finished rows, if they are wanted. `of` is what was stored.
+pub fn store_normed<X: Float>(m: &OpMem, cpu: &Cpu, normed: Option<&Normed>, of: &Dest<X>) {
+    let Some(Normed { norm, y: t, .. }) = normed else { return };
     let weight = vector(m.weight(norm.weight));
     let bias = norm.bias.map_or_else(|| vec![0.0; weight.len()], |b| vector(m.weight(b)));
-    let mut out = cpu.buffer(x.len());
-    fill_rows(cpu, &mut out, norm.width, |row, y| {
-        let x = &x[row * norm.width..][..norm.width];
-        match norm.kind {
-            NormKind::Rms => norm::rms_norm(cpu.isa(), x, &weight, norm.eps, y),
-            NormKind::Layer => norm::layer_norm(cpu.isa(), x, &weight, &bias, norm.eps, y),
-        }
-    });
-    out
+    let (rows, cols) = (t.rows(), t.cols());
+    with_float!(t.dtype, Y => {
+        let out = Dest::<Y>::new(m, cpu, t);
+        cpu.for_each(rows.div_ceil(ROWS), |i| {
+            let (mut x, mut y) = (vec![0.0; cols], vec![0.0; cols]);
+            for row in i * ROWS..rows.min((i + 1) * ROWS) {
+                of.get(row, 0, &mut x);
+                match norm.kind {
+                    NormKind::Rms => norm::rms_norm(cpu.isa(), &x, &weight, norm.eps, &mut y),
+                    NormKind::Layer => norm::layer_norm(cpu.isa(), &x, &weight, &bias, norm.eps, &mut y),
+                }
+                out.put(row, 0, &y);
+            }
+        });
+    })
 }
 
 /// Calls `fill(row, out)` for every row of `cols` values, on all threads.
@@ -124,7 +122,7 @@ impl<'a, Y: Float> Dest<'a, Y> {
     #[allow(clippy::mut_from_ref)]
     fn row(&self, row: usize, col: usize, len: usize) -> &mut [Y] {
         // SAFETY: `cpu` computes each (row, unit) in one tile of one task, ops give units disjoint columns and rows distinct places
-        // (`require_distinct` where places are data), and no method of `Dest` keeps a piece.
+        // (`require_distinct` where places are data), a norm's rows are split over tasks likewise, and no method of `Dest` keeps a piece.
         unsafe { self.out.slice(row * self.stride + col, len) }
     }
 
@@ -139,6 +137,11 @@ impl<'a, Y: Float> Dest<'a, Y> {
         rows::narrow(self.isa, values, Y::DTYPE, bytemuck::cast_slice_mut(to));
     }
 
+    /// Widens values of a row from column `col` that the caller's task stored, or that no task will store again.
+    fn get(&self, row: usize, col: usize, to: &mut [f32]) {
+        rows::widen(self.isa, bytemuck::cast_slice(self.row(row, col, to.len())), Y::DTYPE, to);
+    }
+
     /// Stores a tile whose first column is `col`.
     pub fn set(&self, tile: &mut Tile, col: usize) {
         (0..tile.rows).for_each(|i| self.put(tile.row0 + i, col, tile.row(i)));
@@ -150,7 +153,7 @@ impl<'a, Y: Float> Dest<'a, Y> {
         for i in 0..tile.rows {
             let (row, cols) = (tile.row0 + i, tile.cols);
             let old = &mut old[..cols];
-            rows::widen(self.isa, bytemuck::cast_slice(self.row(row, col, cols)), Y::DTYPE, old);
+            self.get(row, col, old);
             tile.row(i).iter_mut().zip(old).for_each(|(z, x)| *z += *x);
             self.put(row, col, tile.row(i));
         }

@@ -1,6 +1,7 @@
 //! Test cases of ops: operands filled with reproducible numbers, poisoned outputs with red zones, and bounds derived from the arithmetic.
 
 use super::Op;
+use super::norm::{Norm, NormKind, Normed};
 use crate::checkpoint::TensorData;
 use crate::dtype::{DType, Float};
 use crate::hostmem::{HostRegions, RegionBytes};
@@ -18,18 +19,37 @@ pub const POISON: u8 = 0xFF;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tolerance {
     Exact,
-    /// One unit in the last place of the storage type, plus `abs` for the arithmetic before it.
+    /// Workspace: what it holds means nothing.
+    Anything,
+    /// So many units in the last place of the storage type, plus `abs` for the arithmetic before it.
     Rounded {
+        ulps: f64,
         abs: f64,
     },
 }
 
 impl Tolerance {
+    /// One rounding after arithmetic that is exact to `abs`.
+    pub fn rounded(abs: f64) -> Self {
+        Tolerance::Rounded { ulps: 1.0, abs }
+    }
+
+    /// Of the norm of rows that are exact to `self`: their rounding scales with them, and so does the error before it. Rows of a case have an
+    /// rms above 1/4, norm weights are below 1; statistics move by no more than their worst element.
+    fn normed(self) -> Self {
+        match self {
+            Tolerance::Anything => self,
+            Tolerance::Exact => Tolerance::rounded(1e-6),
+            Tolerance::Rounded { ulps, abs } => Tolerance::Rounded { ulps: 2.0 * ulps + 1.0, abs: 8.0 * abs + 1e-6 },
+        }
+    }
+
     /// The largest difference allowed from the reference value `want` stored as `dtype`.
     pub fn allowed(&self, dtype: DType, want: f64) -> f64 {
         match self {
             Tolerance::Exact => 0.0,
-            Tolerance::Rounded { abs } => ulp(dtype) * want.abs() + abs,
+            Tolerance::Anything => f64::INFINITY,
+            Tolerance::Rounded { ulps, abs } => ulps * ulp(dtype) * want.abs() + abs,
         }
     }
 }
@@ -131,6 +151,27 @@ impl CaseBuilder {
     pub fn updated(&mut self, dtype: DType, shape: &[usize], scale: f32, tolerance: Tolerance) -> Tensor {
         let t = self.random(dtype, shape, scale);
         self.outputs.push((t, tolerance));
+        t
+    }
+
+    /// The norm of an output that is exact to `of`, with weights of its own.
+    pub fn normed(&mut self, kind: NormKind, dtype: DType, rows: &Tensor, of: Tolerance) -> Normed {
+        let weight = self.weight(dtype, &[(rows.cols(), 1)], 1.0);
+        let bias = (kind == NormKind::Layer).then(|| self.weight(dtype, &[(rows.cols(), 1)], 0.1));
+        let y = self.output(dtype, rows.shape(), of.normed());
+        let counters = self.counters(64);
+        Normed { norm: Norm { kind, weight, bias, eps: 1e-6 }, y, counters }
+    }
+
+    /// A weight of given numbers.
+    pub fn table(&mut self, values: &[f32]) -> WeightId {
+        self.weights.push(Weight::table(format!("{} table", self.label), values))
+    }
+
+    /// Counters that are zero before and after.
+    pub fn counters(&mut self, n: usize) -> Tensor {
+        let t = self.indices(&vec![0; n]);
+        self.outputs.push((t, Tolerance::Exact));
         t
     }
 

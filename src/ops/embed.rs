@@ -1,12 +1,14 @@
-//! Token embeddings, with image rows put in place of placeholder tokens.
+//! Token embeddings, with image rows put in place of placeholder tokens, and their norm.
 
+use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
-use super::reference::{load, load_i32, store, weight};
-use super::{Cost, Op, Result, require_dim, require_float, require_index, require_weight, with_float};
+use super::norm::{self, NormKind, Normed};
+use super::reference::{load, load_i32, store, store_normed, weight};
+use super::{Cost, Op, Result, require_dim, require_float, require_index, require_kernel, require_weight, with_float};
 use crate::cpu::Cpu;
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -24,6 +26,7 @@ pub struct Embed {
     pub images: Tensor,
     /// `[T, D]`
     pub y: Tensor,
+    pub normed: Option<Normed>,
 }
 
 impl Op for Embed {
@@ -39,16 +42,28 @@ impl Op for Embed {
         require_index(name, &self.rows, self.y.rows())?;
         require_weight(name, weights, self.table, table.n(), self.y.cols())?;
         require_dim(name, "parts of the table", table.parts.len(), 1)?;
-        require_dim(name, "D of the image rows", self.images.cols(), self.y.cols())
+        require_dim(name, "D of the image rows", self.images.cols(), self.y.cols())?;
+        self.normed.map_or(Ok(()), |n| n.check(name, weights, &self.y))
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("embed_{}", self.y.dtype))
+        let (images, y) = (self.images.dtype, self.y.dtype);
+        let dtypes = if images == y { format!("{y}") } else { format!("{images}_{y}") };
+        let launch = Launch::new(format!("embed_{dtypes}"))
             .read(&self.ids)
             .read(&self.rows)
-            .weight(self.table)
+            .weight(self.table, Layout::Tiled(images))
             .read(&self.images)
-            .write(&self.y)
+            .write(&self.y);
+        norm::operands(launch, self.normed.as_ref()).i32(self.y.cols()).f32(norm::eps(self.normed.as_ref()))
+    }
+
+    /// A block of 128 threads per token.
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        let d = self.y.cols();
+        let half = [DType::Bf16, DType::F16].contains(&self.images.dtype);
+        require_kernel(self.name(), half && d.is_multiple_of(8), || format!("{} and D = {d}", self.images.dtype))?;
+        Ok(Kernel { entry: self.launch().entry, grid: [self.y.rows() as u32, 1, 1], block: 128, smem: 0 })
     }
 
     fn reference(&self, m: &OpMem) {
@@ -56,45 +71,58 @@ impl Op for Embed {
         let (table, images) = (weight(m, self.table), load(m, &self.images));
         let pick =
             |t: usize| if rows[t] >= 0 { images[rows[t] as usize].clone() } else { table[ids[t] as usize].clone() };
-        store(m, &self.y, &(0..ids.len()).map(pick).collect());
+        let y = store(m, &self.y, &(0..ids.len()).map(pick).collect());
+        store_normed(m, self.normed.as_ref(), &y);
     }
 
-    fn cpu(&self, m: &OpMem, _: &Cpu) {
+    fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (ids, rows) = (m.read::<i32>(&self.ids), m.read::<i32>(&self.rows));
         let table = &m.weight(self.table).parts[0];
         let row_bytes = table.k * table.dtype.size();
         with_float!(self.y.dtype, Y => with_float!(self.images.dtype, I => with_float!(table.dtype, W => {
             let images = m.read::<I>(&self.images);
-            for (t, y) in m.write::<Y>(&self.y).chunks_mut(self.y.row_stride).enumerate() {
-                let y = &mut y[..table.k];
-                if rows[t] >= 0 {
-                    let image = &images[rows[t] as usize * self.images.row_stride..];
-                    y.iter_mut().zip(image).for_each(|(y, x)| *y = Y::from_f32(x.to_f32()));
+            let y = Dest::<Y>::new(m, cpu, &self.y);
+            for (t, (&id, &image)) in ids.iter().zip(rows).enumerate() {
+                let row: Vec<f32> = if image >= 0 {
+                    let row = &images[image as usize * self.images.row_stride..][..table.k];
+                    row.iter().map(|x| x.to_f32()).collect()
                 } else {
-                    let row = &table.data.bytes()[ids[t] as usize * row_bytes..][..row_bytes];
-                    let row = row.chunks_exact(table.dtype.size()).map(bytemuck::pod_read_unaligned::<W>);
-                    y.iter_mut().zip(row).for_each(|(y, x)| *y = Y::from_f32(x.to_f32()));
-                }
+                    let row = &table.data.bytes()[id as usize * row_bytes..][..row_bytes];
+                    let row = row.chunks_exact(table.dtype.size());
+                    row.map(|x| bytemuck::pod_read_unaligned::<W>(x).to_f32()).collect()
+                };
+                y.put(t, 0, &row);
             }
+            body::store_normed(m, cpu, self.normed.as_ref(), &y);
         })))
     }
 
     fn cost(&self, _: &HostStep, _: &WeightSet) -> Cost {
         let row = |dtype: DType| (self.y.elements() * dtype.size()) as u64;
-        Cost { bytes: row(self.images.dtype) + row(self.y.dtype) + 8 * self.y.rows() as u64, flops: 0 }
+        let normed = self.normed.map_or(0, |n| row(n.y.dtype) + (self.y.cols() * 4) as u64);
+        Cost { bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 8 * self.y.rows() as u64, flops: 0 }
     }
 }
 
 /// Tokens and image rows mixed, in every storage type.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, width: usize| {
-        let mut b = CaseBuilder::new(format!("{dtype} D={width}"));
+    let case = |dtype: DType, width: usize, normed: bool| {
+        let mut b = CaseBuilder::new(format!("{dtype} D={width} normed={normed}"));
+        let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
         let ids = b.indices(&[0, 7, 9, 9, 3]);
         let rows = b.indices(&[-1, -1, 2, 0, -1]);
         let table = b.weight(dtype, &[(10, width)], 1.0);
         let images = b.random(dtype, &[3, width], 1.0);
-        let y = b.output(dtype, &[5, width], Tolerance::Exact);
-        b.finish(Embed { ids, rows, table, images, y })
+        let y = b.output(stream, &[5, width], Tolerance::Exact);
+        let normed = normed.then(|| b.normed(NormKind::Rms, dtype, &y, Tolerance::Exact));
+        b.finish(Embed { ids, rows, table, images, y, normed })
     };
-    vec![case(DType::F32, 24), case(DType::Bf16, 40), case(DType::F16, 1)]
+    vec![
+        case(DType::F32, 24, false),
+        case(DType::F32, 100, true),
+        case(DType::Bf16, 40, true),
+        case(DType::Bf16, 1536, true),
+        case(DType::F16, 1, false),
+        case(DType::F16, 264, true),
+    ]
 }

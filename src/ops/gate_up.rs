@@ -1,16 +1,16 @@
-//! The first half of the decoder's MLP: norm, gate and up projections, SwiGLU.
+//! The first half of the decoder's MLP: gate and up projections, SwiGLU.
 
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::norm::{Norm, NormKind};
-use super::reference::{load, norm, project, store, weight};
+use super::reference::{load, project, store, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight, with_float,
 };
 use crate::cpu::{Cpu, Unit, math, matmul};
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -18,12 +18,11 @@ use crate::weights::WeightSet;
 /// Gate columns that are multiplied at a time, with as many of up.
 const COLUMNS: usize = 64;
 
-/// `y = silu(n Wgᵀ) * (n Wuᵀ)` with `n = norm(x)` (Shazeer 2020).
+/// `y = silu(x Wgᵀ) * (x Wuᵀ)` (Shazeer 2020).
 #[derive(Debug)]
 pub struct GateUp {
     /// `[T, D]`
     pub x: Tensor,
-    pub norm: Norm,
     /// Two parts: gate `[F, D]`, up `[F, D]`.
     pub weight: WeightId,
     /// `[T, F]`
@@ -42,24 +41,27 @@ impl Op for GateUp {
         require_dim(name, "T of y", self.y.rows(), self.x.rows())?;
         require_weight(name, weights, self.weight, 2 * self.y.cols(), self.x.cols())?;
         let parts = &weights.get(self.weight).parts;
-        require(name, parts.len() == 2 && parts[0].n == parts[1].n, || "gate and up must be two equal parts".into())?;
-        self.norm.check(name, weights, self.x.cols())
+        require(name, parts.len() == 2 && parts[0].n == parts[1].n, || "gate and up must be two equal parts".into())
     }
 
     fn launch(&self) -> Launch {
         Launch::new(format!("gate_up_{}", self.y.dtype))
             .read(&self.x)
-            .weight(self.norm.weight)
-            .maybe_weight(self.norm.bias)
-            .f32(self.norm.eps)
-            .weight(self.weight)
+            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.y.cols() })
             .write(&self.y)
+            .i32(self.x.rows())
+            .i32(self.y.cols())
+            .i32(self.x.cols())
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("gate_up on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
         let w = weight(m, self.weight);
         let gate_up = |row: &Vec<f64>| {
-            let both = project(&norm(m, &self.norm, row), &w);
+            let both = project(row, &w);
             let (gate, up) = both.split_at(both.len() / 2);
             gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
         };
@@ -75,7 +77,7 @@ impl Op for GateUp {
                 Unit::pair((0, first, rows), (1, first, rows))
             })
             .collect();
-        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        let x = body::load(m, cpu, &self.x);
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
             matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, &|unit, tile| {
@@ -103,12 +105,10 @@ pub fn cases() -> Vec<Case> {
     let case = |dtype: DType, t: usize, d: usize, f: usize| {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
         let x = b.random(dtype, &[t, d], 1.0);
-        let norm_weight = b.weight(dtype, &[(d, 1)], 1.0);
         let weight = b.weight(dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
-        let y = b.output(dtype, &[t, f], Tolerance::Rounded { abs: 8.0 * dot_error(d, 4.0, 0.1) });
-        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: d };
-        b.finish(GateUp { x, norm, weight, y })
+        let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * dot_error(d, 1.0, 0.1)));
+        b.finish(GateUp { x, weight, y })
     };
     vec![
         case(DType::F32, 1, 128, 256),

@@ -1,26 +1,25 @@
-//! Final norm and vocabulary projection of the rows that are sampled.
+//! The vocabulary projection of the rows that are sampled.
 
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::norm::{Norm, NormKind};
-use super::reference::{load, load_i32, norm, project, store, weight};
+use super::reference::{load, load_i32, project, store, weight};
 use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_weight};
 use crate::cpu::{Cpu, matmul};
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `logits[s] = norm(x[rows[s]]) Wᵀ`.
+/// `logits[s] = x[rows[s]] Wᵀ`.
 #[derive(Debug)]
 pub struct LmHead {
     /// `[T, D]`
     pub x: Tensor,
     /// i32 `[S]`
     pub rows: Tensor,
-    pub norm: Norm,
     /// `[V, D]`
     pub weight: WeightId,
     /// f32 `[S, V]`
@@ -37,24 +36,29 @@ impl Op for LmHead {
         require_float(name, &self.x)?;
         require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
         require_index(name, &self.rows, self.logits.rows())?;
-        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())?;
-        self.norm.check(name, weights, self.x.cols())
+        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())
     }
 
     fn launch(&self) -> Launch {
         Launch::new(format!("lm_head_{}", self.x.dtype))
             .read(&self.x)
             .read(&self.rows)
-            .weight(self.norm.weight)
-            .f32(self.norm.eps)
-            .weight(self.weight)
+            .weight(self.weight, Layout::Tiled(self.x.dtype))
             .write(&self.logits)
+            .i32(self.logits.rows())
+            .i32(self.logits.cols())
+            .i32(self.x.cols())
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("lm_head on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
         let (x, w) = (load(m, &self.x), weight(m, self.weight));
-        let logits = |&row: &i32| project(&norm(m, &self.norm, &x[row as usize]), &w);
-        store(m, &self.logits, &load_i32(m, &self.rows).iter().map(logits).collect());
+        let logits = |&row: &i32| project(&x[row as usize], &w);
+        let rows = load_i32(m, &self.rows).iter().map(logits).collect();
+        store(m, &self.logits, &rows);
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
@@ -62,7 +66,6 @@ impl Op for LmHead {
         let x = body::load(m, cpu, &self.x);
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
-        let picked = body::apply(m, cpu, &self.norm, &picked);
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
         matmul(cpu, &picked, self.logits.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
@@ -82,11 +85,9 @@ pub fn cases() -> Vec<Case> {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} S={} D={d} V={v}", rows.len()));
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
-        let norm_weight = b.weight(dtype, &[(d, 1)], 1.0);
         let weight = b.weight(dtype, &[(v, d)], 0.1);
-        let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::Rounded { abs: 4.0 * dot_error(d, 4.0, 0.1) });
-        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: d };
-        b.finish(LmHead { x, rows: rows_at, norm, weight, logits })
+        let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(dot_error(d, 1.0, 0.1)));
+        b.finish(LmHead { x, rows: rows_at, weight, logits })
     };
     vec![
         case(DType::F32, 1, &[0], 128, 384),

@@ -23,7 +23,7 @@ use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -43,6 +43,12 @@ pub trait Op: Debug + Send + Sync {
 
     /// Operands and scalars, in the kernel's order.
     fn launch(&self) -> Launch;
+
+    /// How a device runs it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the shape or type that no kernel takes.
+    fn kernel(&self, on: &Target) -> Result<Kernel>;
 
     /// The scalar reference: f64 accumulation, obvious.
     fn reference(&self, m: &OpMem);
@@ -114,13 +120,18 @@ pub(crate) use with_float;
 /// Bytes of the operands and weights that a launch names, each counted once.
 fn launch_bytes(launch: &Launch, weights: &WeightSet) -> u64 {
     let operands: usize = launch.operands().map(|(t, _)| t.elements() * t.dtype.size()).sum();
-    let weights: usize = launch.weights().map(|w| weights.get(w).bytes()).sum();
+    let weights: usize = launch.weights().map(|(w, _)| weights.get(w).bytes()).sum();
     (operands + weights) as u64
 }
 
 /// The work of `[m, k] x [k, n]`.
 fn matmul_flops(m: usize, n: usize, k: usize) -> u64 {
     2 * (m * n * k) as u64
+}
+
+/// Checks that a device kernel takes what the contract admits.
+fn require_kernel(op: &'static str, ok: bool, needs: impl FnOnce() -> String) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::unsupported(format!("{op} with {}", needs()), "run it with --device cpu")) }
 }
 
 /// Checks that `ok` holds, and otherwise says why.

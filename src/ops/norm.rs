@@ -1,7 +1,12 @@
-//! The norm that opens a fused op.
+//! The norm of a finished row.
+//!
+//! The op that completes a row of the residual stream also stores its norm, rounded to the activations' type, for the op that reads it: every
+//! product then has plain operands. The surprise is where it stands: after the op before, not in the op that the model names it with.
 
-use super::{Result, require, require_vector};
-use crate::tensor::WeightId;
+use super::{Result, require, require_dim, require_float, require_vector};
+use crate::dtype::DType;
+use crate::launch::Launch;
+use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
 /// Which statistics a norm removes.
@@ -13,29 +18,54 @@ pub enum NormKind {
     Layer,
 }
 
-/// A norm over each `width` elements of a row.
+/// A norm over each row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     pub kind: NormKind,
-    /// `[width]`
+    /// `[D]`
     pub weight: WeightId,
-    /// `[width]`
+    /// `[D]`; a LayerNorm has one.
     pub bias: Option<WeightId>,
     pub eps: f32,
-    /// Elements that share their statistics: the row, or a quarter of it where four patches were merged into one row.
-    pub width: usize,
 }
 
-impl Norm {
-    /// Checks it against the rows it is applied to.
+/// A norm of the rows that an op completes, and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normed {
+    pub norm: Norm,
+    /// `[T, D]`
+    pub y: Tensor,
+    /// How many tiles of each block of rows are done: zero between launches, i32. Only devices count.
+    pub counters: Tensor,
+}
+
+impl Normed {
+    /// Checks it against the rows that it is taken of.
     ///
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract) naming the dimension.
-    pub fn check(&self, op: &'static str, weights: &WeightSet, cols: usize) -> Result<()> {
-        require(op, self.width > 0 && cols.is_multiple_of(self.width), || {
-            format!("rows of {cols} do not split into norms of {}", self.width)
+    pub fn check(&self, op: &'static str, weights: &WeightSet, of: &Tensor) -> Result<()> {
+        require_float(op, &self.y)?;
+        require(op, self.y.shape() == of.shape(), || format!("{} is no norm of {of}", self.y))?;
+        require_vector(op, weights, self.norm.weight, of.cols())?;
+        require(op, self.norm.bias.is_some() == (self.norm.kind == NormKind::Layer), || {
+            "a LayerNorm has a bias, an RMSNorm has none".into()
         })?;
-        require_vector(op, weights, self.weight, self.width)?;
-        self.bias.map_or(Ok(()), |b| require_vector(op, weights, b, self.width))
+        self.norm.bias.map_or(Ok(()), |b| require_vector(op, weights, b, of.cols()))?;
+        require(op, self.counters.dtype == DType::I32, || format!("{}: counters are i32", self.counters))?;
+        require_dim(op, "rows of the counters", self.counters.rows(), 1)
     }
+}
+
+/// Adds a norm's operands to a launch, or their absence.
+pub fn operands(launch: Launch, normed: Option<&Normed>) -> Launch {
+    match normed {
+        None => launch.absent().absent().absent().absent(),
+        Some(n) => launch.vector(n.norm.weight).maybe_vector(n.norm.bias).write(&n.y).update(&n.counters),
+    }
+}
+
+/// The epsilon, 0 without a norm.
+pub fn eps(normed: Option<&Normed>) -> f32 {
+    normed.map_or(0.0, |n| n.norm.eps)
 }

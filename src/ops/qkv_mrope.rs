@@ -1,9 +1,8 @@
-//! The decoder's attention input: norm, q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
+//! The decoder's attention input: q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
 
 use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::norm::{Norm, NormKind};
-use super::reference::{edit, load, load_i32, norm, project, rotate, store, vector, weight};
+use super::reference::{edit, load, load_i32, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector,
@@ -11,18 +10,18 @@ use super::{
 };
 use crate::cpu::{Cpu, Tile, Unit, matmul};
 use crate::dtype::{DType, Float};
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `q, k, v = norm(x) Wᵀ + b`; q and k turned by M-RoPE; k and v written to the row's KV slot (none if the slot is -1).
+/// `q, k, v = x Wᵀ + b`; q and k turned by M-RoPE; k and v written to the row's KV slot (none if the slot is -1).
 #[derive(Debug)]
 pub struct QkvMrope {
     /// `[T, D]`
     pub x: Tensor,
-    pub norm: Norm,
     /// Three parts: q `[H d, D]`, k `[G d, D]`, v `[G d, D]`.
     pub weight: WeightId,
     /// Three parts: `[H d]`, `[G d]`, `[G d]`.
@@ -97,23 +96,31 @@ impl Op for QkvMrope {
         self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, n))?;
         require_index(name, &self.positions, 3 * t)?;
         require_index(name, &self.slots, t)?;
-        self.rope.check(name, d)?;
-        self.norm.check(name, weights, self.x.cols())
+        self.rope.check(name, weights, d)
     }
 
     fn launch(&self) -> Launch {
         Launch::new(format!("qkv_mrope_{}", self.q.dtype))
             .read(&self.x)
-            .weight(self.norm.weight)
-            .f32(self.norm.eps)
-            .weight(self.weight)
-            .maybe_weight(self.bias)
+            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.head_dim() / 2 })
+            .maybe_vector(self.bias)
+            .vector(self.rope.inv_freq)
             .read(&self.positions)
             .read(&self.slots)
             .write(&self.q)
             .update(&self.k)
             .update(&self.v)
-            .f32(self.rope.theta)
+            .i32(self.x.rows())
+            .i32(self.x.cols())
+            .i32(self.heads())
+            .i32(self.kv_heads())
+            .i32(self.block())
+            .i32(self.rope.section[0])
+            .i32(self.rope.section[1])
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("qkv_mrope on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
@@ -121,12 +128,12 @@ impl Op for QkvMrope {
         let bias = self.bias.map(|b| vector(m, b));
         let (positions, slots) = (load_i32(m, &self.positions), load_i32(m, &self.slots));
         let (t, d, groups) = (x.len(), self.head_dim(), self.kv_heads());
-        let freq = inv_freq(self.rope.theta, d);
+        let freq = self.rope.frequencies(m);
         let mut angles = vec![0.0; d / 2];
         let mut queries = Vec::new();
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (i, row) in x.iter().enumerate() {
-            let mut qkv = project(&norm(m, &self.norm, row), &w);
+            let mut qkv = project(row, &w);
             bias.iter().flatten().zip(&mut qkv).for_each(|(b, y)| *y += b);
             self.rope.angles(&freq, [positions[i], positions[t + i], positions[2 * t + i]], &mut angles);
             let (qk, v) = qkv.split_at_mut((self.heads() + groups) * d);
@@ -148,10 +155,10 @@ impl Op for QkvMrope {
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, d, t) = (m.weight(self.weight), self.head_dim(), self.x.rows());
         let bias = self.bias.map(|b| body::vector(m.weight(b)));
-        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        let x = body::load(m, cpu, &self.x);
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
         body::require_distinct(slots);
-        let freq = inv_freq(self.rope.theta, d);
+        let freq = self.rope.frequencies(m);
         let turns = Turns::new(cpu, t, d / 2, |row, out| {
             self.rope.angles(&freq, [positions[row], positions[t + row], positions[2 * t + row]], out);
         });
@@ -198,21 +205,19 @@ pub fn cases() -> Vec<Case> {
         let t = slots.len();
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
         let x = b.random(dtype, &[t, hidden], 1.0);
-        let norm_weight = b.weight(dtype, &[(hidden, 1)], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.weight(dtype, &rows.map(|n| (n, hidden)), 0.1);
         let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 37) % 211).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
         // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.
-        let tolerance = Tolerance::Rounded { abs: 4.0 * dot_error(hidden, 4.0, 0.1) };
+        let tolerance = Tolerance::rounded(4.0 * dot_error(hidden, 1.0, 0.1));
         let q = b.output(dtype, &[t, h.heads * h.d], tolerance);
         let cache = [4, h.groups, 8, h.d];
         let k = b.updated(dtype, &cache, 1.0, tolerance);
         let v = b.updated(dtype, &cache, 1.0, tolerance);
-        let norm = Norm { kind: NormKind::Rms, weight: norm_weight, bias: None, eps: 1e-6, width: hidden };
-        let rope = Mrope { theta: 1e6, section: h.section };
-        b.finish(QkvMrope { x, norm, weight, bias, rope, positions, slots, q, k, v })
+        let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
+        b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
     };
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };

@@ -1,9 +1,8 @@
-//! The tower's attention input: norm, fused q/k/v projection with bias, 2-D rope.
+//! The tower's attention input: fused q/k/v projection with bias, 2-D rope.
 
 use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::norm::{Norm, NormKind};
-use super::reference::{load, load_i32, norm, project, rotate, store, vector, weight};
+use super::reference::{load, load_i32, project, rotate, store, vector, weight};
 use super::rope::{Rope2d, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector,
@@ -11,18 +10,18 @@ use super::{
 };
 use crate::cpu::{Cpu, Unit, matmul};
 use crate::dtype::DType;
+use crate::error::Error;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `qkv = norm(x) Wᵀ + b` with q and k turned by the patch's row and column.
+/// `qkv = x Wᵀ + b` with q and k turned by the patch's row and column.
 #[derive(Debug)]
 pub struct QkvRope2d {
     /// `[P, E]`
     pub x: Tensor,
-    pub norm: Norm,
     /// `[3 H d, E]`: q, k, v.
     pub weight: WeightId,
     /// `[3 H d]`
@@ -50,32 +49,34 @@ impl Op for QkvRope2d {
         require_weight(name, weights, self.weight, n, self.x.cols())?;
         require_vector(name, weights, self.bias, n)?;
         require_index(name, &self.positions, 2 * self.x.rows())?;
-        self.rope.check(name, self.head_dim)?;
-        self.norm.check(name, weights, self.x.cols())
+        self.rope.check(name, weights, self.head_dim)
     }
 
     fn launch(&self) -> Launch {
         Launch::new(format!("qkv_rope_2d_{}", self.qkv.dtype))
             .read(&self.x)
-            .weight(self.norm.weight)
-            .maybe_weight(self.norm.bias)
-            .f32(self.norm.eps)
-            .weight(self.weight)
-            .weight(self.bias)
+            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.head_dim / 2 })
+            .vector(self.bias)
+            .vector(self.rope.inv_freq)
             .read(&self.positions)
             .write(&self.qkv)
-            .i32(self.head_dim)
-            .f32(self.rope.theta)
+            .i32(self.x.rows())
+            .i32(self.x.cols())
+            .i32(self.qkv.cols() / 3 / self.head_dim)
+    }
+
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Err(Error::unsupported("qkv_rope_2d on a GPU", "run it with --device cpu"))
     }
 
     fn reference(&self, m: &OpMem) {
         let (w, bias) = (weight(m, self.weight), vector(m, self.bias));
         let positions = load_i32(m, &self.positions);
-        let freq = inv_freq(self.rope.theta, self.head_dim / 2);
+        let freq = self.rope.frequencies(m);
         let mut angles = vec![0.0; self.head_dim / 2];
         let mut out = load(m, &self.x);
         for (i, row) in out.iter_mut().enumerate() {
-            let mut qkv = project(&norm(m, &self.norm, row), &w);
+            let mut qkv = project(row, &w);
             qkv.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
             self.rope.angles(&freq, [positions[2 * i], positions[2 * i + 1]], &mut angles);
             let qk = qkv.len() / 3 * 2;
@@ -87,9 +88,9 @@ impl Op for QkvRope2d {
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, bias, d) = (m.weight(self.weight), body::vector(m.weight(self.bias)), self.head_dim);
-        let x = body::load_normed(m, cpu, &self.x, Some(&self.norm));
+        let x = body::load(m, cpu, &self.x);
         let positions = m.read::<i32>(&self.positions);
-        let freq = inv_freq(self.rope.theta, d / 2);
+        let freq = self.rope.frequencies(m);
         let turns = Turns::new(cpu, self.x.rows(), d / 2, |row, out| {
             self.rope.angles(&freq, [positions[2 * row], positions[2 * row + 1]], out);
         });
@@ -121,15 +122,13 @@ pub fn cases() -> Vec<Case> {
         let width = heads * d;
         let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
         let x = b.random(dtype, &[patches, width], 1.0);
-        let norm_weight = b.weight(dtype, &[(width, 1)], 1.0);
-        let norm_bias = Some(b.weight(dtype, &[(width, 1)], 0.1));
         let weight = b.weight(dtype, &[(3 * width, width)], 0.1);
         let bias = b.weight(dtype, &[(3 * width, 1)], 0.5);
         let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
         let positions = b.indices(&positions);
-        let qkv = b.output(dtype, &[patches, 3 * width], Tolerance::Rounded { abs: 4.0 * dot_error(width, 4.0, 0.1) });
-        let norm = Norm { kind: NormKind::Layer, weight: norm_weight, bias: norm_bias, eps: 1e-6, width };
-        b.finish(QkvRope2d { x, norm, weight, bias, rope: Rope2d { theta: 1e4 }, positions, head_dim: d, qkv })
+        let qkv = b.output(dtype, &[patches, 3 * width], Tolerance::rounded(4.0 * dot_error(width, 1.0, 0.1)));
+        let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, d / 2)) };
+        b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: d, qkv })
     };
     vec![
         case(DType::F32, 16, 2, 80),

@@ -1,6 +1,6 @@
 //! The obvious f64 arithmetic that scalar references are made of. Nothing here is fast, and nothing here is shared with the fast bodies.
 
-use super::norm::{Norm, NormKind};
+use super::norm::{Norm, NormKind, Normed};
 use super::with_float;
 use crate::dtype::{DType, Element, Float};
 use crate::hostmem::OpMem;
@@ -23,13 +23,13 @@ fn split<T: Element>(data: &[T], t: &Tensor, widen: impl Fn(T) -> f64) -> Rows {
     (0..t.rows()).map(|r| data[r * t.row_stride..][..t.cols()].iter().map(|&x| widen(x)).collect()).collect()
 }
 
-/// Stores rows into a written operand, rounded to its type.
-pub fn store(m: &OpMem, t: &Tensor, rows: &Rows) {
-    edit(m, t, |r, c, _| rows[r][c]);
+/// Stores rows into a written operand, rounded to its type; gives what it then holds.
+pub fn store(m: &OpMem, t: &Tensor, rows: &Rows) -> Rows {
+    edit(m, t, |r, c, _| rows[r][c])
 }
 
-/// Replaces every element of an operand by `f(row, column, old)`, rounded to its type.
-pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) {
+/// Replaces every element of an operand by `f(row, column, old)`, rounded to its type; gives what it then holds.
+pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) -> Rows {
     with_float!(t.dtype, T => {
         let data = m.write::<T>(t);
         for r in 0..t.rows() {
@@ -38,7 +38,15 @@ pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) {
                 *x = T::from_f32(f(r, c, x.to_f32() as f64) as f32);
             }
         }
+        split(data, t, |x| x.to_f32() as f64)
     })
+}
+
+/// Stores the norms of finished rows, if they are wanted.
+pub fn store_normed(m: &OpMem, normed: Option<&Normed>, rows: &Rows) {
+    if let Some(n) = normed {
+        store(m, &n.y, &rows.iter().map(|row| norm(m, &n.norm, row)).collect());
+    }
 }
 
 /// A weight's rows, the parts one after the other.
@@ -58,14 +66,10 @@ fn widen(bytes: &[u8], dtype: DType) -> Vec<f64> {
     with_float!(dtype, T => bytes.chunks_exact(dtype.size()).map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32() as f64).collect())
 }
 
-/// RMSNorm or LayerNorm of each `width` elements of a row.
-pub fn norm(m: &OpMem, norm: &Norm, row: &[f64]) -> Vec<f64> {
+/// RMSNorm or LayerNorm of a row.
+fn norm(m: &OpMem, norm: &Norm, x: &[f64]) -> Vec<f64> {
     let weight = vector(m, norm.weight);
     let bias = norm.bias.map(|b| vector(m, b));
-    row.chunks_exact(norm.width).flat_map(|x| norm_one(norm, x, &weight, bias.as_deref())).collect()
-}
-
-fn norm_one(norm: &Norm, x: &[f64], weight: &[f64], bias: Option<&[f64]>) -> Vec<f64> {
     let n = x.len() as f64;
     let mean = match norm.kind {
         NormKind::Rms => 0.0,
@@ -73,7 +77,7 @@ fn norm_one(norm: &Norm, x: &[f64], weight: &[f64], bias: Option<&[f64]>) -> Vec
     };
     let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
     let scale = 1.0 / (variance + norm.eps as f64).sqrt();
-    (0..x.len()).map(|i| (x[i] - mean) * scale * weight[i] + bias.map_or(0.0, |b| b[i])).collect()
+    (0..x.len()).map(|i| (x[i] - mean) * scale * weight[i] + bias.as_ref().map_or(0.0, |b| b[i])).collect()
 }
 
 /// `x · Wᵀ` for one row.

@@ -8,7 +8,7 @@ use super::{Cost, Op, Result, require, require_dim, require_index};
 use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::Launch;
+use crate::launch::{Kernel, Launch, Target};
 use crate::step::{HostStep, RowSampling, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -44,7 +44,18 @@ impl Op for Sample {
     }
 
     fn launch(&self) -> Launch {
-        Launch::new("sample").read(&self.logits).read(&self.reals).read(&self.ints).update(&self.seen).write(&self.ids)
+        Launch::new("sample")
+            .read(&self.logits)
+            .read(&self.reals)
+            .read(&self.ints)
+            .update(&self.seen)
+            .write(&self.ids)
+            .i32(self.logits.cols())
+    }
+
+    /// A block of 1024 threads per row.
+    fn kernel(&self, _: &Target) -> Result<Kernel> {
+        Ok(Kernel { entry: "sample".into(), grid: [self.logits.rows() as u32, 1, 1], block: 1024, smem: 0 })
     }
 
     fn reference(&self, m: &OpMem) {
@@ -75,11 +86,11 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
     if logits.iter().any(|x| !x.is_finite()) {
         return -1;
     }
-    // In f64 nothing overflows: a tiny temperature or penalty must not turn finite logits into infinities.
-    let penalised = |i: usize| penalise(logits[i] as f64, seen[i] != 0, row.repetition_penalty as f64);
+    let penalised = |i: usize| f64::from(penalise(logits[i], seen[i] != 0, row.repetition_penalty));
     if row.temperature <= 0.0 || row.top_k == 1 {
         return argmax((0..logits.len()).map(penalised)) as i32;
     }
+    // In f64 a tiny temperature does not turn finite logits into infinities.
     let mut kept: Vec<(f64, usize)> = (0..logits.len()).map(|i| (penalised(i) / row.temperature as f64, i)).collect();
     // Most probable first, ties by id: the order that every later step depends on.
     kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -91,8 +102,8 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
     pick(&kept, uniform(row.seed, row.counter as u32)) as i32
 }
 
-/// Keskar et al. 2019, as transformers applies it: positive logits are divided, negative ones multiplied.
-fn penalise(x: f64, seen: bool, penalty: f64) -> f64 {
+/// Keskar et al. 2019, as transformers applies it, in f32: positive logits are divided, negative ones multiplied.
+fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
     match (seen, x > 0.0) {
         (false, _) => x,
         (true, true) => x / penalty,
@@ -193,6 +204,11 @@ pub fn cases() -> Vec<Case> {
             &[RowSampling { top_k: 20, top_p: 0.9, min_p: 0.05, ..hot }, RowSampling { state_row: 1, ..hot }],
             None,
         ),
+        case("top-k", &[RowSampling { top_k: 5, repetition_penalty: 1.2, counter: 3, ..hot }], None),
+        case("top-p", &[RowSampling { top_p: 0.5, counter: 9, ..hot }, RowSampling { top_p: 0.0, ..hot }], None),
+        case("min-p", &[RowSampling { min_p: 0.3, temperature: 2.0, counter: 11, ..hot }], None),
+        // Every logit alike: the order is that of the ids.
+        case("ties", &[RowSampling { top_p: 0.35, counter: 4, ..hot }], Some(1.5)),
         case("nan", &[hot], Some(f32::NAN)),
         case("infinite", &[RowSampling::default()], Some(f32::INFINITY)),
     ]
@@ -236,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_tiny_temperature_is_greedy_and_does_not_overflow() {
-        let row = RowSampling { temperature: 1e-38, repetition_penalty: 1.2e-38, ..RowSampling::default() };
+        let row = RowSampling { temperature: 1e-38, repetition_penalty: 0.01, ..RowSampling::default() };
         assert_eq!(draw(&[3.0, 4.0, -2.0], &[0; 3], &row), 1);
         assert_eq!(draw(&[3.0, 4.0, -2.0], &[1; 3], &row), 1);
     }

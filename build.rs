@@ -1,0 +1,64 @@
+//! Compiles `kernels/*.cu` to PTX with nvcc and embeds it; without nvcc the table is empty and the build still works.
+//!
+//! nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `PATH`, and `.cuda/` of the repository, where `make cuda` puts it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// What every kernel is compiled for: devices from Ampere on run it.
+const ARCH: &str = "compute_80";
+
+fn main() {
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=.cuda/wheels");
+    println!("cargo:rerun-if-env-changed=NVCC");
+    println!("cargo:rerun-if-env-changed=CUDA_HOME");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets it"));
+    let mut table = String::from("/// All modules, by name.\npub const MODULES: &[Module] = &[\n");
+    match find_nvcc() {
+        Some(nvcc) => sources().iter().for_each(|cu| table += &module(&nvcc, cu, &out)),
+        None => println!("cargo:warning=nvcc was not found: no CUDA kernels in this build (`make cuda` installs it)"),
+    }
+    table += "];\n";
+    fs::write(out.join("ptx.rs"), table).expect("OUT_DIR is writable");
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let candidates = env::var_os("NVCC").map(PathBuf::from).into_iter().chain(home);
+    let candidates = candidates.chain(env::split_paths(&path).map(|dir| dir.join("nvcc")));
+    candidates.chain([root.join(".cuda/nvidia/cu13/bin/nvcc")]).find(|nvcc| nvcc.is_file())
+}
+
+fn sources() -> Vec<PathBuf> {
+    let files =
+        fs::read_dir("kernels").expect("the kernels are part of the source").map(|f| f.expect("readable").path());
+    let mut files: Vec<PathBuf> = files.filter(|f| f.extension().is_some_and(|e| e == "cu")).collect();
+    files.sort();
+    files
+}
+
+/// Compiles one file; its line of the table.
+fn module(nvcc: &Path, cu: &Path, out: &Path) -> String {
+    let name = cu.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+    let ptx = out.join(format!("{name}.ptx"));
+    let args = ["-ptx", "-std=c++17", "-arch", ARCH, "-lineinfo", "-I", "kernels", "-Werror", "all-warnings", "-o"];
+    let run = Command::new(nvcc).args(args).arg(&ptx).arg(cu).output();
+    let run = run.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display()));
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{} does not compile {}:\n{said}", nvcc.display(), cu.display());
+    let text = fs::read_to_string(&ptx).expect("nvcc wrote it");
+    let mut line = String::new();
+    writeln!(line, "    Module {{ name: {name:?}, ptx: include_str!({ptx:?}), entries: &{:?} }},", entries(&text))
+        .expect("a string takes everything");
+    line
+}
+
+/// Names behind `.visible .entry`.
+fn entries(ptx: &str) -> Vec<&str> {
+    ptx.lines().filter_map(|l| l.strip_prefix(".visible .entry ")?.split('(').next()).collect()
+}

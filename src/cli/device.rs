@@ -1,0 +1,79 @@
+//! Where a model is put: on a GPU, on the emulator, or on the CPU.
+//!
+//! `auto` takes the first GPU if the driver, the kernels and the model's shapes and types allow it; whoever asks learns why it did not.
+
+use super::args::Device as Flag;
+use super::load::{Placement, available_memory};
+use super::terminal::{Bar, note};
+use crate::cpu::{Cpu, Isa};
+use crate::dtype::DType;
+use crate::engine::{Engine, Limits};
+use crate::error::{Error, Result};
+use crate::exec::cpu::CpuExecutor;
+use crate::exec::cuda::CudaExecutor;
+use crate::exec::cuda::driver::{Device, Driver, is_present};
+use crate::exec::lockstep::Lockstep;
+use crate::exec::{Executor, Needs};
+use crate::hostmem::RegionBytes;
+use crate::model::qwen2_vl::Qwen2Vl;
+use crate::ptx;
+use crate::weights::WeightSet;
+use std::sync::Arc;
+
+/// Puts a model where `placement` says.
+///
+/// # Errors
+/// [`Error::Memory`] with the numbers if it does not fit; [`Error::Unsupported`] or [`Error::Device`] for a device that was asked for by name and
+/// cannot run it.
+pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
+    Engine::new(model, limits, |needs, weights| {
+        let first = executor(placement.device, &needs, &weights, placement)?;
+        match placement.lockstep {
+            None => Ok(first),
+            Some(other) => Ok(Box::new(Lockstep::new(first, executor(other, &needs, &weights, placement)?))),
+        }
+    })
+}
+
+fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+    let dtype = placement.dtype;
+    match device {
+        Flag::Cpu => on_cpu(needs, weights, placement),
+        Flag::Cuda => on_device(Driver::Cuda, needs, weights, dtype),
+        Flag::Emulator => on_device(Driver::Emulator, needs, weights, dtype),
+        // Without a driver or kernels the CPU is what anybody expects.
+        Flag::Auto if ptx::MODULES.is_empty() || !is_present() => on_cpu(needs, weights, placement),
+        Flag::Auto => on_device(Driver::Cuda, needs, weights, dtype).or_else(|e| {
+            note(&format!("the GPU is not used: {e}"));
+            on_cpu(needs, weights, placement)
+        }),
+    }
+}
+
+fn on_cpu(needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+    check_memory(&needs.regions)?;
+    Ok(Box::new(CpuExecutor::new(needs.regions, weights.clone(), Cpu::new(Isa::detect(), placement.threads))?))
+}
+
+fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -> Result<Box<dyn Executor>> {
+    if dtype == DType::F32 {
+        return Err(Error::unsupported("--dtype f32 on a GPU", "pass --dtype bf16 or f16, or --device cpu"));
+    }
+    let device = Device::open(driver, 0)?;
+    let mut bar = Bar::new(format!("weights to {}", device.name));
+    Ok(Box::new(CudaExecutor::new(device, needs, weights, &mut |done, total| bar.set(done, total))?))
+}
+
+/// Refuses regions that the machine has no room for. Weights stay in the file's mapping and do not count.
+fn check_memory(bytes: &RegionBytes) -> Result<()> {
+    let need = bytes.total() as u64;
+    match available_memory() {
+        Some(have) if need > have => Err(Error::Memory {
+            what: "the KV cache and the buffers".into(),
+            need,
+            have,
+            hint: "lower --max-pixels, --max-new-tokens or --context".into(),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,142 @@
+//! The compiled kernels as text: their parameters are those of the ops, and ptxas makes of them what the launches assume.
+
+use osprey::launch::{Arg, Kernel, Launch, Target};
+use osprey::ops::REGISTRY;
+use osprey::ptx::{MODULES, Module, module_of};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+/// The smallest device that the kernels are made for: A100, but with the shared memory of an RTX 4090.
+const TARGET: Target = Target { sm: 80, sms: 108, smem: 99 << 10 };
+
+/// Every launch of a registry case that a kernel takes.
+fn launches() -> Vec<(String, Launch, Kernel)> {
+    let cases = REGISTRY.iter().flat_map(|e| (e.cases)().into_iter().map(|c| (e.name, c)));
+    let taken = cases
+        .filter_map(|(name, c)| c.op.kernel(&TARGET).ok().map(|k| (format!("{name} [{}]", c.label), c.op.launch(), k)));
+    taken.collect()
+}
+
+fn module(entry: &str) -> &'static Module {
+    module_of(entry).unwrap_or_else(|| panic!("no .cu file has the entry {entry}"))
+}
+
+/// PTX types of an entry's parameters.
+fn params<'p>(ptx: &'p str, entry: &str) -> Vec<&'p str> {
+    let after = ptx.split(&format!(".visible .entry {entry}(")).nth(1).unwrap_or_else(|| panic!("no entry {entry}"));
+    let list = after.split(')').next().unwrap();
+    list.lines().filter_map(|l| l.trim().strip_prefix(".param .")?.split_whitespace().next()).collect()
+}
+
+#[test]
+fn parameters_are_those_of_the_ops() {
+    for (at, launch, kernel) in launches() {
+        let want: Vec<&str> = launch
+            .args
+            .iter()
+            .map(|a| match a {
+                Arg::Tensor(..) | Arg::Weight(..) | Arg::Absent => "u64",
+                Arg::I32(_) => "u32",
+                Arg::F32(_) => "f32",
+            })
+            .collect();
+        assert_eq!(params(module(&kernel.entry).ptx, &kernel.entry), want, "{at}: {}", kernel.entry);
+    }
+}
+
+#[test]
+fn every_entry_is_launched_by_a_case() {
+    let launched: Vec<String> = launches().into_iter().map(|(.., k)| k.entry).collect();
+    let entries = MODULES.iter().flat_map(|m| m.entries);
+    let idle: Vec<_> = entries.filter(|e| !launched.iter().any(|l| l == *e)).collect();
+    assert!(idle.is_empty(), "no case launches {idle:?}");
+}
+
+#[test]
+fn every_op_has_cases_in_both_storage_types() {
+    for entry in REGISTRY.iter().filter(|e| e.name != "sample") {
+        for dtype in ["bf16", "f16"] {
+            let found = launches()
+                .iter()
+                .any(|(at, _, k)| at.starts_with(&format!("{} [", entry.name)) && k.entry.contains(dtype));
+            assert!(found, "no case of {} has a {dtype} kernel", entry.name);
+        }
+    }
+}
+
+/// What ptxas says of one entry.
+#[derive(Debug, Default, Clone, Copy)]
+struct Resources {
+    registers: u32,
+    shared: u32,
+    stack: u32,
+    spills: u32,
+}
+
+/// Runs ptxas over a module; entries by name.
+fn assemble(module: &Module, arch: &str) -> BTreeMap<String, Resources> {
+    let ptxas = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cuda/nvidia/cu13/bin/ptxas");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = dir.join(format!("{}.{arch}.ptx", module.name));
+    std::fs::write(&file, module.ptx).unwrap();
+    let out = Command::new(&ptxas).args(["-v", "-arch", arch, "-o", "/dev/null"]).arg(&file).output();
+    let out = out.unwrap_or_else(|e| panic!("{}: {e}: run `make cuda`", ptxas.display()));
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{arch}: {text}");
+    parse(&text)
+}
+
+/// The number before a word, such as `48 registers`.
+fn number(line: &str, word: &str) -> u32 {
+    let before = line.split(word).next().filter(|b| b.len() < line.len());
+    before.and_then(|b| b.trim().rsplit([' ', ',']).next()?.parse().ok()).unwrap_or(0)
+}
+
+fn parse(text: &str) -> BTreeMap<String, Resources> {
+    let mut found: BTreeMap<String, Resources> = BTreeMap::new();
+    let mut entry = String::new();
+    for line in text.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            entry = rest.split('\'').next().unwrap().to_string();
+        }
+        let r = found.entry(entry.clone()).or_default();
+        r.stack += number(line, "bytes stack frame");
+        r.spills += number(line, "bytes spill stores") + number(line, "bytes spill loads");
+        r.registers += number(line, "registers");
+        r.shared += number(line, "bytes smem");
+    }
+    found.remove("");
+    found
+}
+
+#[test]
+fn assembler_output_is_understood() {
+    let text = "ptxas info    : Compiling entry function 'a' for 'sm_80'\nptxas info    : Function properties for a\n    16 bytes stack \
+                frame, 8 bytes spill stores, 4 bytes spill loads\nptxas info    : Used 52 registers, used 1 barriers, 16656 bytes smem";
+    let a = parse(text)["a"];
+    assert_eq!((a.registers, a.shared, a.stack, a.spills), (52, 16656, 16, 12));
+}
+
+/// Registers of a multiprocessor, from compute capability 8.0 on (CUDA C++ Programming Guide, table of technical specifications).
+const REGISTERS: u32 = 65536;
+
+#[test]
+fn nothing_spills_and_every_launch_fits() {
+    let mut blocks: BTreeMap<String, Kernel> = BTreeMap::new();
+    for (.., k) in launches() {
+        let most = blocks.entry(k.entry.clone()).or_insert_with(|| k.clone());
+        most.smem = most.smem.max(k.smem);
+    }
+    for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100"] {
+        for (entry, r) in MODULES.iter().flat_map(|m| assemble(m, arch)) {
+            println!("{arch:7} {entry:40} {:3} registers {:6} bytes shared", r.registers, r.shared);
+            assert_eq!((r.spills, r.stack), (0, 0), "{entry} on {arch}: bytes spilled, and of stack");
+            let Some(k) = blocks.get(&entry) else { continue };
+            let registers = k.block * r.registers.next_multiple_of(8);
+            assert!(registers <= REGISTERS, "{entry} on {arch}: {registers} registers a block");
+            let shared = r.shared + k.smem;
+            assert!(shared as usize <= TARGET.smem, "{entry} on {arch}: {shared} bytes of shared memory");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Runs a case of an op on an executor and compares what it left with the scalar reference.
+#![allow(dead_code)] // Every test uses a part of it.
+
+use osprey::cpu::{Cpu, Isa};
+use osprey::dtype::DType;
+use osprey::error::{Error, Result};
+use osprey::exec::cuda::CudaExecutor;
+use osprey::exec::cuda::driver::{Device, Driver};
+use osprey::exec::{Executor, Needs};
+use osprey::hostmem::{HostRegions, OpMem};
+use osprey::launch::Access;
+use osprey::ops::case::{Case, Tolerance};
+use osprey::ops::{Op, REGISTRY};
+use osprey::plan::Recorder;
+use osprey::tensor::{Place, Region, Tensor};
+use std::ops::Range;
+
+/// Runs one body of a case in fresh memory and gives the whole image after it.
+fn run(case: &Case, body: impl FnOnce(&dyn Op, &OpMem)) -> Vec<u8> {
+    let mut memory: HostRegions = case.memory();
+    let launch = case.op.launch();
+    let view = memory.view(&launch, &[], &case.weights).unwrap_or_else(|e| panic!("{}: {e}", case.label));
+    body(&*case.op, &view);
+    memory.bytes(Region::Arena).to_vec()
+}
+
+/// What two runs left in memory.
+type Twice = [Vec<u8>; 2];
+
+fn on_cpu(case: &Case) -> Twice {
+    [(); 2].map(|()| run(case, |op, m| op.cpu(m, &Cpu::new(Isa::detect(), 2))))
+}
+
+/// Directly, then from a captured graph.
+fn on_device(driver: Driver, name: &str, index: usize) -> Result<Twice> {
+    // A plan owns its ops, so this one is built anew.
+    let entry = REGISTRY.iter().find(|e| e.name == name).expect("registered");
+    let case = (entry.cases)().swap_remove(index);
+    let image = run(&case, |_, _| ());
+    let mut recorder = Recorder::new(case.label.clone(), Region::Arena, &case.weights);
+    recorder.push_boxed(case.op)?;
+    let plan = recorder.finish()?;
+    let mut needs = Needs::default();
+    needs.cover(plan);
+    needs.regions.set(Region::Arena, image.len());
+    let mut executor = CudaExecutor::new(Device::open(driver, 0)?, &needs, &case.weights, &mut |_, _| ())?;
+    let id = executor.load(needs.plans.swap_remove(0))?;
+    let mut once = || -> Result<Vec<u8>> {
+        executor.write(Region::Arena, 0, &image)?;
+        executor.run(id, 0..1)?;
+        let mut after = vec![0; image.len()];
+        executor.read(Region::Arena, 0, &mut after)?;
+        Ok(after)
+    };
+    Ok([once()?, once()?])
+}
+
+fn bytes_of(t: &Tensor) -> Range<usize> {
+    let Place::At { offset, .. } = t.place else { panic!("cases use fixed places") };
+    offset..offset + t.bytes()
+}
+
+fn value(dtype: DType, bytes: &[u8]) -> f64 {
+    match dtype {
+        DType::F32 => bytemuck::pod_read_unaligned::<f32>(bytes) as f64,
+        DType::Bf16 => bytemuck::pod_read_unaligned::<half::bf16>(bytes).to_f64(),
+        DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
+        DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
+        other => panic!("{other} is no output type"),
+    }
+}
+
+/// The worst element of an output as (difference / allowed, description).
+fn worst(t: &Tensor, tolerance: Tolerance, want: &[u8], got: &[u8]) -> (f64, String) {
+    let size = t.dtype.size();
+    let mut worst = (0.0, String::new());
+    for (i, (w, g)) in want[bytes_of(t)].chunks(size).zip(got[bytes_of(t)].chunks(size)).enumerate() {
+        let (w, g) = (value(t.dtype, w), value(t.dtype, g));
+        assert!(w.is_finite(), "the reference left element {i} of {t} unwritten");
+        let (difference, allowed) = ((w - g).abs(), tolerance.allowed(t.dtype, w));
+        let share = if difference == 0.0 { 0.0 } else { difference / allowed };
+        if share.is_nan() || share > worst.0 {
+            worst = (
+                if share.is_nan() { f64::INFINITY } else { share },
+                format!("element {i} of {t}: {g}, reference {w}, allowed {allowed:.3e}"),
+            );
+        }
+    }
+    worst
+}
+
+/// Compares two runs of a case with its reference; the worst error as a share of its bound.
+fn check(name: &str, case: &Case, [got, again]: &Twice) -> f64 {
+    let want = run(case, |op, m| op.reference(m));
+    let mut share = 0.0;
+    for (t, tolerance) in case.outputs.iter().filter(|(_, tolerance)| *tolerance != Tolerance::Anything) {
+        let (s, what) = worst(t, *tolerance, &want, got);
+        assert!(s <= 1.0, "{name} [{}]: {what}", case.label);
+        share = f64::max(share, s);
+    }
+    let launch = case.op.launch();
+    let written = |scratch| {
+        let outputs = launch.operands().filter(move |(_, a)| *a != Access::Read && (scratch || *a != Access::Scratch));
+        outputs.map(|(t, _)| bytes_of(t)).collect::<Vec<Range<usize>>>()
+    };
+    let (outputs, results) = (written(true), written(false));
+    let input = run(case, |_, _| ());
+    for (i, (before, after)) in input.iter().zip(got).enumerate() {
+        let inside = outputs.iter().any(|r| r.contains(&i));
+        assert!(before == after || inside, "{name} [{}]: byte {i} outside the outputs was changed", case.label);
+    }
+    for r in results {
+        assert!(got[r.clone()] == again[r], "{name} [{}]: two runs differ", case.label);
+    }
+    share
+}
+
+/// Every case on the CPU.
+pub fn check_cpu() {
+    for entry in REGISTRY {
+        let cases = (entry.cases)();
+        assert!(!cases.is_empty(), "{} has no cases", entry.name);
+        let mut share = 0.0;
+        for case in &cases {
+            case.op.check(&case.weights).unwrap_or_else(|e| panic!("{} {}: {e}", entry.name, case.label));
+            assert_eq!(entry.name, case.op.name());
+            share = f64::max(share, check(entry.name, case, &on_cpu(case)));
+        }
+        println!("{:18} {:2} cases, worst {:.1} % of the bound", entry.name, cases.len(), 100.0 * share);
+    }
+}
+
+/// Every case that the kernels take on a driver's first device, and why the others are left out.
+pub fn check_device(driver: Driver) {
+    let target = Device::open(driver, 0).unwrap_or_else(|e| panic!("{e}")).target;
+    for entry in REGISTRY {
+        let (mut share, mut ran) = (0.0, 0);
+        for (i, case) in (entry.cases)().iter().enumerate() {
+            match case.op.kernel(&target) {
+                Err(Error::Unsupported { what, .. }) => println!("{:18} [{}] left out: {what}", entry.name, case.label),
+                Err(e) => panic!("{} [{}]: {e}", entry.name, case.label),
+                Ok(_) => {
+                    let twice = on_device(driver, entry.name, i);
+                    let twice = twice.unwrap_or_else(|e| panic!("{} [{}]: {e}", entry.name, case.label));
+                    share = f64::max(share, check(entry.name, case, &twice));
+                    ran += 1;
+                }
+            }
+        }
+        println!("{:18} {ran:2} cases, worst {:.1} % of the bound", entry.name, 100.0 * share);
+    }
+}
