@@ -57,7 +57,7 @@ fn launch(bench: &Bench, name: &str, [from, to]: [Arg; 2], broken: bool) -> Resu
 /// Whether the report names one of the lines of `faults.cu`. Intrinsic functions are in NVIDIA's headers: then it is the
 /// line of a caller.
 fn is_at(fault: &Fault, lines: &[u32]) -> bool {
-    let mut named = fault.place.source.iter().chain(&fault.place.callers);
+    let mut named = fault.place.source.iter().chain(&*fault.place.callers);
     named.any(|(file, line)| file.ends_with("faults.cu") && lines.contains(line))
 }
 

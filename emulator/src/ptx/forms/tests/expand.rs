@@ -89,7 +89,7 @@ pub fn pairwise(pattern: &Pattern) -> Vec<Text> {
         .filter(|text| {
             let pairs =
                 text.choices.iter().enumerate().flat_map(|(i, a)| text.choices[i..].iter().map(move |b| (*a, *b)));
-            pairs.fold(false, |new, pair| met.insert(pair) || new)
+            pairs.filter(|pair| met.insert(*pair)).count() > 0
         })
         .collect()
 }

@@ -131,7 +131,7 @@ impl Box {
     fn new(rank: usize) -> Box {
         let (dimensions, extents) = (vec![12u64, 5, 3, 2, 4], vec![8u32, 3, 2, 2, 1]);
         let strides: Vec<u64> = (1..rank).map(|i| 4 * dimensions[..i].iter().product::<u64>()).collect();
-        let at = vec![-2, 3, 1, 1, 2];
+        let at = [-2, 3, 1, 1, 2];
         let element = |number: u32| {
             let (mut rest, mut byte) = (number, Some(0));
             for i in 0..rank {

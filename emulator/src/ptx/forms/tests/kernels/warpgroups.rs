@@ -65,7 +65,7 @@ impl<'s> Product<'s> {
         let types: Vec<&str> = s.words.iter().map(String::as_str).filter(|w| TYPES.contains(w)).collect();
         let types: [&str; 3] = types.try_into().expect("three types");
         let random = &mut random_for(s);
-        let scale = random.bits() % 4 > 0;
+        let scale = !random.bits().is_multiple_of(4);
         let mut fill = |lines: usize, ty| (0..lines).map(|_| (0..k).map(|_| small(random, ty)).collect()).collect();
         Product { s, n, k, registers: s.names("acc").len(), types, a: fill(64, types[1]), b: fill(n, types[2]), scale }
     }
