@@ -89,7 +89,8 @@ pub fn pairwise(pattern: &Pattern) -> Vec<Text> {
         .filter(|text| {
             let pairs =
                 text.choices.iter().enumerate().flat_map(|(i, a)| text.choices[i..].iter().map(move |b| (*a, *b)));
-            pairs.filter(|pair| met.insert(*pair)).count() > 0
+            // A pattern without a choice has one spelling and no pair.
+            pairs.filter(|pair| met.insert(*pair)).count() > 0 || count == 1
         })
         .collect()
 }

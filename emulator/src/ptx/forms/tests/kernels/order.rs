@@ -74,9 +74,12 @@ pub fn fence(s: &Spelling<'_>) {
 /// `bar`, `barrier` and `barrier.cluster`.
 pub fn barrier(s: &Spelling<'_>) {
     s.knows(&[
-        &["cta", "cluster", "sync", "arrive", "wait", "red", "popc", "and", "or", "pred"],
+        &["cta", "cluster", "sync", "arrive", "wait", "warp", "red", "popc", "and", "or", "pred"],
         &["aligned", "release", "relaxed", "acquire"],
     ]);
+    if s.given("m") {
+        return warp(s);
+    }
     match s.one_of(&["red", "cluster", "arrive"]) {
         Some("red") => reduction(s),
         Some("cluster") => cluster(s),
@@ -154,4 +157,24 @@ fn cluster(s: &Spelling<'_>) {
         return hand_over(s, &text, "fence.acq_rel.cluster;");
     }
     hand_over(s, &text, &text);
+}
+
+/// `bar.warp.sync`: odd lanes store, even ones load behind it; members that do not come are missed.
+fn warp(s: &Spelling<'_>) {
+    let kernel = |guard: &str| {
+        let body = format!(
+            "{ADDRESSES} and.b32 %x3, %lane, 1; setp.eq.u32 %q3, %x3, 1; mov.u32 {}, -1;
+            @%q3 st.shared.u32 [%x1], %x2;
+            {guard} {}
+            barrier.sync 0;
+            @!%q3 ld.shared.u32 %x3, [%x1+4]; @!%q3 st.global.u32 [%out], %x3;",
+            s.name("m"),
+            s.text
+        );
+        Kernel::new(body, Vec::new())
+    };
+    let got = kernel("").output();
+    (0..32).step_by(2).for_each(|t| assert_eq!(word(&got, STRIDE, t, 0, 4), 3 * t as u128 + 8, "{} lane {t}", s.text));
+    // The others wait at the block's barrier, for those that wait for them.
+    assert!(kernel("@%q3").run().is_err(), "{} without half of its members", s.text);
 }

@@ -30,10 +30,16 @@ fn run(s: &Spelling<'_>, members: u32, input: &[u8], sources: &[&str]) -> Vec<u8
 /// `shfl`: the ISA's own description, a lane at a time.
 pub fn shuffle(s: &Spelling<'_>) {
     s.knows(&[&["sync", "up", "down", "bfly", "idx"]]);
-    let input = noise(&mut random_for(s), 32 * STRIDE);
-    let got = run(s, u32::MAX, &input, &["a", "b", "c"]);
+    let random = &mut random_for(s);
+    for _ in 0..16 {
+        moved(s, &noise(random, 32 * STRIDE));
+    }
+}
+
+fn moved(s: &Spelling<'_>, input: &[u8]) {
+    let got = run(s, u32::MAX, input, &["a", "b", "c"]);
     for lane in 0..32 {
-        let source = |i: usize| word(&input, STRIDE, lane as usize, 8 * i, 4) as i32;
+        let source = |i: usize| word(input, STRIDE, lane as usize, 8 * i, 4) as i32;
         let (b, c, segment) = (source(1) & 31, source(2) & 31, source(2) >> 8 & 31);
         let (most, least) = (lane & segment | c & !segment, lane & segment);
         let (from, inside) = match s.one_of(&["up", "down", "bfly", "idx"]) {
@@ -44,7 +50,7 @@ pub fn shuffle(s: &Spelling<'_>) {
         };
         let from = if inside { from } else { lane };
         let lane = lane as usize;
-        assert_eq!(word(&got, STRIDE, lane, 0, 4), word(&input, STRIDE, from as usize, 0, 4), "{} lane {lane}", s.text);
+        assert_eq!(word(&got, STRIDE, lane, 0, 4), word(input, STRIDE, from as usize, 0, 4), "{} lane {lane}", s.text);
         if s.given("p") {
             assert_eq!(word(&got, STRIDE, lane, 8, 4), u128::from(inside), "{} lane {lane}", s.text);
         }
