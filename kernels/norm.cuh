@@ -34,10 +34,13 @@ __device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* row, T* o
 #pragma unroll 2
     for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
         load(row + i, x);
+        float weight[8], bias[8] = {};
+        load_constant(norm.weight + i, weight);
+        if (norm.bias) load_constant(norm.bias + i, bias);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            const float y = __fmul_rn(__fmul_rn(x[j] - mean, scale), norm.weight[i + j]);
-            x[j] = norm.bias ? __fadd_rn(y, norm.bias[i + j]) : y;
+            const float y = __fmul_rn(__fmul_rn(x[j] - mean, scale), weight[j]);
+            x[j] = norm.bias ? __fadd_rn(y, bias[j]) : y;
         }
         store(out + i, x);
     }

@@ -25,8 +25,11 @@ struct Turn {
     __device__ __forceinline__ void operator()(int pair, int patch, float (&x)[2][W]) const {
         const int head = pair / HALF, first = pair % HALF;
 #pragma unroll
-        for (int j = 0; j < 2 * W; ++j) {
-            x[j / W][j % W] = __fadd_rn(x[j / W][j % W], bias[head * HEAD + j / W * HALF + first + j % W]);
+        for (int i = 0; i < 2; ++i) {
+            float b[W];
+            load_constant(bias + head * HEAD + i * HALF + first, b);
+#pragma unroll
+            for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
         }
         if (head < 2 * H) {
 #pragma unroll

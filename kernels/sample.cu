@@ -141,16 +141,19 @@ __device__ u64 sum_from(const Row& row, const Weight& weight, u32 key, Shared& s
     return block_sum(sum, shared);
 }
 
-// The id of token number `rank` of a key, counted by id.
+// The id of token number `rank` of a key, counted by id. A warp has a run of ids.
 __device__ int id_of(const Row& row, u32 key, u64 rank, Shared& shared) {
-    const int per_thread = ceil_div(row.V, THREADS);
-    const int first = threadIdx.x * per_thread, end = min(first + per_thread, row.V);
+    const int per_warp = ceil_div(row.V, THREADS) * WARP;
+    const int first = warp_id() * per_warp, end = min(first + per_warp, row.V);
+    auto of_key = [&](int i) { return __ballot_sync(0xffffffffu, i < end && key_of(row[i]) == key); };
     u64 mine = 0;
-    for (int i = first; i < end; ++i) mine += key_of(row[i]) == key;
-    u64 before = block_sum_before(mine, shared);
+    for (int i = first; i < end; i += WARP) mine += __popc(of_key(i + lane_id()));
+    u64 before = __shfl_sync(0xffffffffu, block_sum_before(lane_id() == 0 ? mine : 0, shared), 0);
     if (before <= rank && rank < before + mine) {
-        for (int i = first; i < end; ++i) {
-            if (key_of(row[i]) == key && before++ == rank) shared.digit = i;
+        for (int i = first; i < end; i += WARP) {
+            const u32 found = of_key(i + lane_id()), lower = found & ((1u << lane_id()) - 1);
+            if (found >> lane_id() & 1 && before + __popc(lower) == rank) shared.digit = i + lane_id();
+            before += __popc(found);
         }
     }
     __syncthreads();

@@ -102,6 +102,13 @@ impl Op for Embed {
         let normed = self.normed.map_or(0, |n| row(n.y.dtype) + (self.y.cols() * 4) as u64);
         Cost { bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 8 * self.y.rows() as u64, flops: 0 }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        // A row of the table lies in pieces of 4 bytes: a sector holds two of its own and two of its neighbour, and is asked for twice.
+        let tokens = step.i32s(&step.layout.embed_rows).iter().filter(|&&row| row < 0).count();
+        let again = 3 * tokens * self.y.cols() * self.images.dtype.size();
+        self.cost(step, weights).bytes + again as u64 + self.normed.map_or(0, |n| n.again(&self.y))
+    }
 }
 
 /// Tokens and image rows mixed, in every storage type.

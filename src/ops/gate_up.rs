@@ -101,6 +101,10 @@ impl Op for GateUp {
             flops: matmul_flops(self.x.rows(), 2 * self.y.cols(), self.x.cols()),
         }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), 2 * self.y.cols(), false)
+    }
 }
 
 /// Decode and prefill rows, widths that split unevenly.

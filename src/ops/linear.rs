@@ -150,6 +150,11 @@ impl Op for Linear {
             flops: matmul_flops(self.x.rows(), self.y.cols(), self.x.cols()),
         }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        let product = product::again(&self.x, self.x.rows(), self.y.cols(), self.bias.is_some());
+        self.cost(step, weights).bytes + product + self.normed.map_or(0, |n| n.again(&self.y))
+    }
 }
 
 fn activate(a: Activation, x: f64) -> f64 {

@@ -80,6 +80,10 @@ impl Op for LmHead {
         let unread = (self.x.rows() - s.min(self.x.rows())) * d * self.x.dtype.size();
         Cost { bytes: launch_bytes(&self.launch(), weights) - unread as u64, flops: matmul_flops(s, v, d) }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        self.cost(step, weights).bytes + product::again(&self.x, self.logits.rows(), self.logits.cols(), false)
+    }
 }
 
 /// One sampled row, several, and all of them.

@@ -60,6 +60,11 @@ pub trait Op: Debug + Send + Sync {
 
     /// Least work for the lengths of this step.
     fn cost(&self, step: &HostStep, weights: &WeightSet) -> Cost;
+
+    /// Bytes that the device's kernel asks its caches for: what several tiles read counts as often as they do. The cost, where all is read once.
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        self.cost(step, weights).bytes
+    }
 }
 
 /// The least an op must do.

@@ -57,6 +57,14 @@ impl Normed {
     }
 }
 
+impl Normed {
+    /// Bytes that a device reads again for it: the rows `of`, once for each statistic and once to scale them, and the weights of each row.
+    pub fn again(&self, of: &Tensor) -> u64 {
+        let (passes, vectors) = if self.norm.kind == NormKind::Layer { (3, 2) } else { (2, 1) };
+        (of.elements() * of.dtype.size() * passes + (of.rows() - 1) * of.cols() * 4 * vectors) as u64
+    }
+}
+
 /// Adds a norm's operands to a launch, or their absence.
 pub fn operands(launch: Launch, normed: Option<&Normed>) -> Launch {
     match normed {

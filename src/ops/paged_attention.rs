@@ -39,6 +39,9 @@ pub struct PagedAttention {
 /// depend on who computes it.
 const SPLIT: usize = 256;
 
+/// Queries of a device's tile where rows are prefilled.
+const QUERIES: usize = 64;
+
 /// Where the parts of a decoded row meet on a device that computes them in parallel. The host does not use it.
 #[derive(Debug, Clone, Copy)]
 pub struct Splits {
@@ -139,7 +142,7 @@ impl Op for PagedAttention {
         })?;
         let (variant, grid, smem) = match self.splits {
             Some(_) => ("decode", [(self.block_tables.cols() * block).div_ceil(SPLIT), groups, rows], 75008),
-            None => ("prefill", [rows.div_ceil(64), heads, 1], 80 << 10),
+            None => ("prefill", [rows.div_ceil(QUERIES), heads, 1], 80 << 10),
         };
         let entry = format!("{}_{variant}", self.launch().entry);
         Ok(Kernel { entry, grid: grid.map(|n| n as u32), block: 128, smem })
@@ -186,6 +189,22 @@ impl Op for PagedAttention {
             }
             attention(cpu, &q, heads, kv, &sequences, &|head, tile| y.set(tile, head * d));
         })
+    }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        let token = (2 * self.head_dim() * self.k.dtype.size()) as u64;
+        let visible = step.i32s(&step.layout.visible);
+        let cost = self.cost(step, weights).bytes;
+        if self.splits.is_some() {
+            // Partial results are written, and read back.
+            let splits: u64 = visible.iter().map(|&n| (n as u64).div_ceil(SPLIT as u64)).sum();
+            return cost + splits * (self.q.cols() / self.head_dim() * (self.head_dim() + 2) * 8) as u64;
+        }
+        // Keys and values once for every tile of queries and query head, instead of once for every key head.
+        let tiles: u64 = visible.chunks(QUERIES).map(|rows| rows.iter().map(|&n| n as u64).max().unwrap_or(0)).sum();
+        let heads = (self.q.cols() / self.head_dim()) as u64;
+        let once = visible.iter().map(|&n| n as u64).max().unwrap_or(0) * self.kv_heads() as u64;
+        cost + token * (tiles * heads).saturating_sub(once)
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {

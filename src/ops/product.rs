@@ -35,3 +35,15 @@ pub fn kernel(op: &'static str, family: &str, x: &Tensor, m: usize, n: usize) ->
 fn slices(k: usize) -> u32 {
     1 << [768, 1536, 6144].iter().filter(|&&most| k >= most).count()
 }
+
+/// Bytes that the tiles of `m` rows of `x` by `n` features ask for beyond one reading of both. A bias is asked for by each row.
+pub fn again(x: &Tensor, m: usize, n: usize, biased: bool) -> u64 {
+    let (rows, weights) = (m * x.cols() * x.dtype.size(), n * x.cols() * x.dtype.size());
+    let bias = if biased { m * n * 4 } else { 0 };
+    let tiles = if m <= NARROW_ROWS {
+        (n.div_ceil(16) - 1) * rows
+    } else {
+        (n.div_ceil(WIDE) - 1) * rows + (m.div_ceil(WIDE) - 1) * weights
+    };
+    (tiles + bias) as u64
+}

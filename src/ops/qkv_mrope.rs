@@ -195,6 +195,11 @@ impl Op for QkvMrope {
             flops: matmul_flops(t, weights.get(self.weight).n(), self.x.cols()),
         }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        let n = weights.get(self.weight).n();
+        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n, self.bias.is_some())
+    }
 }
 
 /// Grouped heads, odd head sizes, padding rows, slots out of order.

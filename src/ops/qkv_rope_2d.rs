@@ -115,6 +115,10 @@ impl Op for QkvRope2d {
             flops: matmul_flops(self.x.rows(), self.qkv.cols(), self.x.cols()),
         }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), self.qkv.cols(), true)
+    }
 }
 
 /// Native head_dim 80, and others.

@@ -76,9 +76,34 @@ impl Op for Sample {
         self.reference(m)
     }
 
-    fn cost(&self, _: &HostStep, _: &WeightSet) -> Cost {
-        Cost { bytes: (self.logits.elements() * 4 + self.ids.elements() * 4) as u64, flops: 0 }
+    fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
+        // Marks are read where a penalty asks for them.
+        let penalised = step.f32s(&step.layout.sample_f32).chunks(4).filter(|row| row[3] != 1.0).count();
+        let bytes = self.logits.elements() * 4 + penalised * self.logits.cols() + self.ids.elements() * 4;
+        Cost { bytes: bytes as u64, flops: 0 }
     }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        let (v, l) = (self.logits.cols(), &step.layout);
+        let rows = step.f32s(&l.sample_f32).chunks(4).zip(step.i32s(&l.sample_i32).chunks(5));
+        let again = |(reals, ints): (&[f32], &[i32])| {
+            let row = RowSampling::from_device(reals, ints);
+            let pass = if row.repetition_penalty == 1.0 { 4 * v } else { 5 * v };
+            pass * passes(&row, v)
+        };
+        self.cost(step, weights).bytes + rows.map(again).sum::<usize>() as u64
+    }
+}
+
+/// How often a device reads a row's logits after it has found the best one: three times for each place in their order, once for each sum.
+fn passes(row: &RowSampling, v: usize) -> usize {
+    if row.temperature <= 0.0 || row.top_k == 1 {
+        return 0;
+    }
+    let top_k = if (1..v as i32).contains(&row.top_k) { 3 } else { 0 };
+    let top_p = if row.top_p < 1.0 { 3 } else { 0 };
+    // The sum of what top-k keeps, the drawn place, and the id at it.
+    top_k + 1 + top_p + usize::from(row.min_p > 0.0) + 3 + 1
 }
 
 /// One row's token, or -1.
@@ -193,7 +218,7 @@ pub fn cases() -> Vec<Case> {
         let marks: Vec<u8> = (0..3 * v).map(|i| u8::from(i % 3 == 0)).collect();
         let seen = b.bytes(DType::U8, &[3, v], &marks);
         let ids = b.output(DType::I32, &[rows.len()], Tolerance::Exact);
-        b.finish(Sample { logits, reals, ints, seen, ids })
+        b.finish_with_step(Sample { logits, reals, ints, seen, ids }, step)
     };
     let hot = RowSampling { temperature: 0.8, seed: 7, ..RowSampling::default() };
     vec![

@@ -14,6 +14,9 @@ use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
 
+/// Queries of a device's tile.
+const QUERIES: usize = 128;
+
 /// `o = softmax(q kᵀ / sqrt(d)) v` within each segment.
 #[derive(Debug)]
 pub struct VisionAttention {
@@ -61,7 +64,7 @@ impl Op for VisionAttention {
         let half = [DType::Bf16, DType::F16].contains(&dtype) && self.y.dtype == dtype;
         let plain = self.qkv.is_contiguous() && self.y.is_contiguous();
         require_kernel(self.name(), half && d == 80 && plain, || format!("{} -> {} and d = {d}", self.qkv, self.y))?;
-        let tiles = self.y.rows().div_ceil(128) + self.cu_seqlens.cols() - 1;
+        let tiles = self.y.rows().div_ceil(QUERIES) + self.cu_seqlens.cols() - 1;
         let grid = [tiles as u32, (self.y.cols() / d) as u32, 1];
         Ok(Kernel { entry: self.launch().entry, grid, block: 128, smem: 0 })
     }
@@ -106,6 +109,13 @@ impl Op for VisionAttention {
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
         Cost { bytes: launch_bytes(&self.launch(), weights), flops: 4 * self.pairs * self.y.cols() as u64 }
+    }
+
+    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
+        // Keys and values once for every tile of queries.
+        let patch = (2 * self.y.cols() * self.qkv.dtype.size()) as u64;
+        let again = self.pairs.div_ceil(QUERIES as u64).saturating_sub(self.y.rows() as u64);
+        self.cost(step, weights).bytes + patch * again
     }
 }
 

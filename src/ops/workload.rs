@@ -3,6 +3,7 @@
 //! What benches and the test of memory traffic run. A workload is a [`Case`] with random numbers; it stands for one of the model's layers. The
 //! surprise: products have weights that shrink with K, so that their results stay below 8 whatever the width.
 
+use super::Op;
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::embed::Embed;
 use super::gate_up::GateUp;
@@ -15,7 +16,6 @@ use super::qkv_rope_2d::QkvRope2d;
 use super::rope::{Mrope, Rope2d, inv_freq};
 use super::sample::Sample;
 use super::vision_attention::{VisionAttention, attention_tolerance};
-use super::Op;
 use crate::checkpoint::{Config, TextConfig, VisionConfig};
 use crate::dtype::DType;
 use crate::step::{HostStep, RowSampling, StepShape};
@@ -119,7 +119,15 @@ pub fn workloads(config: &Config, dtype: DType) -> Vec<Workload> {
     for rows in DECODED {
         let shape = shape(rows, decode_step(rows, config.text.vocab_size));
         all.extend(text(&shape, Phase::Decode));
-        all.push(Workload { op: "sample", role: "sample", phase: Phase::Decode, rows, launches: 1, shape, build: sample });
+        all.push(Workload {
+            op: "sample",
+            role: "sample",
+            phase: Phase::Decode,
+            rows,
+            launches: 1,
+            shape,
+            build: sample,
+        });
     }
     all.extend(text(&shape(CHUNK, prefill_step(config.text.vocab_size)), Phase::Prefill));
     all.extend(vision(&shape(SIDE * SIDE, HostStep::new(StepShape { rows: 0, seqs: 0, blocks: 0, samples: 0 }))));
@@ -328,7 +336,11 @@ fn paged_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let block_tables = b.bytes(DType::I32, &[seqs, blocks], bytemuck::cast_slice(s.step.i32s(&l.block_tables)));
     let seq_of_row = b.indices(s.step.i32s(&l.seq_of_row));
     let visible = b.indices(s.step.i32s(&l.visible));
-    let y = b.output(s.dtype, &[s.rows, c.q_dim()], attention_tolerance(s.dtype, c.head_dim, QUERIES.into(), blocks * BLOCK));
+    let y = b.output(
+        s.dtype,
+        &[s.rows, c.q_dim()],
+        attention_tolerance(s.dtype, c.head_dim, QUERIES.into(), blocks * BLOCK),
+    );
     let splits = (s.rows == seqs).then(|| {
         let partials = Splits::partials(s.rows, c.num_attention_heads, c.head_dim, blocks * BLOCK);
         let partials = b.output(DType::F32, &[partials], Tolerance::Anything);

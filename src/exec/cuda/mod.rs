@@ -19,8 +19,8 @@ use driver::{Buffer, Device, Function, Graph, Loaded, Operand, OperandAccess, Pi
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of a staging buffer for weights: long copies, and small beside what the weights take.
 const STAGING: usize = 32 << 20;

@@ -33,12 +33,12 @@ pub fn mma_rate(device: &Device, dtype: DType, steps: u32) -> Result<f64> {
     let blocks = 2 * device.target.sms as u32;
     let kernel = Kernel { entry: format!("probe_{dtype}"), grid: [blocks, 1, 1], block: THREADS, smem: 0 };
     let module = ptx::module_of(&kernel.entry);
-    let module = module.ok_or_else(|| crate::error::Error::Device { at: device.name.clone(), why: ptx::MISSING.into() })?;
+    let module =
+        module.ok_or_else(|| crate::error::Error::Device { at: device.name.clone(), why: ptx::MISSING.into() })?;
     let loaded = device.load(module)?;
     let function = device.function(&loaded, &kernel)?;
     let out = device.alloc("a probe", 4)?;
-    let operand =
-        Operand { address: out.address(), bytes: 4, rows: 1, stride: 4, access: OperandAccess::ReadWrite };
+    let operand = Operand { address: out.address(), bytes: 4, rows: 1, stride: 4, access: OperandAccess::ReadWrite };
     let mut params = [out.address(), steps as u64];
     let seconds = best(|| device.time(|| device.launch(&function, &kernel, &mut params, &[operand])))?.as_secs_f64();
     Ok((blocks as u64 * (THREADS / 32) as u64 * MMA * steps as u64 * FLOPS) as f64 / seconds)

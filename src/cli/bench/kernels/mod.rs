@@ -18,11 +18,11 @@ use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::exec::cuda::driver::{self, Driver};
-use crate::ops::{Cost, REGISTRY};
 use crate::ops::workload::{Phase, Workload, workloads};
+use crate::ops::{Cost, REGISTRY};
+use check::Difference;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use check::Difference;
 use code::{Assembler, Code};
 use counted::Counted;
 use serde::Serialize;
@@ -188,7 +188,8 @@ fn on_cpu(work: &[Workload], cpu: &Cpu) -> Result<Found> {
     let roof = before.best(&timed::cpu_roof(cpu));
     rows.iter_mut().for_each(|row| row.compare(&roof));
     let notes = vec![
-        "the CPU's bodies are what kernels are checked against; tests/parity.rs holds them to the scalar reference".into(),
+        "the CPU's bodies are what kernels are checked against; tests/parity.rs holds them to the scalar reference"
+            .into(),
         "the roof is the better of two probes, before and after: other programs may share this machine".into(),
     ];
     Ok(Found { device: "cpu", name: format!("{} threads, {}", cpu.threads(), cpu.isa().name()), roof, rows, notes })

@@ -15,7 +15,8 @@ const WIDTH: f64 = 960.0;
 pub(super) fn html(report: &Report) -> String {
     let found = &report.found;
     let title = format!("{} {} on {}", report.shape, report.dtype, found.device);
-    let mut s = format!("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Osprey kernels: {title}</title>\n");
+    let mut s =
+        format!("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Osprey kernels: {title}</title>\n");
     let _ = write!(s, "<style>{STYLE}</style>\n<h1>Osprey kernels: {title}</h1>\n<p>{}</p>\n", escape(&found.name));
     found.notes.iter().for_each(|note| s.push_str(&format!("<p>{}</p>\n", escape(note))));
     let _ = writeln!(s, "<p><span class=\"key\">{}</span></p>", key());
@@ -29,7 +30,9 @@ pub(super) fn html(report: &Report) -> String {
 
 fn key() -> String {
     let swatch = |phase: &str| {
-        format!("<svg style=\"width:12px;height:12px\" viewBox=\"0 0 12 12\"><circle class=\"{phase}\" cx=\"6\" cy=\"6\" r=\"5\"/></svg> {phase} ")
+        format!(
+            "<svg style=\"width:12px;height:12px\" viewBox=\"0 0 12 12\"><circle class=\"{phase}\" cx=\"6\" cy=\"6\" r=\"5\"/></svg> {phase} "
+        )
     };
     ["decode", "prefill", "vision"].map(swatch).concat()
 }
@@ -69,17 +72,29 @@ fn point(row: &Row, report: &Report) -> Option<(f64, f64)> {
 
 fn roofline(report: &Report) -> String {
     let (roof, points) = (&report.found.roof, |row| point(row, report));
-    let what = if report.found.device == "emulator" { "what the roof allows for the bytes counted; not measured" } else { "measured" };
+    let what = if report.found.device == "emulator" {
+        "what the roof allows for the bytes counted; not measured"
+    } else {
+        "measured"
+    };
     let most = roof.gflops.log10().ceil() as i32;
     let x = Axis { decades: (-1, 4), pixels: (70.0, WIDTH - 20.0) };
     let y = Axis { decades: (most - 5, most), pixels: (400.0, 20.0) };
-    let mut s = format!("<h2>Roofline</h2>\n<p>{what}; roof: {}</p>\n<svg viewBox=\"0 0 {WIDTH} 450\">\n", escape(roof.source));
+    let mut s =
+        format!("<h2>Roofline</h2>\n<p>{what}; roof: {}</p>\n<svg viewBox=\"0 0 {WIDTH} 450\">\n", escape(roof.source));
     for (value, at) in x.ticks() {
-        let _ = writeln!(s, "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"20\" y2=\"400\"/><text x=\"{at:.1}\" y=\"418\" text-anchor=\"middle\">{value}</text>");
+        let _ = writeln!(
+            s,
+            "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"20\" y2=\"400\"/><text x=\"{at:.1}\" y=\"418\" text-anchor=\"middle\">{value}</text>"
+        );
     }
     for (value, at) in y.ticks() {
         let right = x.pixels.1;
-        let _ = writeln!(s, "<line class=\"axis\" x1=\"70\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"64\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>", at + 4.0);
+        let _ = writeln!(
+            s,
+            "<line class=\"axis\" x1=\"70\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"64\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>",
+            at + 4.0
+        );
     }
     let knee = roof.gflops / roof.gbytes_per_s;
     let left = 10f64.powi(x.decades.0);
@@ -97,7 +112,10 @@ fn roofline(report: &Report) -> String {
             y.at(gflops)
         );
     }
-    let _ = writeln!(s, "<text x=\"515\" y=\"442\" text-anchor=\"middle\">FLOP per byte</text><text x=\"75\" y=\"14\">GFLOP/s</text>\n</svg>");
+    let _ = writeln!(
+        s,
+        "<text x=\"515\" y=\"442\" text-anchor=\"middle\">FLOP per byte</text><text x=\"75\" y=\"14\">GFLOP/s</text>\n</svg>"
+    );
     s
 }
 

@@ -86,7 +86,8 @@ fn passes(report: &Report) -> Vec<(String, usize)> {
     let mut passes: Vec<(String, usize)> = Vec::new();
     for row in &report.found.rows {
         // The merger has fewer rows than the tower, and is of the same pass.
-        let name = if row.phase == "vision" { row.phase.to_string() } else { format!("{} of {} rows", row.phase, row.rows) };
+        let name =
+            if row.phase == "vision" { row.phase.to_string() } else { format!("{} of {} rows", row.phase, row.rows) };
         match passes.iter_mut().find(|(pass, _)| *pass == name) {
             Some((_, launches)) => *launches += row.launches,
             None => passes.push((name, row.launches)),

@@ -5,8 +5,8 @@
 use super::Row;
 use super::check::{OnCpu, OnDevice};
 use super::code::Assembler;
-use crate::cli::bench::take_probe;
 use crate::cli::bench::table::Probe;
+use crate::cli::bench::take_probe;
 use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
