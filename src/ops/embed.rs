@@ -107,7 +107,9 @@ impl Op for Embed {
         // A row of the table lies in pieces of 4 bytes: a sector holds two of its own and two of its neighbour, and is asked for twice.
         let tokens = step.i32s(&step.layout.embed_rows).iter().filter(|&&row| row < 0).count();
         let again = 3 * tokens * self.y.cols() * self.images.dtype.size();
-        self.cost(step, weights).bytes + again as u64 + self.normed.map_or(0, |n| n.again(&self.y))
+        // Eight floats of a lane are two stores to the same sectors.
+        let stored = if self.y.dtype == DType::F32 { self.y.bytes() } else { 0 };
+        self.cost(step, weights).bytes + (again + stored) as u64 + self.normed.map_or(0, |n| n.again(&self.y))
     }
 }
 

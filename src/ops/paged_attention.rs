@@ -39,6 +39,9 @@ pub struct PagedAttention {
 /// depend on who computes it.
 const SPLIT: usize = 256;
 
+/// Keys of a device's tile.
+const KEYS: usize = 64;
+
 /// Queries of a device's tile where rows are prefilled.
 const QUERIES: usize = 64;
 
@@ -196,9 +199,11 @@ impl Op for PagedAttention {
         let visible = step.i32s(&step.layout.visible);
         let cost = self.cost(step, weights).bytes;
         if self.splits.is_some() {
-            // Partial results are written, and read back.
-            let splits: u64 = visible.iter().map(|&n| (n as u64).div_ceil(SPLIT as u64)).sum();
-            return cost + splits * (self.q.cols() / self.head_dim() * (self.head_dim() + 2) * 8) as u64;
+            // Partial results are written and read back; every tile of keys reads the queries.
+            let parts = |n: usize| visible.iter().map(|&keys| (keys as usize).div_ceil(n)).sum::<usize>();
+            let partials = parts(SPLIT) * (self.q.cols() / self.head_dim()) * (self.head_dim() + 2) * 8;
+            let queries = parts(KEYS).saturating_sub(self.q.rows()) * self.q.cols() * self.q.dtype.size();
+            return cost + (partials + queries) as u64;
         }
         // Keys and values once for every tile of queries and query head, instead of once for every key head.
         let tiles: u64 = visible.chunks(QUERIES).map(|rows| rows.iter().map(|&n| n as u64).max().unwrap_or(0)).sum();

@@ -47,3 +47,8 @@ pub fn again(x: &Tensor, m: usize, n: usize, biased: bool) -> u64 {
     };
     (tiles + bias) as u64
 }
+
+/// Bytes that storing or loading the results asks for again: in the wide shape eight floats of a lane are two accesses to the same sectors.
+pub fn results_again(y: &Tensor) -> u64 {
+    if y.dtype == DType::F32 && y.rows() > NARROW_ROWS { y.bytes() as u64 } else { 0 }
+}

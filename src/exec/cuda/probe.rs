@@ -49,3 +49,23 @@ fn best(mut run: impl FnMut() -> Result<Duration>) -> Result<Duration> {
     run()?;
     (0..RUNS).try_fold(Duration::MAX, |best, _| Ok(best.min(run()?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::cuda::driver::Driver;
+
+    /// The emulator's clock is the host's, so rates mean nothing; its checks see what the probes touch.
+    #[test]
+    fn probes_run() {
+        let device = Device::open(Driver::Emulator, 0).unwrap();
+        device.bind().unwrap();
+        assert!(copy_rate(&device, 1 << 16).unwrap() > 0.0);
+        for dtype in [DType::Bf16, DType::F16] {
+            assert!(mma_rate(&device, dtype, 1).unwrap() > 0.0);
+            let counters = device.counters().unwrap();
+            let mma = format!("\"m16n8k16.{dtype}.{dtype}.f32\":{}", 2 * device.target.sms as u64 * 8 * MMA);
+            assert!(counters.contains(&mma), "{counters}");
+        }
+    }
+}

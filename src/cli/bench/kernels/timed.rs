@@ -162,3 +162,40 @@ pub fn on_device(driver: Driver, w: &Workload, cpu: &Cpu, code: &mut Assembler) 
     row.timed = Some(Timed::new(&mut times, ran.ops, cache, &row));
     Ok(row)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::shapes::Shape;
+    use crate::cpu::Isa;
+    use crate::ops::workload::{Phase, workloads};
+
+    /// On the emulator, whose clock is the host's: everything but the numbers is as on a GPU.
+    #[test]
+    fn copies_take_turns_in_a_graph() {
+        let config = Shape::Demo.config().unwrap();
+        let mut work = workloads(&config, DType::Bf16).into_iter();
+        let w = work.find(|w| w.op == "embed" && w.phase == Phase::Decode).unwrap();
+        let target = Device::open(Driver::Emulator, 0).unwrap().target;
+        let cpu = Cpu::new(Isa::detect(), 1);
+        let row = on_device(Driver::Emulator, &w, &cpu, &mut Assembler::new(&target)).unwrap();
+        assert!(row.error.unwrap().within());
+        let t = row.timed.as_ref().unwrap();
+        // A row of the demo model is nothing beside an L2 cache.
+        assert_eq!((t.copies, t.cold), (MOST_COPIES, false));
+        assert!(t.microseconds > 0.0);
+    }
+
+    #[test]
+    fn a_time_is_the_median_for_each_copy() {
+        let config = Shape::Demo.config().unwrap();
+        let w = workloads(&config, DType::Bf16).into_iter().find(|w| w.op == "gate_up").unwrap();
+        let case = w.case();
+        let row = Row::new(&w, case.op.cost(&case.step, &case.weights));
+        let mut t = Timed::new(&mut [9, 1, 4].map(Duration::from_millis), 2, row.bytes as usize, &row);
+        assert_eq!((t.microseconds, t.cold), (2000.0, true));
+        t.compare(&Roof { gbytes_per_s: 2.0 * t.gbytes_per_s, gflops: 4.0 * t.gflops, source: "" });
+        assert_eq!((t.of_bandwidth, t.of_flops), (0.5, 0.25));
+        assert!(!Timed::new(&mut [Duration::from_millis(1)], 2, row.bytes as usize + 1, &row).cold);
+    }
+}
