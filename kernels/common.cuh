@@ -71,8 +71,7 @@ __device__ __forceinline__ void load<float>(const float* p, float (&x)[8]) {
 }
 template <class T>
 __device__ __forceinline__ void store(T* p, const float (&x)[8]) {
-    *reinterpret_cast<uint4*>(p) =
-        make_uint4(T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(x[4], x[5]), T::pack(x[6], x[7]));
+    st_global(p, make_uint4(T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(x[4], x[5]), T::pack(x[6], x[7])));
 }
 template <>
 __device__ __forceinline__ void store<float>(float* p, const float (&x)[8]) {

@@ -32,6 +32,11 @@ __device__ __forceinline__ uint4 ld_global_stream(const void* p) {
     return v;
 }
 
+// 16 bytes to global memory, in one store: where two paths meet, the compiler may split it.
+__device__ __forceinline__ void st_global(void* p, uint4 v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 // 16 bytes from L2: what other blocks of this launch wrote.
 __device__ __forceinline__ uint4 ld_global_l2(const void* p) {
     uint4 v;
