@@ -1,7 +1,7 @@
 # The project's commands. `make test` is all that a fresh machine with Rust, C and C++ compilers, make, and python3 with
 # pip needs.
 
-.PHONY: test lint bench cuda
+.PHONY: test lint bench cuda gpu gpu-bundle
 
 test: cuda
 	cargo test --locked
@@ -18,3 +18,16 @@ bench:
 # nvcc, for the emulator's tests.
 cuda:
 	@tools/cuda.sh
+
+# The suite on a real GPU, and a report in target/gpu-report. On a machine with nothing but a driver: bring the repository with
+# target/gpu, which gpu-bundle builds, and run tools/gpu.sh.
+gpu: gpu-bundle
+	@tools/gpu.sh
+
+gpu-bundle: cuda
+	cargo build --locked --release
+	mkdir -p target/gpu
+	cp target/release/osprey target/gpu/osprey
+	cp "$$(cargo test --locked --release --no-run --test gpu --message-format json | \
+		sed -n 's/.*"executable":"\([^"]*gpu-[^"]*\)".*/\1/p')" target/gpu/suite
+	strip target/gpu/*

@@ -15,8 +15,13 @@ fn lines(name: &str) -> Vec<Value> {
 
 /// The bundled model's answer in f32, greedy.
 fn ask(item: &Value) -> String {
+    ask_with(item, &["--dtype", "f32"])
+}
+
+/// The bundled model's greedy answer.
+fn ask_with(item: &Value, flags: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_osprey"));
-    command.args(["run", "--json", "--dtype", "f32", "--temperature", "0", "--max-new-tokens", "48", "--threads", "1"]);
+    command.args(["run", "--json", "--temperature", "0", "--max-new-tokens", "48", "--threads", "1"]).args(flags);
     for image in item["images"].as_array().unwrap() {
         command.arg("--input").arg(Path::new(DATA).join(image.as_str().unwrap()));
     }
@@ -74,6 +79,28 @@ macro_rules! kinds {
     ($($kind:ident),*) => { $(#[test] fn $kind() { check(stringify!($kind)); })* };
 }
 kinds!(naming, counting, place, words, numbers, digits, pointing);
+
+const KINDS: [&str; 7] = ["naming", "counting", "place", "words", "numbers", "digits", "pointing"];
+
+/// In bf16 both round; a near tie may fall the other way, so the pictures are those where the CPU's bf16 answer is also the f32 one.
+#[test]
+fn the_kernels_say_what_the_cpu_says() {
+    for kind in KINDS {
+        let items = lines(&format!("{kind}.jsonl"));
+        let item = items.iter().find(|i| ask(i) == ask_with(i, &["--dtype", "bf16", "--device", "cpu"])).unwrap();
+        let (cpu, emulator) = (ask(item), ask_with(item, &["--dtype", "bf16", "--device", "emulator"]));
+        assert_eq!(cpu, emulator, "{kind}: {}", item["query"]);
+    }
+}
+
+/// Every op of a prompt and an answer on the emulator, held against the CPU's body on the same inputs.
+#[test]
+fn lockstep_finds_no_difference() {
+    for dtype in ["bf16", "f16"] {
+        let item = &lines("pointing.jsonl")[0];
+        ask_with(item, &["--dtype", dtype, "--device", "emulator", "--lockstep", "cpu"]);
+    }
+}
 
 #[test]
 fn boxes_overlap_as_they_should() {

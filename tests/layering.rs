@@ -25,8 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // An executor never sees a model, a model never an executor.
     // The kernels as a device takes them: their text, and weights in their layouts.
     ("ptx", &[]),
-    ("pack", &["launch", "ops", "weights"]),
-    ("exec", &["cpu", "hostmem", "launch", "pack", "plan", "ptx", "step", "tensor", "weights"]),
+    ("pack", &["checkpoint", "launch", "ops", "weights"]),
+    ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
     ("model", &["checkpoint", "ops", "plan", "step", "tensor", "weights"]),
     (
         "engine",
@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "media",
             "model",
             "plan",
+            "ptx",
             "step",
             "tensor",
             "text",

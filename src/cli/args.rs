@@ -11,6 +11,9 @@ pub struct ModelArgs {
     /// Where to compute; auto takes a GPU that can run the model, else the CPU; emulator runs the CUDA kernels on the CPU, with all checks
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+    /// Check every op against this device as well, and stop at the first that differs
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    pub lockstep: Option<Device>,
     /// Storage type of activations and KV cache; auto is what the checkpoint was trained in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,

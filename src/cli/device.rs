@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::exec::cpu::CpuExecutor;
 use crate::exec::cuda::CudaExecutor;
 use crate::exec::cuda::driver::{Device, Driver, is_present};
+use crate::exec::lockstep::Lockstep;
 use crate::exec::{Executor, Needs};
 use crate::hostmem::RegionBytes;
 use crate::model::qwen2_vl::Qwen2Vl;
@@ -25,23 +26,43 @@ use std::sync::Arc;
 /// [`Error::Memory`] with the numbers if it does not fit; [`Error::Unsupported`] or [`Error::Device`] for a device that was asked for by name and
 /// cannot run it.
 pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
-    let dtype = placement.dtype;
-    Engine::new(model, limits, |needs, weights| match placement.device {
-        Flag::Cpu => on_cpu(needs, weights, placement),
-        Flag::Cuda => on_device(Driver::Cuda, &needs, &weights, dtype),
-        Flag::Emulator => on_device(Driver::Emulator, &needs, &weights, dtype),
-        // Without a driver or kernels the CPU is what anybody expects.
-        Flag::Auto if ptx::MODULES.is_empty() || !is_present() => on_cpu(needs, weights, placement),
-        Flag::Auto => on_device(Driver::Cuda, &needs, &weights, dtype).or_else(|e| {
-            note(&format!("the GPU is not used: {e}"));
-            on_cpu(needs, weights, placement)
-        }),
+    Engine::new(model, limits, |needs, weights| {
+        let first = executor(placement.device, &needs, &weights, placement)?;
+        match placement.lockstep {
+            None => Ok(first),
+            Some(other) => Ok(Box::new(Lockstep::new(first, executor(other, &needs, &weights, placement)?))),
+        }
     })
 }
 
-fn on_cpu(needs: Needs, weights: Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+/// Why `auto` took the executor of that name.
+pub fn reason(taken: &str) -> &'static str {
+    match taken {
+        "cuda" => "there is a GPU with kernels for this model",
+        _ if ptx::MODULES.is_empty() => "this build has no CUDA kernels",
+        _ if !is_present() => "there is no CUDA driver",
+        _ => "the GPU cannot run this model as asked",
+    }
+}
+
+fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+    let dtype = placement.dtype;
+    match device {
+        Flag::Cpu => on_cpu(needs, weights, placement),
+        Flag::Cuda => on_device(Driver::Cuda, needs, weights, dtype),
+        Flag::Emulator => on_device(Driver::Emulator, needs, weights, dtype),
+        // Without a driver or kernels the CPU is what anybody expects.
+        Flag::Auto if ptx::MODULES.is_empty() || !is_present() => on_cpu(needs, weights, placement),
+        Flag::Auto => on_device(Driver::Cuda, needs, weights, dtype).or_else(|e| {
+            note(&format!("the GPU is not used: {e}"));
+            on_cpu(needs, weights, placement)
+        }),
+    }
+}
+
+fn on_cpu(needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
     check_memory(&needs.regions)?;
-    Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(Isa::detect(), placement.threads))?))
+    Ok(Box::new(CpuExecutor::new(needs.regions, weights.clone(), Cpu::new(Isa::detect(), placement.threads))?))
 }
 
 fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -> Result<Box<dyn Executor>> {

@@ -23,6 +23,8 @@ const CONTEXT: usize = 8192;
 #[derive(Debug, Clone, Copy)]
 pub struct Placement {
     pub device: Device,
+    /// A second device that checks every op of the first.
+    pub lockstep: Option<Device>,
     pub dtype: DType,
     pub threads: usize,
 }
@@ -104,7 +106,7 @@ pub fn place(args: &ModelArgs, files: &ModelFiles) -> Placement {
         Dtype::F16 => DType::F16,
     };
     let threads = use_threads(args.threads);
-    Placement { device: args.device, dtype, threads }
+    Placement { device: args.device, lockstep: args.lockstep, dtype, threads }
 }
 
 /// Sets the number of threads for pictures too, and gives it.

@@ -282,7 +282,7 @@ impl Engine {
         exec.write(positions.0, positions.1, bytemuck::cast_slice(&self.model.tower.positions(grid)))?;
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();
-        let id = exec.load(plan)?;
+        let id = exec.load(Arc::new(plan))?;
         let stops = io.taps.iter().map(|t| (t.ops, Some(t))).chain([(ops, None)]);
         let mut done = 0;
         let result = stops.filter(|_| !cancel.is_cancelled()).try_for_each(|(end, reached)| {
@@ -364,7 +364,7 @@ impl Engine {
                 self.exec.unload(self.plans.remove(0).1);
             }
             let (plan, io) = self.record(shape, tail)?;
-            let id = self.exec.load(plan)?;
+            let id = self.exec.load(Arc::new(plan))?;
             self.plans.push(((shape, tail), id, io));
         }
         let (_, id, io) = &self.plans[self.plans.len() - 1];

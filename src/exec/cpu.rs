@@ -16,7 +16,7 @@ pub struct CpuExecutor {
     memory: HostRegions,
     sizes: RegionBytes,
     weights: Arc<WeightSet>,
-    plans: HashMap<usize, Plan>,
+    plans: HashMap<usize, Arc<Plan>>,
     next: usize,
     cpu: Cpu,
 }
@@ -57,7 +57,7 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
-    fn load(&mut self, plan: Plan) -> Result<PlanId> {
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
         super::check_arenas(&plan, |r| self.sizes.get(r))?;
         self.plans.insert(self.next, plan);
         self.next += 1;
@@ -68,7 +68,7 @@ impl Executor for CpuExecutor {
         self.plans.remove(&id.0);
     }
 
-    fn plan(&self, id: PlanId) -> &Plan {
+    fn plan(&self, id: PlanId) -> &Arc<Plan> {
         &self.plans[&id.0]
     }
 

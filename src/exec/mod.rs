@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod lockstep;
 
 use crate::error::{Error, Result};
 use crate::hostmem::RegionBytes;
@@ -9,6 +10,7 @@ use crate::launch::Layout;
 use crate::plan::Plan;
 use crate::tensor::{Region, WeightId};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What an executor must have room for.
 #[derive(Debug, Default)]
@@ -17,7 +19,7 @@ pub struct Needs {
     /// The weights that plans use, and how a device stores them.
     pub weights: Vec<(WeightId, Layout)>,
     /// The plans that this was computed from: one of every kind that will be run.
-    pub plans: Vec<Plan>,
+    pub plans: Vec<Arc<Plan>>,
 }
 
 impl Needs {
@@ -31,7 +33,7 @@ impl Needs {
                 self.weights.push(weight);
             }
         }
-        self.plans.push(plan);
+        self.plans.push(Arc::new(plan));
     }
 }
 
@@ -59,30 +61,30 @@ pub trait Executor: Send {
     /// Copies bytes into a region.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) beyond the region's end.
+    /// [`Error::Contract`] beyond the region's end.
     fn write(&mut self, region: Region, offset: usize, bytes: &[u8]) -> Result<()>;
 
     /// Copies bytes out of a region.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) beyond the region's end.
+    /// [`Error::Contract`] beyond the region's end.
     fn read(&mut self, region: Region, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Takes a plan.
     ///
     /// # Errors
-    /// [`Error::Memory`](crate::error::Error::Memory) if its temporaries do not fit their arena.
-    fn load(&mut self, plan: Plan) -> Result<PlanId>;
+    /// [`Error::Memory`] if its temporaries do not fit their arena.
+    fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId>;
 
     /// Forgets a plan.
     fn unload(&mut self, id: PlanId);
 
     /// A loaded plan.
-    fn plan(&self, id: PlanId) -> &Plan;
+    fn plan(&self, id: PlanId) -> &Arc<Plan>;
 
     /// Runs ops of a loaded plan in order.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) if an operand lies outside its region.
+    /// [`Error::Contract`] if an operand lies outside its region.
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()>;
 }

@@ -4,10 +4,9 @@ use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{attend, load, load_i32, store};
 use super::vision_attention::attention_tolerance;
-use super::{Cost, Op, Result, require, require_dim, require_float, require_index, with_float};
+use super::{Cost, Op, Result, require, require_dim, require_float, require_index, require_kernel, with_float};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Target};
 use crate::step::{HostStep, StepShape};
@@ -129,8 +128,21 @@ impl Op for PagedAttention {
             .i32(self.block_tables.cols())
     }
 
+    /// Decoding, a block is 256 keys of a row and kv head, else 64 rows of a head: two entries, one arithmetic.
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("paged_attention on a GPU", "run it with --device cpu"))
+        let (dtype, d, block) = (self.q.dtype, self.head_dim(), self.block());
+        let (rows, heads, groups) = (self.q.rows(), self.q.cols() / d, self.kv_heads());
+        let half = [DType::Bf16, DType::F16].contains(&dtype) && self.k.dtype == dtype && self.y.dtype == dtype;
+        let cache = d == 128 && block.is_power_of_two() && (16..=64).contains(&block);
+        require_kernel(self.name(), half && cache && heads <= 16 * groups, || {
+            format!("{dtype} queries, {heads} heads over {}", self.k)
+        })?;
+        let (variant, grid, smem) = match self.splits {
+            Some(_) => ("decode", [(self.block_tables.cols() * block).div_ceil(SPLIT), groups, rows], 75008),
+            None => ("prefill", [rows.div_ceil(64), heads, 1], 80 << 10),
+        };
+        let entry = format!("{}_{variant}", self.launch().entry);
+        Ok(Kernel { entry, grid: grid.map(|n| n as u32), block: 128, smem })
     }
 
     fn reference(&self, m: &OpMem) {
@@ -209,18 +221,18 @@ pub fn cases() -> Vec<Case> {
         d: usize,
     }
     // Rows as (sequence, visible).
-    let case = |dtype: DType, h: Heads, block: usize, rows: &[(i32, i32)]| {
+    let case = |dtype: DType, h: Heads, block: usize, scale: f32, rows: &[(i32, i32)]| {
         let longest = rows.iter().map(|r| r.1).max().unwrap_or(0) as usize;
         let per_seq = longest.div_ceil(block).max(1);
         let seqs = rows.iter().map(|r| r.0).max().unwrap_or(0) as usize + 1;
         let mut b = CaseBuilder::new(format!(
-            "{dtype} H={} G={} d={} block={block} rows={}",
+            "{dtype} H={} G={} d={} block={block} scale={scale} rows={}",
             h.heads,
             h.groups,
             h.d,
             rows.len()
         ));
-        let q = b.random(dtype, &[rows.len(), h.heads * h.d], 1.0);
+        let q = b.random(dtype, &[rows.len(), h.heads * h.d], scale);
         let cache = [seqs * per_seq + 1, h.groups, block, h.d];
         let (k, v) = (b.random(dtype, &cache, 1.0), b.random(dtype, &cache, 1.0));
         // Blocks of all sequences interleaved, last first.
@@ -234,7 +246,8 @@ pub fn cases() -> Vec<Case> {
         let block_tables = b.bytes(DType::I32, &[seqs, per_seq], bytemuck::cast_slice(&table));
         let seq_of_row = b.indices(step.i32s(&layout.seq_of_row));
         let visible = b.indices(step.i32s(&layout.visible));
-        let y = b.output(dtype, &[rows.len(), h.heads * h.d], attention_tolerance(h.d));
+        let tolerance = attention_tolerance(dtype, h.d, scale.into(), longest);
+        let y = b.output(dtype, &[rows.len(), h.heads * h.d], tolerance);
         let splits = (rows.len() == seqs).then(|| Splits {
             partials: b.output(
                 DType::F32,
@@ -245,13 +258,21 @@ pub fn cases() -> Vec<Case> {
         });
         b.finish_with_step(PagedAttention { q, k, v, block_tables, seq_of_row, visible, y, splits }, step)
     };
-    let qwen = || Heads { heads: 6, groups: 1, d: 128 };
-    let odd = || Heads { heads: 6, groups: 2, d: 24 };
-    let chunk: Vec<(i32, i32)> = (60..100).map(|n| (0, n)).collect();
+    let heads = |heads: usize, groups: usize, d: usize| Heads { heads, groups, d };
+    let rows = |seq: i32, visible: Range<i32>| visible.map(move |n| (seq, n));
+    let chunk: Vec<_> = rows(0, 60..100).collect();
+    let long: Vec<_> = rows(0, 470..540).collect();
+    let padded = rows(1, 40..75).chain([(0, 0), (2, 300)]).chain(rows(0, 500..540)).chain([(2, 0); 5]);
+    let padded: Vec<_> = padded.collect();
+    let lengths = [(0, 700), (1, 0), (2, 257), (3, 1), (4, 512), (5, 256)];
     vec![
-        case(DType::F32, qwen(), 16, &[(0, 1)]),
-        case(DType::Bf16, qwen(), 32, &[(0, 200), (1, 64), (2, 65)]),
-        case(DType::F32, odd(), 16, &chunk),
-        case(DType::F16, odd(), 8, &[(0, 17), (0, 0), (1, 130), (0, 18)]),
+        case(DType::F32, heads(6, 1, 128), 16, 1.0, &[(0, 1)]),
+        case(DType::Bf16, heads(6, 1, 128), 32, 1.0, &[(0, 200), (1, 64), (2, 65)]),
+        case(DType::Bf16, heads(8, 1, 128), 64, 4.0, &[(0, 1030), (1, 17)]),
+        case(DType::F16, heads(14, 2, 128), 16, 4.0, &lengths),
+        case(DType::F32, heads(6, 2, 24), 16, 1.0, &chunk),
+        case(DType::Bf16, heads(6, 1, 128), 32, 4.0, &long),
+        case(DType::F16, heads(7, 1, 128), 16, 4.0, &padded),
+        case(DType::F16, heads(6, 2, 24), 8, 1.0, &[(0, 17), (0, 0), (1, 130), (0, 18)]),
     ]
 }

@@ -145,6 +145,6 @@ fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(E
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
     let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
-    let placement = Placement { device: super::args::Device::Cpu, dtype, threads };
+    let placement = Placement { device: super::args::Device::Cpu, lockstep: None, dtype, threads };
     Ok((super::device::engine(model, limits, &placement)?, tensors.bytes()))
 }
