@@ -472,7 +472,19 @@ fn a_bad_prompt_is_refused() {
     fails(&["run", "--model", &model, "--prompt-file", &long], &["32768", "max_position_embeddings"]);
     fails(&run_args(&model, &["--max-new-tokens", "40000"]), &["--max-new-tokens", "32768"]);
     fails(&run_args(&model, &["--min-pixels", "9000", "--max-pixels", "4000"]), &["--min-pixels", "--max-pixels"]);
-    fails(&run_args(&model, &["--device", "cuda"]), &["--device cuda", "not supported"]);
+    fails(
+        &run_args(&model, &["--device", "emulator", "--dtype", "f32"]),
+        &["--dtype f32", "--dtype bf16", "--device cpu"],
+    );
+}
+
+/// Where a driver is, the GPU itself is tested.
+#[test]
+fn a_missing_gpu_is_named() {
+    if !osprey::exec::cuda::driver::is_present() {
+        let flags = ["--device", "cuda", "--dtype", "bf16"];
+        fails(&run_args(&golden("tiny_a"), &flags), &["no CUDA driver", "--device cpu"]);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // An executor never sees a model, a model never an executor.
     // The kernels as a device takes them: their text, and weights in their layouts.
     ("ptx", &[]),
-    ("pack", &["launch", "ops", "weights"]),
+    ("pack", &["checkpoint", "launch", "ops", "weights"]),
     ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
     ("model", &["checkpoint", "ops", "plan", "step", "tensor", "weights"]),
     (

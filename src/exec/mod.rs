@@ -61,19 +61,19 @@ pub trait Executor: Send {
     /// Copies bytes into a region.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) beyond the region's end.
+    /// [`Error::Contract`] beyond the region's end.
     fn write(&mut self, region: Region, offset: usize, bytes: &[u8]) -> Result<()>;
 
     /// Copies bytes out of a region.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) beyond the region's end.
+    /// [`Error::Contract`] beyond the region's end.
     fn read(&mut self, region: Region, offset: usize, bytes: &mut [u8]) -> Result<()>;
 
     /// Takes a plan.
     ///
     /// # Errors
-    /// [`Error::Memory`](crate::error::Error::Memory) if its temporaries do not fit their arena.
+    /// [`Error::Memory`] if its temporaries do not fit their arena.
     fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId>;
 
     /// Forgets a plan.
@@ -85,6 +85,6 @@ pub trait Executor: Send {
     /// Runs ops of a loaded plan in order.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) if an operand lies outside its region.
+    /// [`Error::Contract`] if an operand lies outside its region.
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()>;
 }

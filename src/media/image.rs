@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::media::rgb::{DecodeLimits, Rgb};
-use crate::media::{jpeg, orientation, png, raster};
+use crate::media::{jpeg, orientation, png, raster, webp};
 use std::io::Read;
 use std::path::Path;
 
@@ -20,7 +20,8 @@ pub fn load(path: &Path, limits: &DecodeLimits) -> Result<Rgb> {
         return Err(Error::request(name, "not a regular file"));
     }
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut bytes = Vec::new();
+    let size = file.metadata().map_err(|e| Error::io(path, e))?.len().min(limits.max_file_bytes);
+    let mut bytes = Vec::with_capacity(size as usize + 1);
     file.take(limits.max_file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     decode(&name, &bytes, limits)
 }
@@ -39,7 +40,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb> {
     let decoded = match bytes {
         [0xFF, 0xD8, 0xFF, ..] => jpeg::decode(name, bytes, limits),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => png::decode(name, bytes, limits),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => raster::webp(name, bytes, limits),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => webp::decode(name, bytes, limits),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => raster::gif(name, bytes, limits),
         [b'B', b'M', ..] => raster::bmp(name, bytes, limits),
         _ => Err(Error::request(name, "not a JPEG, PNG, WebP, GIF or BMP picture")),

@@ -2,12 +2,14 @@
 //!
 //! Owns: colour spaces, CMYK, what counts as truncated. Refuses: 12-bit, two-component and arithmetic-coded files.
 //! Surprises: libjpeg reports a fatal error by unwinding; it is caught here and prints nothing. libjpeg forgives a missing end, Pillow does
-//! not: the reader notes whether libjpeg ever asked for bytes beyond the end before the last row was out.
+//! not: the reader notes whether libjpeg ever asked for bytes beyond the end before the last row was out. A large file is tried before
+//! pixels are allocated (`rgb::ON_TRUST`): row by row, or, where libjpeg would keep every coefficient, without its coefficients.
 
 use crate::error::{Error, Result};
+use crate::media::jpeg_markers::{SOS, keeps_coefficients, markers, skeleton};
 use crate::media::orientation;
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
-use mozjpeg::{ColorSpace, Decompress, Marker};
+use crate::media::rgb::{DecodeLimits, Decoded, ON_TRUST, Rgb, broken};
+use mozjpeg::{ColorSpace, Decompress};
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,61 +17,66 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// A progressive scan may cost a handful of bytes and a pass over every coefficient; real files have about ten.
 const MAX_SCANS: usize = 500;
 
+/// EXIF blocks that are larger after joining are cut: the orientation stands at their start.
+const MAX_EXIF_BYTES: usize = 1 << 20;
+
 /// Decodes a JPEG file, upright or not.
 pub(super) fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
     let scans = bytes.windows(2).filter(|w| w == &[0xFF, 0xDA]).count();
     if scans > MAX_SCANS {
         return Err(broken(name, "JPEG", format!("{scans} scans, at most {MAX_SCANS} are allowed")));
     }
+    let (pixels, coefficients) = guarded(name, &[bytes], |file| sizes(name, &file, bytes.len(), limits))?;
+    if keeps_coefficients(bytes) {
+        if pixels + coefficients > ON_TRUST {
+            guarded(name, &skeleton(bytes), |file| try_rows(name, file))?;
+        }
+    } else if pixels > ON_TRUST {
+        guarded(name, &[bytes], |file| try_rows(name, file))?;
+    }
+    let rgb = guarded(name, &[bytes], |file| read_rows(name, file))?;
+    Ok(Decoded { rgb, orientation: read_orientation(bytes) })
+}
+
+/// Runs `work` on a file in pieces, where libjpeg may unwind; afterwards the file must have had an end.
+fn guarded<T>(name: &str, pieces: &[&[u8]], work: impl FnOnce(Decompress<Reader<'_>>) -> Result<T>) -> Result<T> {
     let ended = Cell::new(false);
-    let mut metadata = Metadata::default();
+    let reader = Reader { piece: &[], rest: pieces, ended: &ended };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let reader = Reader { rest: bytes, ended: &ended };
-        decode_caught(name, reader, limits, &mut metadata)
+        work(Decompress::builder().from_reader(reader).map_err(|e| broken(name, "JPEG", e))?)
     }));
-    let decoded = match outcome {
-        Ok(result) => result,
-        Err(panic) => {
-            let why = panic.downcast_ref::<String>().map_or("libjpeg gave up", |s| s.as_str());
-            Err(broken(name, "JPEG", why.trim_start_matches("libjpeg fatal error: ")))
-        }
-    };
-    if ended.get() {
-        return Err(broken(name, "JPEG", "the file is truncated"));
-    }
-    // Read out here, where no bug of ours could pass for a broken file.
-    let exif = (!metadata.exif.is_empty()).then_some(&metadata.exif[..]);
-    Ok(Decoded { rgb: decoded?, orientation: orientation::find(exif, metadata.xmp.as_deref()) })
+    let result = outcome.unwrap_or_else(|panic| {
+        let why = panic.downcast_ref::<String>().map_or("libjpeg gave up", |s| s.as_str());
+        Err(broken(name, "JPEG", why.trim_start_matches("libjpeg fatal error: ")))
+    });
+    if ended.get() { Err(broken(name, "JPEG", "the file is truncated")) } else { result }
 }
 
-/// The blocks that may hold the orientation.
-#[derive(Default)]
-struct Metadata {
-    exif: Vec<u8>,
-    xmp: Option<Vec<u8>>,
-}
-
-impl Metadata {
-    /// EXIF may be split over several APP1 segments; Pillow joins them.
-    fn read<R>(&mut self, file: &Decompress<R>) {
-        const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-        for marker in file.markers() {
-            if let Some(rest) = marker.data.strip_prefix(b"Exif\0\0") {
-                self.exif.extend_from_slice(rest);
-            } else if let Some(rest) = marker.data.strip_prefix(XMP) {
-                self.xmp = Some(rest.to_vec());
-            }
-        }
-    }
-}
-
-/// The part that may unwind.
-fn decode_caught(name: &str, reader: Reader<'_>, limits: &DecodeLimits, metadata: &mut Metadata) -> Result<Rgb> {
-    let fail = |e: io::Error| broken(name, "JPEG", e);
-    let file = Decompress::with_markers(&[Marker::APP(1)]).from_reader(reader).map_err(fail)?;
+/// Bytes of the pixels, and of the coefficients where libjpeg keeps them. Refuses what is above the limits and what cannot be whole: every
+/// block takes a bit at least.
+fn sizes<R>(name: &str, file: &Decompress<R>, length: usize, limits: &DecodeLimits) -> Result<(usize, usize)> {
     let (width, height) = file.size();
     limits.check(name, width, height)?;
-    metadata.read(&file);
+    let blocks: usize =
+        file.components().iter().map(|c| c.width_in_blocks as usize * c.height_in_blocks as usize).sum();
+    if blocks > length.saturating_mul(8) {
+        return Err(broken(name, "JPEG", "the file is truncated"));
+    }
+    const COEFFICIENTS: usize = 64 * size_of::<i16>();
+    Ok((3 * width * height, blocks * COEFFICIENTS))
+}
+
+/// A file on its way to rows.
+struct Started<R> {
+    file: mozjpeg::decompress::DecompressStarted<R>,
+    width: usize,
+    height: usize,
+    /// Samples a pixel: 1 grey, 3 RGB, 4 CMYK.
+    components: usize,
+}
+
+fn start<R: BufRead>(name: &str, file: Decompress<R>) -> Result<Started<R>> {
+    let (width, height) = file.size();
     let components = file.components().len();
     let space = match components {
         1 => ColorSpace::JCS_GRAYSCALE,
@@ -77,18 +84,44 @@ fn decode_caught(name: &str, reader: Reader<'_>, limits: &DecodeLimits, metadata
         4 => ColorSpace::JCS_CMYK,
         n => return Err(Error::request(name, format!("JPEG files with {n} components are not supported"))),
     };
-    let mut started = file.to_colorspace(space).map_err(fail)?;
+    let file = file.to_colorspace(space).map_err(|e| broken(name, "JPEG", e))?;
+    Ok(Started { file, width, height, components })
+}
+
+/// Decodes every row and keeps none.
+fn try_rows<R: BufRead>(name: &str, file: Decompress<R>) -> Result<()> {
+    let mut started = start(name, file)?;
+    let mut line = vec![0; started.width * started.components];
+    for _ in 0..started.height {
+        started.file.read_scanlines_into::<u8>(&mut line).map_err(|e| broken(name, "JPEG", e))?;
+    }
+    Ok(())
+}
+
+fn read_rows<R: BufRead>(name: &str, file: Decompress<R>) -> Result<Rgb> {
+    let fail = |e: io::Error| broken(name, "JPEG", e);
+    let Started { mut file, width, height, components } = start(name, file)?;
     let mut data = vec![0; width * height * 3];
     if components == 3 {
-        started.read_scanlines_into::<u8>(&mut data).map_err(fail)?;
+        file.read_scanlines_into::<u8>(&mut data).map_err(fail)?;
     } else {
         let mut line = vec![0; width * components];
         for row in data.chunks_exact_mut(width * 3) {
-            started.read_scanlines_into::<u8>(&mut line).map_err(fail)?;
+            file.read_scanlines_into::<u8>(&mut line).map_err(fail)?;
             if components == 1 { grey_to_rgb(&line, row) } else { cmyk_to_rgb(&line, row) }
         }
     }
     Ok(Rgb::new(width, height, data))
+}
+
+/// From the last XMP block, or from EXIF, which may be split over several segments; Pillow joins them.
+fn read_orientation(bytes: &[u8]) -> u8 {
+    const APP1: u8 = 0xE1;
+    let blocks = || markers(bytes).take_while(|m| m.code != SOS).filter(|m| m.code == APP1).map(|m| m.data);
+    let parts = blocks().filter_map(|b| b.strip_prefix(b"Exif\0\0"));
+    let exif: Vec<u8> = parts.flatten().take(MAX_EXIF_BYTES).copied().collect();
+    let xmp = blocks().filter_map(|b| b.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0")).last();
+    orientation::find((!exif.is_empty()).then_some(&exif[..]), xmp)
 }
 
 fn grey_to_rgb(line: &[u8], row: &mut [u8]) {
@@ -110,27 +143,33 @@ fn cmyk_to_rgb(line: &[u8], row: &mut [u8]) {
     }
 }
 
-/// The bytes of a file, noting when someone wants more than there are.
+/// The bytes of a file in pieces, none of them empty, noting when someone wants more than there are.
 struct Reader<'a> {
-    rest: &'a [u8],
+    piece: &'a [u8],
+    rest: &'a [&'a [u8]],
     ended: &'a Cell<bool>,
 }
 
 impl Read for Reader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.rest.read(buf)
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
+        Ok(n)
     }
 }
 
 impl BufRead for Reader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.rest.is_empty() {
-            self.ended.set(true);
+        if self.piece.is_empty() {
+            match self.rest.split_first() {
+                Some((first, rest)) => (self.piece, self.rest) = (first, rest),
+                None => self.ended.set(true),
+            }
         }
-        Ok(self.rest)
+        Ok(self.piece)
     }
 
     fn consume(&mut self, n: usize) {
-        self.rest = &self.rest[n..];
+        self.piece = &self.piece[n..];
     }
 }

@@ -1,36 +1,96 @@
 //! PNG to RGB with Pillow's conversions, and RGB to PNG.
 //!
 //! Owns: every colour type, depth and interlacing. Refuses: animation (the default image counts), colour management (`gAMA`, `iCCP`).
-//! Surprises: 16-bit greyscale saturates at 255 (Pillow's `I;16`), while 16-bit colour keeps the high byte.
+//! Surprises: a large picture is read twice, see `rgb::ON_TRUST`. 16-bit greyscale saturates at 255 (Pillow's `I;16`), while 16-bit colour keeps the high byte.
 
 use crate::error::{Error, Result};
 use crate::media::orientation;
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
-use png::{BitDepth, ColorType, Transformations};
+use crate::media::rgb::{DecodeLimits, Decoded, ON_TRUST, Rgb, broken};
+use png::{BitDepth, ColorType, InterlaceInfo, Transformations};
 use std::io::{Cursor, Write};
 use std::path::Path;
+
+/// The longest row. Longer ones belong to shapes that no processor takes, and the decoder holds several.
+const MAX_ROW_BYTES: usize = 2 << 20;
+/// Rows that the decoder holds at most, ours included.
+const ROWS_HELD: usize = 8;
+/// Text and EXIF, with what their reading costs: about thrice their size.
+const MAX_METADATA_BYTES: usize = 40 << 20;
 
 /// Decodes a PNG file, upright or not.
 pub(super) fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
     let fail = |e: png::DecodingError| broken(name, "PNG", e);
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(Transformations::IDENTITY);
-    let (width, height) = decoder.read_header_info().map(|i| (i.width as usize, i.height as usize)).map_err(fail)?;
-    limits.check(name, width, height)?;
-    let mut reader = decoder.read_info().map_err(fail)?;
-    let size = reader.output_buffer_size().ok_or_else(|| broken(name, "PNG", "impossible size"))?;
-    let mut raw = vec![0; size];
-    let frame = reader.next_frame(&mut raw).map_err(fail)?;
+    let mut reader = open(name, bytes, limits)?;
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    let rows = ROWS_HELD * reader.info().raw_row_length();
+    if 3 * width * height + rows + 3 * metadata_bytes(bytes) > ON_TRUST {
+        while reader.next_row().map_err(fail)?.is_some() {}
+        drop(reader);
+        reader = open(name, bytes, limits)?;
+    }
+    let mut data = vec![0; width * height * 3];
+    read_rows(&mut reader, &mut data).map_err(fail)?;
     // Metadata may follow the pixels; what is broken behind them does not matter.
     let _ = reader.finish();
-    let info = reader.info();
-    let palette = info.palette.as_deref().unwrap_or_default();
-    let lookup = Lookup::new(frame.color_type, frame.bit_depth, palette);
-    let mut data = vec![0; width * height * 3];
-    for (row, line) in data.chunks_exact_mut(width * 3).zip(raw.chunks_exact(frame.line_size)) {
-        lookup.row(line, row);
+    Ok(Decoded { rgb: Rgb::new(width, height, data), orientation: read_orientation(reader.info()) })
+}
+
+/// The file behind its header and all that precedes the pixels.
+fn open<'a>(name: &str, bytes: &'a [u8], limits: &DecodeLimits) -> Result<png::Reader<Cursor<&'a [u8]>>> {
+    let fail = |e: png::DecodingError| broken(name, "PNG", e);
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: MAX_METADATA_BYTES });
+    decoder.set_transformations(Transformations::IDENTITY);
+    decoder.set_ignore_iccp_chunk(true);
+    let info = decoder.read_header_info().map_err(fail)?;
+    limits.check(name, info.width as usize, info.height as usize)?;
+    let row = info.raw_row_length();
+    if row > MAX_ROW_BYTES {
+        return Err(Error::request(name, format!("rows of {row} bytes, the limit is {MAX_ROW_BYTES}")));
     }
-    Ok(Decoded { rgb: Rgb::new(width, height, data), orientation: read_orientation(info) })
+    decoder.read_info().map_err(fail)
+}
+
+/// Bytes in chunks other than pixels, as far as the chunks go.
+fn metadata_bytes(bytes: &[u8]) -> usize {
+    let mut rest = &bytes[8..];
+    let mut sum = 0;
+    while let [a, b, c, d, kind @ ..] = rest
+        && kind.len() >= 4
+    {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let end = rest.len().min(length + 12);
+        if !kind.starts_with(b"IDAT") {
+            sum += end;
+        }
+        rest = &rest[end..];
+    }
+    sum
+}
+
+/// Reads the pixels into `data` `[height, width, 3]`.
+fn read_rows(reader: &mut png::Reader<Cursor<&[u8]>>, data: &mut [u8]) -> std::result::Result<(), png::DecodingError> {
+    let info = reader.info();
+    let stride = info.width as usize * 3;
+    let lookup = Lookup::new(info.color_type, info.bit_depth, info.palette.as_deref().unwrap_or_default());
+    let bits = info.bits_per_pixel();
+    let mut upright = 0..info.height as usize;
+    let mut sparse = vec![0; stride];
+    while let Some(row) = reader.next_interlaced_row()? {
+        match row.interlace() {
+            InterlaceInfo::Null(_) => {
+                if let Some(y) = upright.next() {
+                    lookup.row(row.data(), &mut data[y * stride..][..stride]);
+                }
+            }
+            InterlaceInfo::Adam7(pass) => {
+                // Up to 7 pixels more than there are, where several share a byte.
+                let pixels = stride.min(row.data().len() * 8 / bits * 3);
+                lookup.row(row.data(), &mut sparse[..pixels]);
+                png::expand_interlaced_row(data, stride, &sparse[..pixels], pass, 24);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How the samples of a row become RGB.

@@ -1,62 +1,25 @@
-//! WebP, GIF and BMP to RGB with Pillow's conversions.
+//! GIF and BMP to RGB with Pillow's conversions.
 //!
 //! Owns: the first frame of each. Refuses: animation. Surprises: a GIF frame smaller than its screen lies on the transparent colour's
 //! palette entry, if there is one, otherwise on entry 0; the background colour of the header is not used (Pillow).
 //! Known to differ from Pillow: pixels that a run-length BMP leaves out are black here, palette entry 0 there; a GIF without any palette is
 //! refused here, grey there; a damaged file that both decode may come out differently.
 
-use crate::error::Result;
-use crate::media::orientation;
+use crate::error::{Error, Result};
 use crate::media::png::palette_table;
-use crate::media::rgb::{DecodeLimits, Decoded, Rgb, broken};
+use crate::media::rgb::{DecodeLimits, Decoded, ON_TRUST, Rgb, broken};
 use image::ImageDecoder;
-use image::codecs::{bmp::BmpDecoder, webp::WebPDecoder};
+use image::codecs::bmp::BmpDecoder;
 use std::io::Cursor;
-
-/// Decodes a WebP file, upright or not.
-pub(super) fn webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
-    check_webp(name, bytes, limits)?;
-    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "WebP", e))?;
-    let exif = decoder.exif_metadata().unwrap_or_default();
-    let xmp = decoder.xmp_metadata().unwrap_or_default();
-    let rgb = read_rgb(name, "WebP", decoder, limits)?;
-    Ok(Decoded { rgb, orientation: orientation::find(exif.as_deref(), xmp.as_deref()) })
-}
-
-/// Walks the chunks before the decoder sees them: it forgives a short file, which Pillow does not, and takes memory for what a chunk
-/// claims (its own length, the size of its frame) before it compares that with the file and with the canvas.
-fn check_webp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<()> {
-    let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
-    let truncated = || broken(name, "WebP", "the file is truncated");
-    let end = 8 + u32_at(4).ok_or_else(truncated)?;
-    if end > bytes.len() {
-        return Err(truncated());
-    }
-    let mut at = 12;
-    while at + 8 <= end {
-        let length = u32_at(at + 4).ok_or_else(truncated)?;
-        let data = bytes[..end].get(at + 8..at + 8 + length).ok_or_else(truncated)?;
-        // Sides of 14 bits each; lossless frames store them less 1, behind a signature byte.
-        let sides = |b: &[u8]| (u16::from_le_bytes([b[0], b[1]]) & 0x3FFF, u16::from_le_bytes([b[2], b[3]]) & 0x3FFF);
-        let size = match &bytes[at..at + 4] {
-            b"VP8 " => data.get(6..10).map(sides),
-            b"VP8L" => data.get(1..5).map(|b| {
-                let bits = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                ((bits & 0x3FFF) as u16 + 1, (bits >> 14 & 0x3FFF) as u16 + 1)
-            }),
-            _ => None,
-        };
-        if let Some((width, height)) = size {
-            limits.check(name, width as usize, height as usize)?;
-        }
-        at += 8 + length + length % 2;
-    }
-    Ok(())
-}
 
 /// Decodes a BMP file.
 pub(super) fn bmp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| broken(name, "BMP", e))?;
+    let (width, height) = decoder.dimensions();
+    limits.check(name, width as usize, height as usize)?;
+    if !bmp_is_whole(bytes, width as usize, height as usize).unwrap_or(false) {
+        return Err(broken(name, "BMP", "the file is truncated, or a run leaves its row"));
+    }
     let mut rgb = read_rgb(name, "BMP", decoder, limits)?;
     if let Some(bits) = bits_of_16(bytes) {
         widen_as_pillow(&mut rgb.data, bits);
@@ -64,9 +27,61 @@ pub(super) fn bmp(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Dec
     Ok(Decoded { rgb, orientation: 1 })
 }
 
+const CORE_HEADER: u8 = 12; // OS/2: 16-bit sizes, never compressed
+
+/// Whether the rows that the header promises are there. `None` without a header.
+fn bmp_is_whole(bytes: &[u8], width: usize, height: usize) -> Option<bool> {
+    let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let (depth_at, compression) = if bytes[14] == CORE_HEADER { (24, 0) } else { (28, u32_at(30)?) };
+    let depth = u32_at(depth_at)? as u16 as usize;
+    let rows = bytes.get(u32_at(10)? as usize..)?;
+    Some(match compression {
+        1 => rle_is_whole(rows, width, height, 8).is_some(),
+        2 => rle_is_whole(rows, width, height, 4).is_some(),
+        _ => rows.len() >= (width * depth).div_ceil(32) * 4 * height,
+    })
+}
+
+/// Walks run-length rows of 4 or 8 bits a pixel as the decoder does, without pixels. `None` where it would fail.
+fn rle_is_whole(rows: &[u8], width: usize, height: usize, depth: usize) -> Option<()> {
+    let inside = |x: usize| (x <= width).then_some(x);
+    let mut input = rows.iter().map(|&b| b as usize);
+    let mut below = height;
+    while below > 0 {
+        below -= 1;
+        // Long 8-bit runs are cut at the row's end, yet count in full where a later row begins.
+        let (mut x, mut counted) = (0, 0);
+        loop {
+            match (input.next()?, input.next()?) {
+                (0, 0) => break,
+                (0, 1) => return Some(()),
+                (0, 2) => {
+                    let (right, down) = (input.next()?, input.next()?);
+                    if down > 0 {
+                        below = below.checked_sub(down)?;
+                        x = inside(counted)?;
+                    }
+                    x = inside(x + right)?;
+                    counted += right;
+                }
+                (0, n) => {
+                    let padded = (n * depth).div_ceil(16) * 2;
+                    input.nth(padded - 1)?;
+                    x = inside(x + n)?;
+                    counted += n;
+                }
+                (n, _) => {
+                    x = if depth == 8 { width.min(x + n) } else { inside(x + n)? };
+                    counted += n;
+                }
+            }
+        }
+    }
+    Some(())
+}
+
 /// Bits of red, green and blue, if this is a BMP of 16 bits per pixel.
 fn bits_of_16(bytes: &[u8]) -> Option<[u32; 3]> {
-    const CORE_HEADER: u8 = 12; // OS/2: the depth lies elsewhere, and is never 16
     const GREEN_OF_565: u32 = 0x7E0;
     if bytes[14] == CORE_HEADER || bytes.get(28..30)? != [16, 0] {
         return None;
@@ -87,7 +102,7 @@ fn widen_as_pillow(data: &mut [u8], bits: [u32; 3]) {
 }
 
 /// Runs an `image` decoder that yields 8-bit samples and drops the alpha channel.
-fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &DecodeLimits) -> Result<Rgb> {
+pub(super) fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &DecodeLimits) -> Result<Rgb> {
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
     limits.check(name, width, height)?;
@@ -105,13 +120,34 @@ fn read_rgb(name: &str, format: &str, decoder: impl ImageDecoder, limits: &Decod
     Ok(Rgb::new(width, height, data))
 }
 
+/// Bytes of the extensions before the first frame; the decoder keeps what may be XMP or a colour profile.
+fn gif_metadata_bytes(bytes: &[u8]) -> usize {
+    const EXTENSION: u8 = 0x21;
+    let palette = |flags: u8| if flags & 0x80 != 0 { 6 << (flags & 7) } else { 0 };
+    let start = 13 + bytes.get(10).map_or(0, |&flags| palette(flags));
+    let mut at = start;
+    while bytes.get(at) == Some(&EXTENSION) {
+        at += 2;
+        while let Some(&length @ 1..) = bytes.get(at) {
+            at += 1 + length as usize;
+        }
+        at += 1;
+    }
+    at - start
+}
+
 /// Decodes the first frame of a GIF file.
 pub(super) fn gif(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
     let fail = |e: gif::DecodingError| broken(name, "GIF", e);
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     options.set_memory_limit(gif::MemoryLimit::Unlimited); // the frame is checked below, before it is decoded
-    let mut decoder = options.read_info(bytes).map_err(fail)?;
+    let metadata = gif_metadata_bytes(bytes);
+    if metadata > ON_TRUST {
+        return Err(Error::request(name, format!("{metadata} bytes of metadata, the limit is {ON_TRUST}")));
+    }
+    let open = || options.clone().read_info(bytes).map_err(fail);
+    let mut decoder = open()?;
     let screen = (decoder.width() as usize, decoder.height() as usize);
     let Some(frame) = decoder.next_frame_info().map_err(fail)?.cloned() else {
         return Err(broken(name, "GIF", "no picture in the file"));
@@ -120,6 +156,17 @@ pub(super) fn gif(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Dec
     let (fw, fh) = (frame.width as usize, frame.height as usize);
     let (width, height) = (screen.0.max(left + fw), screen.1.max(top + fh));
     limits.check(name, width, height)?;
+    if fw * fh + metadata > ON_TRUST {
+        let mut line = vec![0; fw];
+        for _ in 0..fh {
+            if !decoder.fill_buffer(&mut line).map_err(fail)? {
+                return Err(broken(name, "GIF", "the file is truncated"));
+            }
+        }
+        drop(decoder);
+        decoder = open()?;
+        decoder.next_frame_info().map_err(fail)?;
+    }
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(fail)?;
     let table = match decoder.palette() {

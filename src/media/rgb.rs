@@ -68,6 +68,10 @@ impl DecodeLimits {
     }
 }
 
+/// Bytes that a file may cost, beyond its own, before it is known to be sound: 20 megapixels and some decoder state. A file that needs more
+/// is decoded twice, first into a row that is thrown away.
+pub(super) const ON_TRUST: usize = 60 << 20;
+
 /// A decoded picture and the orientation that its metadata asks for.
 pub(super) struct Decoded {
     pub rgb: Rgb,

@@ -330,8 +330,8 @@ impl Buffer {
         self.address
     }
 
-    /// Its bytes.
-    pub fn len(&self) -> usize {
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
         self.len
     }
 }

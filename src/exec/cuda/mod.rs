@@ -121,7 +121,7 @@ impl CudaExecutor {
     }
 
     fn range(&self, region: Region, offset: usize, len: usize) -> Result<()> {
-        let size = self.regions[region as usize].len();
+        let size = self.regions[region as usize].size();
         match offset.checked_add(len) {
             Some(end) if end <= size => Ok(()),
             _ => Err(Error::contract("copy", format!("{offset}+{len} bytes in {} of {size}", region.name()))),
@@ -130,7 +130,7 @@ impl CudaExecutor {
 
     fn resolve(&mut self, plan: &Plan, index: usize) -> Result<Step> {
         let (op, launch) = (&plan.ops()[index], &plan.launches()[index]);
-        check_operands(launch, plan.temps(), |r| self.regions[r as usize].len())?;
+        check_operands(launch, plan.temps(), |r| self.regions[r as usize].size())?;
         let kernel = op.kernel(&self.device.target)?;
         let function = self.function(&kernel)?;
         let (params, operands) = self.arguments(plan, launch)?;
@@ -170,7 +170,7 @@ impl CudaExecutor {
                     let buffer = self.weights.get(&(*id, *layout)).ok_or_else(|| {
                         Error::contract("load", format!("{}: weight {} was not uploaded so", launch.entry, id.0))
                     })?;
-                    let (address, bytes) = (buffer.address(), buffer.len() as u64);
+                    let (address, bytes) = (buffer.address(), buffer.size() as u64);
                     operands.push(Operand { address, bytes, rows: 1, stride: bytes, access: OperandAccess::Read });
                     address
                 }
@@ -254,7 +254,7 @@ impl Executor for CudaExecutor {
 
     fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
         self.device.bind()?;
-        super::check_arenas(&plan, |r| self.regions[r as usize].len())?;
+        super::check_arenas(&plan, |r| self.regions[r as usize].size())?;
         let steps = (0..plan.ops().len()).map(|i| self.resolve(&plan, i)).collect::<Result<_>>()?;
         self.plans.insert(self.next, Resident { plan, steps, whole: 0, graph: None });
         self.next += 1;
