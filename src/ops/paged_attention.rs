@@ -238,6 +238,15 @@ pub fn cases() -> Vec<Case> {
         // Blocks of all sequences interleaved, last first.
         let table: Vec<i32> =
             (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
+        let mut seen = vec![false; seqs * per_seq * block + block];
+        for &(s, n) in rows {
+            (0..n as usize)
+                .for_each(|i| seen[table[s as usize * per_seq + i / block] as usize * block + i % block] = true);
+        }
+        for (i, g) in (0..seen.len()).filter(|&i| !seen[i]).flat_map(|i| (0..h.groups).map(move |g| (i, g))) {
+            let row = (i / block * h.groups + g) * block + i % block;
+            [&k, &v].into_iter().for_each(|cache| b.poison(cache, row));
+        }
         let shape = StepShape { rows: rows.len(), seqs, blocks: per_seq, samples: 1 };
         let mut step = HostStep::new(shape);
         let layout = step.layout;
