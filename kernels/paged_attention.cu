@@ -45,16 +45,15 @@ __device__ __forceinline__ u32 turned(int row, int chunk) { return row * ROW + (
 // From a turned address to the chunk `bytes` further right, where that is an or of chunk numbers.
 __device__ __forceinline__ u32 right(u32 at, int bytes) { return (at ^ bytes % 128) + (bytes & 128); }
 
-// Copies 64 rows from key `first` on; from key `end` on there are zeros.
+// Copies 64 rows from key `first` on. From key `end` on stands the last one again: its weight will be 0, and 0 times it is 0.
 __device__ __forceinline__ void copy_tile(u32 to, const u8* from, const Pages& pages, int first, int end) {
 #pragma unroll
     for (int i = 0; i < KEYS; i += 32) {
         const int row = i + threadIdx.x / 4, column = threadIdx.x % 4;
-        const bool there = first + row < end;
-        const u8* source = from + pages.row(there ? first + row : first) + column * 16;
+        const u8* source = from + pages.row(min(first + row, end - 1)) + column * 16;
         const u32 at = to + turned(row, column);
 #pragma unroll
-        for (int j = 0; j < 4; j++) cp_async_16(right(at, 64 * j), source + 64 * j, there ? 16 : 0);
+        for (int j = 0; j < 4; j++) cp_async_16(right(at, 64 * j), source + 64 * j, 16);
     }
 }
 
