@@ -47,14 +47,48 @@ __device__ __forceinline__ void store<float>(float* p, float x) {
     *p = x;
 }
 
-// As load, past L1: for what other blocks wrote during this launch.
+// Eight elements as f32, past L1, and back: 16 bytes of T or 32 of float. p is aligned to 16 bytes.
 template <class T>
-__device__ __forceinline__ float load_l2(const T* p) {
-    return T::widen(__ldcg(&p->bits));
+__device__ __forceinline__ void load(const T* p, float (&x)[8]) {
+    const uint4 q = ld_global_l2(p);
+    const u32 pairs[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        x[2 * i] = T::low(pairs[i]);
+        x[2 * i + 1] = T::high(pairs[i]);
+    }
 }
 template <>
-__device__ __forceinline__ float load_l2<float>(const float* p) {
-    return __ldcg(p);
+__device__ __forceinline__ void load<float>(const float* p, float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        const uint4 q = ld_global_l2(p + i);
+        x[i] = __uint_as_float(q.x);
+        x[i + 1] = __uint_as_float(q.y);
+        x[i + 2] = __uint_as_float(q.z);
+        x[i + 3] = __uint_as_float(q.w);
+    }
+}
+template <class T>
+__device__ __forceinline__ void store(T* p, const float (&x)[8]) {
+    *reinterpret_cast<uint4*>(p) =
+        make_uint4(T::pack(x[0], x[1]), T::pack(x[2], x[3]), T::pack(x[4], x[5]), T::pack(x[6], x[7]));
+}
+template <>
+__device__ __forceinline__ void store<float>(float* p, const float (&x)[8]) {
+    float4* to = reinterpret_cast<float4*>(p);
+    to[0] = make_float4(x[0], x[1], x[2], x[3]);
+    to[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
+// A run of one.
+template <class T>
+__device__ __forceinline__ void load(const T* p, float (&x)[1]) {
+    x[0] = load(p);
+}
+template <class T>
+__device__ __forceinline__ void store(T* p, const float (&x)[1]) {
+    store(p, x[0]);
 }
 
 constexpr int WARP = 32;

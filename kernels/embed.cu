@@ -4,57 +4,54 @@
 //           normed T [T, D] written or null, counters unused; D, eps
 // Entries   embed_bf16 (S = bf16), embed_f16_f32 (S = f32)
 // Needs     D a multiple of 8
-// Launch    one block of 128 threads per token
+// Launch    one warp per token
 // Numerics  y exact; statistics in f32
-// Cost      bytes of y twice, and of the norm
+// Cost      bytes of y twice, and of the norm; of the table twice as many, since its sectors hold two rows
 
 #include "norm.cuh"
 
 namespace {
 
-constexpr int THREADS = 128;
-constexpr int TILE_ROWS = 16;
-constexpr int TILE_COLS = 32;
-
-// The element (row, column) of a tiled weight with D columns.
+// Elements column.. of a row of a tiled weight with D columns (linear.cuh has the layout); column is a multiple of 8.
 template <class T>
-__device__ __forceinline__ const T* tiled(const T* table, int row, int column, int D) {
-    const size_t tile = static_cast<size_t>(row / TILE_ROWS) * ceil_div(D, TILE_COLS) + column / TILE_COLS;
-    return table + tile * (TILE_ROWS * TILE_COLS) + row % TILE_ROWS * TILE_COLS + column % TILE_COLS;
+__device__ __forceinline__ void load_tiled(const T* table, int row, int column, int D, float (&x)[8]) {
+    const size_t tile = static_cast<size_t>(row / 16) * ceil_div(D, 32) + column / 32;
+    const u32* lane = reinterpret_cast<const u32*>(table) + tile * 256 + (row % 8 * 4 + column % 32 / 8) * 4 + row % 16 / 8;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const u32 pair = lane[i / 2 * 128 + i % 2 * 2];
+        x[2 * i] = T::low(pair);
+        x[2 * i + 1] = T::high(pair);
+    }
 }
 
 template <class T, class S>
-__device__ __forceinline__ void embed(const int* ids, const int* rows, const T* table, const T* images, S* y,
-                                      const NormWeights& norm, T* normed, int D) {
-    __shared__ float partial[THREADS / WARP];
+__device__ __forceinline__ void embed(const int* ids, const int* rows, const T* table, const T* images, S* y, const Norm<T>& norm,
+                                      int D) {
     const size_t t = blockIdx.x;
     const int image = rows[t];
-    for (int i = threadIdx.x * 8; i < D; i += THREADS * 8) {
-        const T* from = image >= 0 ? images + static_cast<size_t>(image) * D + i : tiled(table, ids[t], i, D);
-        const uint4 eight = *reinterpret_cast<const uint4*>(from);
-        const u32 pairs[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            store(y + t * D + i + 2 * j, T::low(pairs[j]));
-            store(y + t * D + i + 2 * j + 1, T::high(pairs[j]));
+    for (int i = lane_id() * 8; i < D; i += WARP * 8) {
+        float x[8];
+        if (image >= 0) {
+            load(images + static_cast<size_t>(image) * D + i, x);
+        } else {
+            load_tiled(table, ids[t], i, D, x);
         }
+        store(y + t * D + i, x);
     }
-    if (normed) {
-        __syncthreads();
-        norm_row<THREADS>(y + t * D, D, norm, normed + t * D, partial);
-    }
+    if (norm.weight) norm_row(norm, y + t * D, norm.out + t * D, D);
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    embed_bf16(const int* ids, const int* rows, const bf16* table, const bf16* images, bf16* y, const float* weight,
-               const float* bias, bf16* normed, int*, int D, float eps) {
-    embed(ids, rows, table, images, y, {weight, bias, eps}, normed, D);
+extern "C" __global__ void __launch_bounds__(WARP)
+    embed_bf16(const int* ids, const int* rows, const bf16* table, const bf16* images, bf16* y, const float* weight, const float* bias,
+               bf16* normed, int*, int D, float eps) {
+    embed(ids, rows, table, images, y, {weight, bias, normed, eps}, D);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    embed_f16_f32(const int* ids, const int* rows, const f16* table, const f16* images, float* y, const float* weight,
-                  const float* bias, f16* normed, int*, int D, float eps) {
-    embed(ids, rows, table, images, y, {weight, bias, eps}, normed, D);
+extern "C" __global__ void __launch_bounds__(WARP)
+    embed_f16_f32(const int* ids, const int* rows, const f16* table, const f16* images, float* y, const float* weight, const float* bias,
+                  f16* normed, int*, int D, float eps) {
+    embed(ids, rows, table, images, y, {weight, bias, normed, eps}, D);
 }

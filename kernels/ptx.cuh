@@ -42,6 +42,27 @@ __device__ __forceinline__ uint4 ld_global_once(const void* p) {
     return v;
 }
 
+// 16 bytes from L2: what other blocks of this launch wrote.
+__device__ __forceinline__ uint4 ld_global_l2(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+    return v;
+}
+
+// x, but the compiler forgets how it came about: what is added to it stays an offset in the instructions that use it.
+__device__ __forceinline__ u32 opaque(u32 x) {
+    u32 d;
+    asm volatile("mov.b32 %0, %1;" : "=r"(d) : "r"(x));
+    return d;
+}
+
+// 16 bytes of shared memory.
+__device__ __forceinline__ uint4 ld_shared(u32 address) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+    return v;
+}
+
 // Four 8x8 matrices of 16-bit elements; lane 8i + r gives the address of row r of matrix i.
 __device__ __forceinline__ void ldmatrix_x4(u32 (&d)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -55,16 +76,6 @@ __device__ __forceinline__ void ldmatrix_x4_trans(u32 (&d)[4], u32 address) {
                  : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
                  : "r"(address)
                  : "memory");
-}
-
-// 16 bytes of shared memory.
-__device__ __forceinline__ uint4 ld_shared(u32 address) {
-    uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
 }
 
 // d += a b with a [16, 16], b [16, 8]. Lane 4g + t holds a: (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..),
@@ -109,7 +120,7 @@ __device__ __forceinline__ float ex2_approx(float x) {
     return d;
 }
 
-// 1 / x, at most 1 ulp off; x is normal.
+// 1 / x, at most 1 ulp off; 0 for infinity and for what is beyond 2^126.
 __device__ __forceinline__ float rcp_approx(float x) {
     float d;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));

@@ -1,8 +1,9 @@
 //! Weights as a device stores them: written once here, read by every kernel.
 //!
-//! A tile is 16 rows x 32 columns, two planes of 8 rows x 32 columns each, row by row: a warp reads a plane with one fully coalesced 16-byte load
-//! per lane, and lane `4 g + t` then holds eight neighbours of row `g`, from column `8 t`, which are two steps of an `mma` with the columns
-//! permuted alike in both operands. Tiles of a strip of 16 rows follow each other. The surprise: no kernel needs `ldmatrix` or a swizzle for them.
+//! A tile is 16 rows x 32 columns in the order in which `mma.m16n8k16` wants its A operand: two halves, each of 16 bytes for every lane of a warp.
+//! Lane `4 g + t` finds rows `g` and `g + 8` of columns `8 t` and `8 t + 2` (two each) in the first half, of `8 t + 4` and `8 t + 6` in the second: one
+//! fully coalesced load is one operand, without `ldmatrix`, a swizzle or a move. Tiles of a strip of 16 rows follow each other. The surprise: the
+//! columns of a product are thereby permuted, alike in both operands, so that eight neighbours of a token serve two steps.
 
 use crate::dtype::{DType, Float};
 use crate::launch::Layout;
@@ -77,7 +78,10 @@ impl<'w> Packing<'w> {
                 None => line.fill(0),
             }
             for (tile, from) in out.chunks_exact_mut(ROWS * run).zip(line.chunks_exact(run)) {
-                tile[row * run..][..run].copy_from_slice(from);
+                match dtype.size() {
+                    2 => scatter::<4>(row, from, tile),
+                    _ => scatter::<8>(row, from, tile),
+                }
             }
         }
     }
@@ -91,6 +95,18 @@ impl<'w> Packing<'w> {
             row -= part.n;
         }
         None
+    }
+}
+
+/// Where a tile has an element; `column` and its neighbour are together if it is even.
+fn place(row: usize, column: usize) -> usize {
+    column / 4 % 2 * 256 + (row % 8 * 4 + column / 8) * 8 + column / 2 % 2 * 4 + row / 8 * 2 + column % 2
+}
+
+/// Puts a row of a tile, pairs of `PAIR` bytes, where it belongs.
+fn scatter<const PAIR: usize>(row: usize, from: &[u8], tile: &mut [u8]) {
+    for (i, pair) in from.as_chunks::<PAIR>().0.iter().enumerate() {
+        tile[place(row, 2 * i) / 2 * PAIR..][..PAIR].copy_from_slice(pair);
     }
 }
 
@@ -142,11 +158,14 @@ mod tests {
         out
     }
 
-    /// The element of a tiled weight by the description of the layout: strip, tile, plane, row, column.
+    /// The element of a tiled weight by the operand's definition (PTX ISA, m16n8k16, A): lane `4 g + t` has registers 0 to 3 for rows `g`, `g + 8`,
+    /// `g`, `g + 8` and columns `2 t..`, `2 t..`, `2 t + 8..`, `2 t + 8..` of a step; column `8 t + 4 s + 2 i + e` of a tile is `2 t + 8 i + e` of step `s`.
     fn element(packed: &[u8], k: usize, strip: usize, row: usize, col: usize) -> f32 {
         let tiles = k.div_ceil(COLS);
         let tile = strip * tiles + col / COLS;
-        let at = tile * ROWS * COLS + row / 8 * 256 + row % 8 * COLS + col % COLS;
+        let (t, step, i, e) = (col % COLS / 8, col / 4 % 2, col / 2 % 2, col % 2);
+        let (lane, register) = (row % 8 * 4 + t, 2 * i + row / 8);
+        let at = tile * ROWS * COLS + step * 32 * 8 + lane * 8 + register * 2 + e;
         bytemuck::pod_read_unaligned(&packed[4 * at..][..4])
     }
 

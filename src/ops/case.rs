@@ -64,11 +64,10 @@ fn ulp(dtype: DType) -> f64 {
     }
 }
 
-/// Bound on the error of an f32 dot product of `k` terms below `a * b`, summed in chains of 256 whose results are added in order
-/// (Higham, Accuracy and Stability, eq. 3.5 with n = longest chain of roundings).
+/// Bound on the error of an f32 dot product of `k` terms below `a * b`, and of a bias added to it, in whatever order an executor sums
+/// (Higham, Accuracy and Stability, eq. 3.5, which holds for any order).
 pub fn dot_error(k: usize, a: f64, b: f64) -> f64 {
-    let roundings = k.min(256) + k.div_ceil(256) + 1;
-    roundings as f64 * 2f64.powi(-24) * k as f64 * a * b
+    (k + 1) as f64 * 2f64.powi(-24) * k as f64 * a * b
 }
 
 /// One test of an op.

@@ -63,7 +63,7 @@ impl Op for Embed {
         let d = self.y.cols();
         let half = [DType::Bf16, DType::F16].contains(&self.images.dtype);
         require_kernel(self.name(), half && d.is_multiple_of(8), || format!("{} and D = {d}", self.images.dtype))?;
-        Ok(Kernel { entry: self.launch().entry, grid: [self.y.rows() as u32, 1, 1], block: 128, smem: 0 })
+        Ok(Kernel { entry: self.launch().entry, grid: [self.y.rows() as u32, 1, 1], block: 32, smem: 0 })
     }
 
     fn reference(&self, m: &OpMem) {

@@ -4,11 +4,11 @@ use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{load, project, store, weight};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_weight, with_float,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_kernel,
+    require_weight, with_float,
 };
 use crate::cpu::{Cpu, Unit, math, matmul};
 use crate::dtype::DType;
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
@@ -55,7 +55,10 @@ impl Op for GateUp {
     }
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("gate_up on a GPU", "run it with --device cpu"))
+        let f = self.y.cols();
+        let fits = self.y.dtype == self.x.dtype && self.y.is_contiguous() && f.is_multiple_of(8);
+        require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), 2 * f)
     }
 
     fn reference(&self, m: &OpMem) {
@@ -116,5 +119,8 @@ pub fn cases() -> Vec<Case> {
         case(DType::F16, 3, 64, 40),
         case(DType::F32, 33, 144, 200),
         case(DType::Bf16, 20, 256, 130),
+        case(DType::Bf16, 1, 1536, 72),
+        case(DType::Bf16, 33, 264, 136),
+        case(DType::F16, 129, 776, 72),
     ]
 }

@@ -7,12 +7,11 @@ use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::norm::{self, NormKind, Normed};
 use super::reference::{edit, load, project, store_normed, vector, weight};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require_dim, require_float, require_vector, require_weight,
-    with_float,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require_dim, require_float, require_kernel, require_vector,
+    require_weight, with_float,
 };
 use crate::cpu::{Cpu, Tile, math, matmul};
 use crate::dtype::DType;
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
@@ -95,7 +94,23 @@ impl Op for Linear {
     }
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("linear on a GPU", "run it with --device cpu"))
+        let stream = if self.x.dtype == DType::F16 { DType::F32 } else { self.x.dtype };
+        let stored = match (self.activation, self.store) {
+            (None, Store::Set) => self.y.dtype == self.x.dtype || self.y.dtype == stream,
+            (None, Store::Add) => self.y.dtype == stream,
+            (Some(_), Store::Set) => self.y.dtype == self.x.dtype,
+            (Some(_), Store::Add) => false,
+        };
+        require_kernel(self.name(), stored && self.y.is_contiguous(), || {
+            format!("{} to {}: {}", self.x, self.y, self.launch().entry)
+        })?;
+        let counted = |n: &Normed| {
+            n.y.dtype == self.x.dtype && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements()
+        };
+        require_kernel(self.name(), self.normed.is_none_or(|n| counted(&n)), || {
+            format!("a norm of {} rows to {}", self.y.rows(), self.normed.map_or(self.y, |n| n.y))
+        })?;
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), self.y.cols())
     }
 
     fn reference(&self, m: &OpMem) {
@@ -233,5 +248,19 @@ pub fn cases() -> Vec<Case> {
         followed(F32, NormKind::Rms, Store::Add, s(1, 144, 300)),
         followed(Bf16, NormKind::Rms, Store::Add, s(5, 256, 96)),
         followed(F16, NormKind::Layer, Store::Add, s(35, 80, 160)),
+        // What only devices have: two shapes of a block, borders of slices, steps and tiles cut by each dimension.
+        plain(Bf16, Bf16, s(33, 136, 1176)),
+        plain(F16, F16, s(130, 152, 808)),
+        fused(Bf16, Some(QuickGelu), Store::Set, s(16, 104, 144)),
+        fused(Bf16, Some(QuickGelu), Store::Set, s(48, 104, 144)),
+        fused(F16, Some(QuickGelu), Store::Set, s(9, 40, 776)),
+        fused(F16, Some(QuickGelu), Store::Set, s(34, 40, 776)),
+        fused(Bf16, Some(Gelu), Store::Set, s(36, 48, 80)),
+        fused(F16, Some(Gelu), Store::Set, s(1, 8, 8)),
+        fused(F16, Some(Gelu), Store::Set, s(33, 8, 8)),
+        followed(Bf16, NormKind::Rms, Store::Add, s(140, 264, 200)),
+        followed(F16, NormKind::Layer, Store::Set, s(8, 160, 120)),
+        followed(F16, NormKind::Layer, Store::Set, s(40, 160, 1544)),
+        followed(F16, NormKind::Rms, Store::Add, s(32, 72, 6200)),
     ]
 }

@@ -3,10 +3,12 @@
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{load, load_i32, project, store, weight};
-use super::{Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_weight};
+use super::{
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
+    require_weight,
+};
 use crate::cpu::{Cpu, matmul};
 use crate::dtype::DType;
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
@@ -51,7 +53,8 @@ impl Op for LmHead {
     }
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("lm_head on a GPU", "run it with --device cpu"))
+        require_kernel(self.name(), self.logits.is_contiguous(), || format!("rows apart in {}", self.logits))?;
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.logits.rows(), self.logits.cols())
     }
 
     fn reference(&self, m: &OpMem) {
@@ -93,5 +96,8 @@ pub fn cases() -> Vec<Case> {
         case(DType::F32, 1, &[0], 128, 384),
         case(DType::Bf16, 6, &[5, 2], 96, 1000),
         case(DType::F32, 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 60, 257),
+        case(DType::Bf16, 40, &(0..36).map(|i| i * 11 % 40).collect::<Vec<_>>(), 264, 136),
+        case(DType::F16, 3, &[2, 0], 776, 152),
+        case(DType::F16, 35, &(0..35).collect::<Vec<_>>(), 64, 72),
     ]
 }

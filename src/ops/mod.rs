@@ -12,6 +12,7 @@ pub mod linear;
 pub mod lm_head;
 pub mod norm;
 pub mod paged_attention;
+mod product;
 pub mod qkv_mrope;
 pub mod qkv_rope_2d;
 pub mod reference;

@@ -279,6 +279,7 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, heads(6, 1, 128), 32, 1.0, &[(0, 200), (1, 64), (2, 65)]),
         case(DType::Bf16, heads(8, 1, 128), 64, 4.0, &[(0, 1030), (1, 17)]),
         case(DType::F16, heads(14, 2, 128), 16, 4.0, &lengths),
+        case(DType::F16, heads(16, 1, 128), 32, 4.0, &[(0, 70), (1, 0)]),
         case(DType::F32, heads(6, 2, 24), 16, 1.0, &chunk),
         case(DType::Bf16, heads(6, 1, 128), 32, 4.0, &long),
         case(DType::F16, heads(7, 1, 128), 16, 4.0, &padded),

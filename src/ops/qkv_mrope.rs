@@ -5,12 +5,11 @@ use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{edit, load, load_i32, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require, require_dim, require_float, require_index, require_vector,
-    require_weight, with_float,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
+    require_kernel, require_vector, require_weight, with_float,
 };
 use crate::cpu::{Cpu, Tile, Unit, matmul};
 use crate::dtype::{DType, Float};
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
@@ -120,7 +119,12 @@ impl Op for QkvMrope {
     }
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("qkv_mrope on a GPU", "run it with --device cpu"))
+        let alike = [&self.q, &self.k, &self.v].iter().all(|t| t.dtype == self.x.dtype && t.is_contiguous());
+        require_kernel(self.name(), alike && self.head_dim() == 128, || {
+            format!("{} to {} and {}", self.x, self.q, self.k)
+        })?;
+        let n = (self.heads() + 2 * self.kv_heads()) * self.head_dim();
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), n)
     }
 
     fn reference(&self, m: &OpMem) {
@@ -221,10 +225,16 @@ pub fn cases() -> Vec<Case> {
     };
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
+    let grouped = || Heads { heads: 4, groups: 2, d: 128, section: [16, 24, 24] };
+    // All slots and rows without one, in no order.
+    let many: Vec<i32> = (0..35).map(|i| if i % 16 == 3 || i > 31 { -1 } else { i * 5 % 32 }).collect();
     vec![
         case(DType::F32, 256, big(), &[9]),
         case(DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
         case(DType::F32, 144, odd(), &[30, 3, -1, 12]),
         case(DType::F16, 100, odd(), &(0..32).collect::<Vec<_>>()),
+        case(DType::Bf16, 264, grouped(), &many),
+        case(DType::F16, 776, grouped(), &many[..17]),
+        case(DType::F16, 96, big(), &many),
     ]
 }

@@ -5,12 +5,11 @@ use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{load, load_i32, project, rotate, store, vector, weight};
 use super::rope::{Rope2d, inv_freq};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, require, require_float, require_index, require_vector,
-    require_weight, with_float,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
+    require_vector, require_weight, with_float,
 };
 use crate::cpu::{Cpu, Unit, matmul};
 use crate::dtype::DType;
-use crate::error::Error;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout, Target};
 use crate::step::HostStep;
@@ -66,7 +65,9 @@ impl Op for QkvRope2d {
     }
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
-        Err(Error::unsupported("qkv_rope_2d on a GPU", "run it with --device cpu"))
+        let fits = self.qkv.dtype == self.x.dtype && self.qkv.is_contiguous() && self.head_dim == 80;
+        require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), self.qkv.cols())
     }
 
     fn reference(&self, m: &OpMem) {
@@ -135,5 +136,8 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 20, 2, 80),
         case(DType::F32, 8, 3, 32),
         case(DType::F16, 4, 1, 72),
+        case(DType::Bf16, 130, 3, 80),
+        case(DType::F16, 9, 10, 80),
+        case(DType::F16, 40, 2, 80),
     ]
 }

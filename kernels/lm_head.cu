@@ -1,0 +1,32 @@
+// Logits of the rows that are sampled: logits[s] = x[rows[s]] W^T. x is normed already.
+//
+// Entries  lm_head_bf16|f16_narrow|wide
+// x        T [T, D] read        rows  i32 [S] read        weight  T [V, D] tiled, read        logits  f32 [S, V] write
+// Needs    D and V multiples of 8, rows aligned to 16 bytes
+// Launch   narrow (S <= 32): ceil(V / 16) blocks of 32 * slices threads (slices of D: linear.cuh)
+//          wide: ceil(V / 128) * ceil(S / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+// Numerics f32 sums in one order per D
+// Cost     S D + V D elements, 4 S V bytes, 2 S V D flops
+#include "linear.cuh"
+
+struct Logits {
+    static constexpr int MEMBERS = 1;
+    float* logits;
+    int V;
+
+    template <int W>
+    __device__ __forceinline__ void operator()(int i, int s, float (&v)[1][W]) const {
+        store(logits + static_cast<size_t>(s) * V + i, v[0]);
+    }
+};
+
+#define ENTRY(NAME, SHAPE, T)                                                                                \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
+        NAME(const T* x, const int* rows, const T* weight, float* logits, int S, int V, int D) {             \
+        SHAPE::run(Product<T>{x, rows, weight, S, V, D}, Logits{logits, V});                                 \
+    }
+
+ENTRY(lm_head_bf16_narrow, Narrow, bf16)
+ENTRY(lm_head_bf16_wide, Wide, bf16)
+ENTRY(lm_head_f16_narrow, Narrow, f16)
+ENTRY(lm_head_f16_wide, Wide, f16)

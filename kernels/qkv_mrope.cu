@@ -1,0 +1,71 @@
+// The decoder's attention input: fused q/k/v projection with bias, M-RoPE, and the keys and values to the paged cache. d = 128.
+//
+// Entries   qkv_mrope_bf16|f16_narrow|wide
+// x         T [T, D] read        weight  T [(H + 2G) d, D] paired by d / 2 (q, k, v), read        bias  f32 [(H + 2G) d] or null
+// inv_freq  f32 [d / 2] read     positions  i32 [3, T] read        slots  i32 [T] read (-1: the row keeps no key and value)
+// q         T [T, H d] write     k, v  T [blocks, G, block, d] update
+// section_t, section_h: the pairs that turn by the first and the second position; the rest turn by the third
+// Needs     D a multiple of 8, rows aligned to 16 bytes
+// Launch    narrow (T <= 32): 8 (H + 2G) blocks of 32 * slices threads (slices of D: linear.cuh)
+//           wide: (H + 2G) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+// Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T
+// Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
+#include "linear.cuh"
+#include "rope.cuh"
+
+constexpr int HEAD = 128, HALF = HEAD / 2;
+
+template <class T>
+struct Scatter {
+    static constexpr int MEMBERS = 2;
+    const float *bias, *inv_freq;
+    const int *positions, *slots;
+    T *q, *k, *v;
+    int tokens, H, G, block, section_t, section_h;
+
+    template <int W>
+    __device__ __forceinline__ void operator()(int pair, int token, float (&x)[2][W]) const {
+        const int head = pair / HALF, first = pair % HALF;
+        T* to = place(head, token);
+        if (!to) return;
+        if (bias) {
+#pragma unroll
+            for (int j = 0; j < 2 * W; ++j) {
+                x[j / W][j % W] = __fadd_rn(x[j / W][j % W], bias[head * HEAD + j / W * HALF + first + j % W]);
+            }
+        }
+        if (head < H + G) {
+#pragma unroll
+            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], angle(first + j, token));
+        }
+        store(to + first, x[0]);
+        store(to + HALF + first, x[1]);
+    }
+
+    __device__ __forceinline__ float angle(int pair, int token) const {
+        const int axis = (pair >= section_t) + (pair >= section_t + section_h);
+        return __fmul_rn(static_cast<float>(positions[axis * tokens + token]), inv_freq[pair]);
+    }
+
+    // Where a head of a token goes; null: nowhere.
+    __device__ __forceinline__ T* place(int head, int token) const {
+        if (head < H) return q + (static_cast<size_t>(token) * H + head) * HEAD;
+        const int slot = slots[token];
+        if (slot < 0) return nullptr;
+        const int group = (head - H) % G;
+        return (head < H + G ? k : v) + ((static_cast<size_t>(slot / block) * G + group) * block + slot % block) * HEAD;
+    }
+};
+
+#define ENTRY(NAME, SHAPE, TYPE)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(const TYPE* x, const TYPE* weight, const float* bias, const float* inv_freq, const int* positions, const int* slots,     \
+             TYPE* q, TYPE* k, TYPE* v, int T, int D, int H, int G, int block, int section_t, int section_h) {                        \
+        SHAPE::run(Product<TYPE>{x, nullptr, weight, T, (H + 2 * G) * HEAD, D},                                                        \
+                   Scatter<TYPE>{bias, inv_freq, positions, slots, q, k, v, T, H, G, block, section_t, section_h});                    \
+    }
+
+ENTRY(qkv_mrope_bf16_narrow, Narrow, bf16)
+ENTRY(qkv_mrope_bf16_wide, Wide, bf16)
+ENTRY(qkv_mrope_f16_narrow, Narrow, f16)
+ENTRY(qkv_mrope_f16_wide, Wide, f16)

@@ -1,0 +1,55 @@
+// The tower's attention input: fused q/k/v projection with bias, q and k turned by the patch's row and column. d = 80.
+//
+// Entries   qkv_rope_2d_bf16|f16_narrow|wide
+// x         T [P, E] read        weight  T [3 H d, E] paired by d / 2 (q, k, v), read        bias  f32 [3 H d] read
+// inv_freq  f32 [d / 4] read     positions  i32 [P, 2] read        qkv  T [P, 3 H d] write
+// Needs     E a multiple of 8, rows aligned to 16 bytes
+// Launch    narrow (P <= 32): 15 H blocks of 32 * slices threads (slices of E: linear.cuh)
+//           wide: ceil(15 H / 8) * ceil(P / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+// Numerics  f32 sums in one order per E, angle = position * inv_freq in f32, one rounding to T
+// Cost      P E + (P + E) 3 H d elements, 6 P E H d flops
+#include "linear.cuh"
+#include "rope.cuh"
+
+constexpr int HEAD = 80, HALF = HEAD / 2, QUARTER = HEAD / 4;
+
+template <class T>
+struct Turn {
+    static constexpr int MEMBERS = 2;
+    const float *bias, *inv_freq;
+    const int* positions;
+    T* qkv;
+    int H;
+
+    template <int W>
+    __device__ __forceinline__ void operator()(int pair, int patch, float (&x)[2][W]) const {
+        const int head = pair / HALF, first = pair % HALF;
+#pragma unroll
+        for (int j = 0; j < 2 * W; ++j) {
+            x[j / W][j % W] = __fadd_rn(x[j / W][j % W], bias[head * HEAD + j / W * HALF + first + j % W]);
+        }
+        if (head < 2 * H) {
+#pragma unroll
+            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], angle(first + j, patch));
+        }
+        T* to = qkv + (static_cast<size_t>(patch) * 3 * H + head) * HEAD + first;
+        store(to, x[0]);
+        store(to + HALF, x[1]);
+    }
+
+    __device__ __forceinline__ float angle(int pair, int patch) const {
+        return __fmul_rn(static_cast<float>(positions[2 * patch + pair / QUARTER]), inv_freq[pair % QUARTER]);
+    }
+};
+
+#define ENTRY(NAME, SHAPE, T)                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(const T* x, const T* weight, const float* bias, const float* inv_freq, const int* positions, T* qkv, int P, int E,       \
+             int H) {                                                                                                                  \
+        SHAPE::run(Product<T>{x, nullptr, weight, P, 3 * H * HEAD, E}, Turn<T>{bias, inv_freq, positions, qkv, H});                    \
+    }
+
+ENTRY(qkv_rope_2d_bf16_narrow, Narrow, bf16)
+ENTRY(qkv_rope_2d_bf16_wide, Wide, bf16)
+ENTRY(qkv_rope_2d_f16_narrow, Narrow, f16)
+ENTRY(qkv_rope_2d_f16_wide, Wide, f16)
