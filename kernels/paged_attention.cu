@@ -47,13 +47,12 @@ __device__ __forceinline__ u32 right(u32 at, int bytes) { return (at ^ bytes % 1
 
 // Copies 64 rows from key `first` on. From key `end` on stands the last one again: its weight will be 0, and 0 times it is 0.
 __device__ __forceinline__ void copy_tile(u32 to, const u8* from, const Pages& pages, int first, int end) {
+    const int row = threadIdx.x / 4, column = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < KEYS; i += 32) {
-        const int row = i + threadIdx.x / 4, column = threadIdx.x % 4;
-        const u8* source = from + pages.row(min(first + row, end - 1)) + column * 16;
-        const u32 at = to + turned(row, column);
+        const u8* source = from + pages.row(min(first + row + i, end - 1)) + column * 16;
 #pragma unroll
-        for (int j = 0; j < 4; j++) cp_async_16(right(at, 64 * j), source + 64 * j, 16);
+        for (int j = 0; j < 4; j++) cp_async_16(to + right(turned(row, column), 64 * j) + i * ROW, source + 64 * j, 16);
     }
 }
 
@@ -109,7 +108,7 @@ struct Rows {
     float o[HEAD / 8][4] = {};
     Softmax softmax;
     float total[HEAD / 8][4] = {};
-    Softmax totals;
+    Softmax totals;  // its sums are of all keys
 
     // One tile of scores meets its values.
     __device__ __forceinline__ void attend(const float (&s)[KEYS / 8][4], u32 values) {
@@ -189,8 +188,8 @@ __device__ __forceinline__ void prefill(const T* __restrict__ q, const T* __rest
     const u32 queries = shared_address(shared) + 2 * STAGE + threadIdx.x * 16;
     {
         uint4 a[HEAD / 16];
-        const u8* low = reinterpret_cast<const u8*>(q) + row_of(mine);
-        load_queries(a, mine < rows ? low : nullptr, mine + 8 < rows ? low + row_of(8) - row_of(0) : nullptr);
+        const u8* from = reinterpret_cast<const u8*>(q);
+        load_queries(a, mine < rows ? from + row_of(mine) : nullptr, mine + 8 < rows ? from + row_of(mine + 8) : nullptr);
 #pragma unroll
         for (int i = 0; i < HEAD / 16; i++) *reinterpret_cast<uint4*>(shared + 2 * STAGE + (i * THREADS + threadIdx.x) * 16) = a[i];
     }
