@@ -3,6 +3,7 @@
 
 mod bits;
 
+use bits::batch::check_batches;
 use bits::{Setup, check_chunks, check_recomputed, engine, generate, outcome, request, setup, under};
 use osprey::cpu::Isa;
 use osprey::dtype::DType;
@@ -19,6 +20,12 @@ fn chunks_do_not_change_a_bit() {
 #[test]
 fn chunks_do_not_change_a_bit_of_the_kernels() {
     [DType::Bf16, DType::F16].map(|dtype| under(Driver::Emulator, dtype)).into_iter().for_each(check_chunks);
+}
+
+#[test]
+fn a_batch_does_not_change_a_bit() {
+    [DType::F32, DType::Bf16].map(setup).into_iter().for_each(check_batches);
+    [DType::Bf16, DType::F16].map(|dtype| under(Driver::Emulator, dtype)).into_iter().for_each(check_batches);
 }
 
 #[test]

@@ -36,6 +36,16 @@ fn chunks_do_not_change_a_bit() {
 }
 
 #[test]
+fn a_batch_does_not_change_a_bit() {
+    if present() {
+        [DType::Bf16, DType::F16]
+            .map(|d| bits::under(Driver::Cuda, d))
+            .into_iter()
+            .for_each(bits::batch::check_batches);
+    }
+}
+
+#[test]
 fn a_decoded_token_equals_a_recomputed_one() {
     if present() {
         [DType::Bf16, DType::F16].map(|d| bits::under(Driver::Cuda, d)).into_iter().for_each(bits::check_recomputed);

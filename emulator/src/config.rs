@@ -1,4 +1,4 @@
-//! What can be switched: the devices, the checks, the seed, the threads.
+//! What can be switched: the devices, the checks, the seed, the threads, the patience.
 
 use crate::device::{A100, DEVICES, Device, H100, RTX_4090};
 
@@ -62,12 +62,14 @@ pub struct Config {
     pub seed: u64,
     /// Host threads that run blocks.
     pub threads: usize,
+    /// Warp instructions that a launch may run without changing any memory before it counts as hung.
+    pub patience: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Config { devices: vec![A100, H100, RTX_4090], checks: Checks::ALL, seed: 1, threads }
+        Config { devices: vec![A100, H100, RTX_4090], checks: Checks::ALL, seed: 1, threads, patience: 1 << 28 }
     }
 }
 
@@ -75,7 +77,7 @@ impl Config {
     /// The configuration that two texts ask for, each None for what is usual.
     ///
     /// `devices` lists names of [`DEVICES`] (`H100,A100`; a name may come twice). `checks` lists words from left to
-    /// right: `all`, `none`, a check to switch on, `-` and a check to switch off, `seed=7`, `threads=2`.
+    /// right: `all`, `none`, a check to switch on, `-` and a check to switch off, `seed=7`, `threads=2`, `patience=1000000`.
     ///
     /// # Errors
     /// Says which word is wrong and what may stand there.
@@ -94,7 +96,8 @@ impl Config {
         match word.split_once('=') {
             Some(("seed", value)) => self.seed = number(word, value)?,
             Some(("threads", value)) => self.threads = number::<usize>(word, value)?.clamp(1, MOST_THREADS),
-            Some(_) => return Err(format!("`{word}`: `seed=N` and `threads=N` are what takes a value")),
+            Some(("patience", value)) => self.patience = number(word, value)?,
+            Some(_) => return Err(format!("`{word}`: `seed=N`, `threads=N` and `patience=N` are what takes a value")),
             None if word == "all" => self.checks = Checks::ALL,
             None if word == "none" => self.checks = Checks::NONE,
             None => match word.strip_prefix('-') {
@@ -151,9 +154,9 @@ mod tests {
     }
 
     #[test]
-    fn seed_and_threads_take_numbers() {
-        let config = Config::from_text(None, Some("seed=7,threads=2")).unwrap();
-        assert_eq!((config.seed, config.threads), (7, 2));
+    fn seed_threads_and_patience_take_numbers() {
+        let config = Config::from_text(None, Some("seed=7,threads=2,patience=5000")).unwrap();
+        assert_eq!((config.seed, config.threads, config.patience), (7, 2, 5000));
         for (text, part) in
             [("seed=x", "`x`"), ("sed=1", "seed=N"), ("race", "no check `race`"), ("-x", "no check `x`")]
         {

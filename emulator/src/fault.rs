@@ -1,18 +1,20 @@
 //! What a check reports: which rule was broken, where, by whom.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// A place in the source: of the PTX text, and of the `.cu` file where `.loc` names one.
+/// A place in the source: of the PTX text, and of the `.cu` file where `.loc` names one. Texts are shared: there is a
+/// place for every instruction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Line of the PTX text, from 1.
     pub ptx: u32,
     /// The instruction as it was written.
-    pub text: String,
+    pub text: Arc<str>,
     /// File and line of the source.
-    pub source: Option<(String, u32)>,
+    pub source: Option<(Arc<str>, u32)>,
     /// Where the function that `source` belongs to was inlined, the nearest place first.
-    pub callers: Vec<(String, u32)>,
+    pub callers: Arc<[(Arc<str>, u32)]>,
 }
 
 /// The thread that broke the rule.
@@ -71,7 +73,7 @@ impl fmt::Display for Fault {
         if let Some((file, line)) = &self.place.source {
             write!(f, ", {file}:{line}")?;
         }
-        for (file, line) in &self.place.callers {
+        for (file, line) in &*self.place.callers {
             write!(f, ", inlined at {file}:{line}")?;
         }
         if self.place.ptx > 0 {

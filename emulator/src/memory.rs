@@ -32,6 +32,8 @@ pub struct Allocation {
     pub id: u64,
     /// What it is for, for reports: `cuMemAlloc`, or the variable's name.
     pub what: String,
+    /// It holds a `.const` variable.
+    pub constant: bool,
     /// One bit per byte: written since it was allocated.
     written: Bits,
 }
@@ -91,7 +93,10 @@ impl Bits {
         let mut all = true;
         for (word, mask) in words(from, count) {
             if self.get(word) & mask != mask {
-                self.touched(word).store(true, Ordering::Relaxed);
+                // A store would take the line, which has the flags of 8 MiB, from the other threads each time.
+                if !self.touched(word).load(Ordering::Relaxed) {
+                    self.touched(word).store(true, Ordering::Relaxed);
+                }
                 all &= self.word(word).fetch_or(mask, Ordering::Relaxed) & mask == mask;
             }
         }
@@ -262,6 +267,11 @@ impl Memory {
 
     /// Fresh memory, nowhere written; `bytes` may be 0.
     pub fn alloc(&self, bytes: u64, what: &str) -> Result<u64, OutOfMemory> {
+        self.alloc_as(false, bytes, what)
+    }
+
+    /// As `alloc`, for a `.const` variable if `constant`.
+    pub fn alloc_as(&self, constant: bool, bytes: u64, what: &str) -> Result<u64, OutOfMemory> {
         let mut state = self.state();
         if bytes > self.limit - state.used {
             return Err(OutOfMemory);
@@ -270,7 +280,7 @@ impl Memory {
         let base = place(&mut state, &self.map, span).ok_or(OutOfMemory)?;
         let written = Bits::new(bytes).ok_or(OutOfMemory)?;
         state.ids += 1;
-        let allocation = Arc::new(Allocation { base, bytes, id: state.ids, what: what.to_owned(), written });
+        let allocation = Arc::new(Allocation { base, bytes, id: state.ids, what: what.to_owned(), constant, written });
         Arc::make_mut(&mut state.table).live.insert(base, allocation);
         state.used += bytes;
         Ok(base)

@@ -514,7 +514,7 @@ fn the_linker_puts_texts_together() {
         ok!(cuLinkCreate_v2(0u32, null::<i32>(), null_mut::<usize>(), &raw mut linker));
         linker
     };
-    let text = b".version 8.0\n";
+    let text = b".version 8.0\n.target sm_80\n.address_size 64\n";
     let add = |kind: i32| {
         let (at, bytes) = (text.as_ptr(), text.len());
         cu!(cuLinkAddData_v2(linker, kind, at, bytes, null::<u8>(), 0u32, null::<i32>(), null_mut::<usize>()))
@@ -528,6 +528,37 @@ fn the_linker_puts_texts_together() {
     assert_eq!(linked, [&text[..], b"\n", text, b"\0"].concat());
     assert_eq!(add(1), INVALID_VALUE, "it is complete");
     ok!(cuLinkDestroy(linker));
+}
+
+#[test]
+fn what_a_link_lacks_shows_when_it_is_completed() {
+    context();
+    const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
+    let caller = format!("{HEAD}.extern .func f();\n.visible .entry k() {{ call f; ret; }}");
+    let callee = format!("{HEAD}.visible .func f() {{ ret; }}");
+    let link = |inputs: &[&str]| {
+        let mut log = [0u8; 200];
+        let (options, mut values) = ([5i32, 6], [log.as_mut_ptr() as usize, 200]);
+        let (mut linker, mut image, mut bytes) = (0usize, null::<u8>(), 0usize);
+        ok!(cuLinkCreate_v2(2u32, options.as_ptr(), values.as_mut_ptr(), &raw mut linker));
+        for text in inputs {
+            let (at, bytes) = (text.as_ptr(), text.len());
+            ok!(cuLinkAddData_v2(linker, 1i32, at, bytes, null::<u8>(), 0u32, null::<i32>(), null_mut::<usize>()));
+        }
+        let code = cu!(cuLinkComplete(linker, &raw mut image, &raw mut bytes));
+        ok!(cuLinkDestroy(linker));
+        (code, String::from_utf8_lossy(&log[..values[1].saturating_sub(1)]).into_owned())
+    };
+    assert_eq!(link(&[&caller, &callee]), (0, String::new()));
+    let (code, log) = link(&[&caller]);
+    assert_eq!(code, INVALID_PTX);
+    assert!(log.contains("PTX line 5") && log.contains("`f`"), "{log}");
+    let (code, log) = link(&[&callee, "garbage"]);
+    assert_eq!(code, INVALID_PTX);
+    assert!(log.contains("`garbage`"), "{log}");
+    let (code, log) = link(&[&HEAD.replace("sm_80", "sm_121")]);
+    assert_eq!(code, NO_BINARY_FOR_GPU);
+    assert!(log.contains("sm_121"), "{log}");
 }
 
 #[test]

@@ -35,6 +35,16 @@ pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<E
     })
 }
 
+/// Why `auto` took the executor of that name.
+pub fn reason(taken: &str) -> &'static str {
+    match taken {
+        "cuda" => "there is a GPU with kernels for this model",
+        _ if ptx::MODULES.is_empty() => "this build has no CUDA kernels",
+        _ if !is_present() => "there is no CUDA driver",
+        _ => "the GPU cannot run this model as asked",
+    }
+}
+
 fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
     let dtype = placement.dtype;
     match device {

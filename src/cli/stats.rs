@@ -1,5 +1,7 @@
 //! What a run was and where its time went: one structure for `--stats` (text, stderr) and `--json`.
 
+use super::args::Device;
+use super::device;
 use super::load::{Loaded, field_kib};
 use super::prepare::Prepared;
 use super::sampling::Choice;
@@ -14,6 +16,8 @@ use std::time::Duration;
 pub struct Setup {
     pub model: String,
     pub device: &'static str,
+    /// Why `--device auto` took it.
+    pub device_reason: Option<&'static str>,
     pub dtype: &'static str,
     pub threads: usize,
     pub isa: &'static str,
@@ -26,6 +30,7 @@ impl Setup {
         Setup {
             model: model.name.clone(),
             device,
+            device_reason: (p.device == Device::Auto).then(|| device::reason(device)),
             dtype: p.dtype.name(),
             threads: p.threads,
             isa: Isa::detect().name(),
@@ -96,7 +101,8 @@ fn rate(tokens: usize, d: Duration) -> Option<f64> {
 /// Prints everything to stderr.
 pub fn print(setup: &Setup, choice: &Choice, t: &Times) {
     let per_second = |r: Option<f64>| r.map_or(String::new(), |r| format!(", {r:.1} tokens/s"));
-    note(&format!("model     {}, {} on {}", setup.model, setup.dtype, setup.device));
+    let reason = setup.device_reason.map_or(String::new(), |why| format!(" (auto: {why})"));
+    note(&format!("model     {}, {} on {}{reason}", setup.model, setup.dtype, setup.device));
     note(&format!("cpu       {} threads, {}", setup.threads, setup.isa));
     note(&format!("sampling  {choice}"));
     note(&format!("load      {:.1} ms", t.load_ms));

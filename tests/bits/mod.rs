@@ -1,19 +1,24 @@
 //! A tiny random model on any executor, and the checks that a request's bits depend on the request alone.
 #![allow(dead_code)] // Every test uses a part of it.
 
+pub mod batch;
+
 use osprey::checkpoint::ModelFiles;
 use osprey::cpu::{Cpu, Isa};
 use osprey::dtype::DType;
 use osprey::engine::trace::Detail;
 use osprey::engine::{Cancel, Engine, Limits, Request, Sampling};
+use osprey::error::Result;
 use osprey::exec::cpu::CpuExecutor;
 use osprey::exec::cuda::CudaExecutor;
 use osprey::exec::cuda::driver::{Device, Driver};
+use osprey::exec::{Executor, Needs};
 use osprey::media::patches::Patches;
 use osprey::model::Precision;
 use osprey::model::qwen2_vl::Qwen2Vl;
 use osprey::text::positions::positions;
 use osprey::text::prompt::{MediaKind, MediaSpan, Prompt};
+use osprey::weights::WeightSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -35,19 +40,23 @@ pub fn under(driver: Driver, dtype: DType) -> Setup {
     Setup { driver: Some(driver), ..setup(dtype) }
 }
 
-pub fn engine(s: Setup) -> Engine {
+pub fn model(s: Setup) -> Qwen2Vl {
     // The one with odd sizes; the kernels take heads of 128 and 80 only.
     let name = if s.driver.is_some() { "tiny_a" } else { "tiny_b" };
     let files = ModelFiles::open(format!("tests/golden/{name}")).unwrap();
-    let model = Qwen2Vl::load(&files.config, &files.weights, Precision::new(s.dtype)).unwrap();
-    let limits = Limits { context: 160, chunk: s.chunk, patches: 64, samples: 48 };
-    Engine::new(model, limits, |needs, weights| {
-        Ok(match s.driver {
-            None => Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(s.isa, s.threads))?),
-            Some(driver) => Box::new(CudaExecutor::new(Device::open(driver, 0)?, &needs, &weights, &mut |_, _| ())?),
-        })
+    Qwen2Vl::load(&files.config, &files.weights, Precision::new(s.dtype)).unwrap()
+}
+
+pub fn executor(s: Setup, needs: &Needs, weights: Arc<WeightSet>) -> Result<Box<dyn Executor>> {
+    Ok(match s.driver {
+        None => Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(s.isa, s.threads))?),
+        Some(driver) => Box::new(CudaExecutor::new(Device::open(driver, 0)?, needs, &weights, &mut |_, _| ())?),
     })
-    .unwrap()
+}
+
+pub fn engine(s: Setup) -> Engine {
+    let limits = Limits { context: 160, chunk: s.chunk, patches: 64, samples: 48 };
+    Engine::new(model(s), limits, |needs, weights| executor(s, &needs, weights)).unwrap()
 }
 
 /// Text, an image of 4 x 6 patches, text. `seed` changes the ids, `shade` the pixels.

@@ -1,4 +1,4 @@
-//! Modules and libraries: images of PTX text, what they hold, and the linker that only puts texts together.
+//! Modules and libraries: images of PTX text, what they hold, and the linker, whose image is the inputs' text.
 //!
 //! A library is a text that belongs to no context; it is loaded into one when it is first used there.
 
@@ -63,6 +63,8 @@ impl Library {
 struct Linker {
     inputs: Mutex<Vec<CString>>,
     image: OnceLock<CString>,
+    /// Of `cuLinkCreate`'s options, which are valid as long as the linker.
+    log: Mutex<Log>,
 }
 
 /// Where a caller wants to read why an image was refused (`CU_JIT_ERROR_LOG_BUFFER`).
@@ -130,7 +132,8 @@ unsafe fn image<'a>(from: *const c_void, log: &mut Log) -> R<&'a str> {
     })
 }
 
-fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
+/// A module that only its owner knows.
+fn compile(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Module> {
     let contents = context.gpu.load(text).map_err(|error| {
         log.say(&error.to_string());
         match error.kind {
@@ -139,7 +142,11 @@ fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
             PtxErrorKind::Text => Error::INVALID_PTX,
         }
     })?;
-    let module = Arc::new(Module { handle: fresh(), context: context.clone(), contents });
+    Ok(Module { handle: fresh(), context: context.clone(), contents })
+}
+
+fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
+    let module = Arc::new(compile(context, text, log)?);
     MODULES.insert_at(module.handle, module.clone());
     Ok(module)
 }
@@ -202,8 +209,17 @@ impl Linker {
         Ok(())
     }
 
-    /// All texts, one after the other: a module of several units.
-    fn complete(&self) -> &CStr {
+    /// All texts, one after the other: a module of several units. It is compiled for what is wrong with it to show.
+    fn complete(&self) -> R<&CStr> {
+        let linked = self.joined();
+        let mut log = self.log.lock().unwrap_or_else(|e| e.into_inner());
+        // SAFETY: a C string.
+        let text = unsafe { image(linked.as_ptr().cast(), &mut log)? };
+        drop(compile(&current()?, text, &mut log)?);
+        Ok(linked)
+    }
+
+    fn joined(&self) -> &CStr {
         let inputs = self.inputs.lock().unwrap_or_else(|e| e.into_inner());
         self.image.get_or_init(|| {
             let texts: Vec<&[u8]> = inputs.iter().map(|input| input.as_bytes()).collect();
@@ -290,9 +306,10 @@ api! {
     fn cuLibraryGetGlobal [] (at: *mut u64, bytes: *mut usize, handle: Handle, name: *const c_char) {
         global(&*library(handle)?.module(&current()?)?, at, bytes, name)
     }
-    fn cuLinkCreate_v2 [cuLinkCreate] (_count: u32, _options: *const i32, _values: *mut usize, to: *mut Handle) {
+    fn cuLinkCreate_v2 [cuLinkCreate] (count: u32, options: *const i32, values: *mut usize, to: *mut Handle) {
         current()?;
-        put(to, LINKERS.insert(Linker { inputs: Mutex::default(), image: OnceLock::new() }))
+        let log = Mutex::new(Log::from_options(options, values, count)?);
+        put(to, LINKERS.insert(Linker { inputs: Mutex::default(), image: OnceLock::new(), log }))
     }
     fn cuLinkAddData_v2 [cuLinkAddData]
         (handle: Handle, kind: i32, from: *const u8, bytes: usize, _name: *const c_char, _count: u32,
@@ -307,10 +324,10 @@ api! {
     {
         linker(handle)?.add(kind, file(text(path)?)?)
     }
-    /// The image is the inputs' text, which lives as long as the linker; what they lack shows when it is loaded.
+    /// The image is the inputs' text, which lives as long as the linker.
     fn cuLinkComplete [] (handle: Handle, image: *mut *const c_char, bytes: *mut usize) {
         let linker = linker(handle)?;
-        let text = linker.complete();
+        let text = linker.complete()?;
         put(image, text.as_ptr())?;
         offer(bytes, text.count_bytes() + 1);
         Ok(())

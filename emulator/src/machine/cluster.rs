@@ -52,7 +52,9 @@ impl<'g> Warp<'g> {
         }
         lanes(mask).for_each(|i| self.awaited[i] = barrier.phase + 1);
         barrier.arrived[warp] |= mask;
-        if !relaxed {
+        if relaxed {
+            cx.cta.races.arrive_relaxed(warp, &mut barrier.handed);
+        } else {
             cx.cta.races.arrive(warp, &mut barrier.handed);
         }
         barrier.settle();

@@ -2,7 +2,7 @@
 
 use super::access::space_of;
 use super::report::{Run, broken};
-use super::warp::{Flow, Group, Warp};
+use super::warp::{Cx, Flow, Group, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Reg, Space};
 use crate::registers::{Mask, lanes};
@@ -27,11 +27,14 @@ impl<'g> Warp<'g> {
         self.scatter(group, mask, |lane| link[lane])
     }
 
-    /// `isspacep`. Constant variables are global memory here.
-    pub(super) fn is_space(&mut self, space: Space, p: u16, a: Reg, mask: Mask) {
-        let wanted = if space == Space::Const { Space::Global } else { space };
+    /// `isspacep`. Constant variables lie among global memory here, but are none.
+    pub(super) fn is_space(&mut self, cx: &Cx, space: Space, p: u16, a: Reg, mask: Mask) {
         let a = self.regs.b64(a);
-        let holds = lanes(mask).filter(|&i| space_of(a[i]).0 == wanted).fold(0, |m, i| m | 1 << i);
+        let space_of = |address| match space_of(address).0 {
+            Space::Global if cx.grid.global.constant(address) => Space::Const,
+            space => space,
+        };
+        let holds = lanes(mask).filter(|&i| space_of(a[i]) == space).fold(0, |m, i| m | 1 << i);
         self.regs.set_pred(p, mask, holds);
     }
 }

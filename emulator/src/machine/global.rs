@@ -163,6 +163,11 @@ impl<'a> Global<'a> {
         self.find(address).is_some()
     }
 
+    /// Whether the byte is of a `.const` variable.
+    pub fn constant(&self, address: u64) -> bool {
+        self.find(address).is_some_and(|index| self.areas[index].memory.constant)
+    }
+
     /// Checks and notes a request; `recent` is an allocation to try first. Returns the lanes that may go ahead.
     #[inline]
     pub fn access(&self, request: &Request, recent: &mut u32) -> Run<Mask> {

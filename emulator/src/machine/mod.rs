@@ -98,7 +98,7 @@ pub fn launch(launch: &Launch, memory: &Memory, config: &Config) -> Result<Count
         return Err(Box::new(Fault { kind, kernel, thread: None, place, why }));
     }
     let table = memory.table();
-    grid::Grid::new(launch, memory, &table, config, grid::PATIENCE).run(config.threads)
+    grid::Grid::new(launch, memory, &table, config).run(config.threads)
 }
 
 /// Why no device could run a launch; what its own device allows is for the caller to check.

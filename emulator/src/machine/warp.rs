@@ -360,7 +360,7 @@ impl<'g> Warp<'g> {
             Op::Load(op) => self.load(cx, pc, op, mask)?,
             Op::Store(op) => self.store(cx, pc, op, mask)?,
             Op::Atom(op) => self.atom(cx, pc, op, mask)?,
-            Op::IsSpace { space, p, a } => self.is_space(*space, *p, *a, mask),
+            Op::IsSpace { space, p, a } => self.is_space(cx, *space, *p, *a, mask),
             Op::CpAsync(op) => self.copy_async(cx, pc, op, mask)?,
             Op::CpAsyncCommit => self.copies.commit(mask),
             Op::CpAsyncWait { pending } => self.wait_copies(cx, *pending, mask),

@@ -1,6 +1,7 @@
 //! PTX as it is written: what the parser makes and `lower` reads. Names are kept as text, scopes as nesting.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A translation unit.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +17,7 @@ pub struct Module {
     pub variables: Vec<Variable>,
     pub functions: Vec<Function>,
     /// `.file` directives: number and path.
-    pub files: BTreeMap<u32, String>,
+    pub files: BTreeMap<u32, Arc<str>>,
     /// `.alias name, of;`
     pub aliases: Vec<(String, String)>,
 }
@@ -109,7 +110,7 @@ pub enum Statement {
         names: Vec<RegName>,
         line: u32,
     },
-    Variable(Variable),
+    Variable(Box<Variable>),
     Label {
         name: String,
         line: u32,
@@ -129,7 +130,7 @@ pub enum Statement {
     CallPrototype {
         name: String,
     },
-    Instruction(Instruction),
+    Instruction(Box<Instruction>),
     Block(Block),
 }
 
@@ -159,7 +160,7 @@ pub struct Instruction {
     pub operands: Vec<Operand>,
     pub line: u32,
     /// As written, without comments.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -47,7 +47,7 @@ impl<'a> Globals<'a> {
 
     fn allocate(&mut self, variable: &Variable) -> Result<(), PtxError> {
         let (bytes, name) = (variable.bytes(), &variable.name);
-        match self.memory.alloc(bytes, name) {
+        match self.memory.alloc_as(variable.space == VarSpace::Const, bytes, name) {
             Ok(address) => self.all.push(Global { name: name.clone(), address, bytes }),
             Err(_) => return refuse(variable, format!("no device memory is left for the {bytes} bytes of `{name}`")),
         }

@@ -30,6 +30,12 @@ impl std::fmt::Display for Token<'_> {
     }
 }
 
+/// Statements that every text may have, and bytes of text for each of the others: half of what compilers need.
+const FREE: usize = 1 << 14;
+const DENSITY: usize = 16;
+/// The statements that a function counts as.
+pub(super) const FUNCTION: usize = 12;
+
 /// The first characters of a name, for messages.
 pub(super) fn brief(s: &str) -> &str {
     s.char_indices().nth(80).map_or(s, |(at, _)| &s[..at])
@@ -49,12 +55,23 @@ pub(super) struct Cursor<'a> {
     end: usize,
     /// Elements that initialisers left out so far.
     pub filled: u64,
+    /// Statements so far; a function counts as [`FUNCTION`].
+    statements: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(text: &'a str) -> Result<Self, PtxError> {
-        let mut cursor =
-            Cursor { text, at: 0, scanned_line: 1, token: Token::End, line: 1, start: 0, end: 0, filled: 0 };
+        let mut cursor = Cursor {
+            text,
+            at: 0,
+            scanned_line: 1,
+            token: Token::End,
+            line: 1,
+            start: 0,
+            end: 0,
+            filled: 0,
+            statements: 0,
+        };
         cursor.advance()?;
         Ok(cursor)
     }
@@ -66,6 +83,15 @@ impl<'a> Cursor<'a> {
         (self.line, self.start) = (self.scanned_line, self.at);
         let next = self.scan()?;
         Ok(std::mem::replace(&mut self.token, next))
+    }
+
+    /// Counts statements: what a text takes in memory is a bounded multiple of its length only if they are not too many.
+    pub fn count_statements(&mut self, statements: usize) -> Result<(), PtxError> {
+        self.statements += statements;
+        if self.statements > FREE + self.text.len() / DENSITY {
+            return self.error(format!("more than {FREE} statements and one for each {DENSITY} bytes of the text"));
+        }
+        Ok(())
     }
 
     /// Where `token` begins, for `since`.

@@ -12,17 +12,19 @@ use crate::device::Device;
 use crate::isa::{Inst, Op, Operand, Pred, Reg, Space};
 use crate::program::{Program, Tracked};
 
-/// The work that the kernels of a module may make together, in the units of `lower`: four million instructions.
-const LARGEST: usize = 16_000_000;
+/// The work that the kernels of a module may make together, in the units of `lower`: a million instructions, or for a
+/// long text as many units as it has bytes.
+const WORK: usize = 4_000_000;
 
-/// Makes a program of every kernel.
+/// Makes a program of every kernel of a text of so many bytes.
 pub(super) fn kernels(
     module: &Module,
     globals: &HashMap<&str, Placed>,
     device: &Device,
+    bytes: usize,
 ) -> Result<Vec<Program>, PtxError> {
     let symbols = Symbols::of(module)?;
-    let mut budget = LARGEST;
+    let mut budget = WORK.max(bytes);
     let mut programs = Vec::new();
     for kernel in module.functions.iter().filter(|f| f.entry) {
         if let Some(body) = &kernel.body {
@@ -58,8 +60,13 @@ fn program(
         for inst in &mut part {
             layout.settle(inst, at, &|key| rows.row(key));
         }
-        code.append(&mut part);
-        places.extend(part_places);
+        // Most kernels are one function, which need not be copied.
+        if code.is_empty() {
+            (code, places) = (part, part_places);
+        } else {
+            code.append(&mut part);
+            places.extend(part_places);
+        }
     }
     let needs = crate::program::Needs {
         shared_granule: code.iter().filter_map(|inst| width(&inst.op)).min().unwrap_or(4),

@@ -3,6 +3,7 @@
 //! Instructions are decoded by `forms`; here is what needs the whole function: scopes, labels, guards, calls and ends.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::PtxError;
 use super::ast::{Block, Instruction, Module, Spot, Statement};
@@ -21,7 +22,8 @@ const MOST_CALLERS: usize = 16;
 /// What loading costs, in memory and time, is counted in units of about 64 bytes: an operation has some of them, a
 /// statement one, a target of an indexed branch one, and so many steps of the analysis.
 const OPERATION: usize = 4;
-const BYTES: usize = 64;
+/// Rows of constants that a kernel may have, 128 bytes each.
+const CONSTANTS: usize = 1 << 16;
 const STEPS: usize = 16;
 
 /// A function's code: virtual registers, branch targets within it, calls by index.
@@ -40,8 +42,8 @@ struct Lowering<'a> {
     variables: std::slice::Iter<'a, Placed>,
     code: Vec<Inst>,
     places: Vec<Place>,
-    source: Option<(String, u32)>,
-    callers: Vec<(String, u32)>,
+    source: Option<(Arc<str>, u32)>,
+    callers: Arc<[(Arc<str>, u32)]>,
     /// Of places in functions that were inlined, where they were: the newest `.loc` for it.
     inlined: HashMap<Spot, Spot>,
     /// Of the function.
@@ -71,7 +73,7 @@ pub(super) fn lower<'a>(
         code: Vec::new(),
         places: Vec::new(),
         source: None,
-        callers: Vec::new(),
+        callers: Arc::default(),
         inlined: HashMap::new(),
         line: function.line,
         budget,
@@ -89,6 +91,8 @@ pub(super) fn lower<'a>(
     let reserved = if function.entry { 0 } else { 1 };
     let rows = Rows::new(&mut lowering.code, &lowering.frame, reserved).map_err(at)?;
     lowering.spend(rows.steps as usize / STEPS).map_err(at)?;
+    lowering.code.shrink_to_fit();
+    lowering.places.shrink_to_fit();
     Ok(Lowered { code: lowering.code, places: lowering.places, rows })
 }
 
@@ -104,8 +108,9 @@ impl<'a> Lowering<'a> {
 
     fn spend(&mut self, units: usize) -> Result<(), String> {
         let left = self.budget.checked_sub(units);
-        *self.budget =
-            left.ok_or("the kernels of this module are too large: above four million instructions in all")?;
+        *self.budget = left.ok_or(
+            "the kernels of this module are too large: above a million instructions, and one for four bytes of the text",
+        )?;
         Ok(())
     }
 
@@ -147,7 +152,7 @@ impl<'a> Lowering<'a> {
         self.callers = callers.filter_map(|spot| self.named(spot)).collect();
     }
 
-    fn named(&self, spot: Spot) -> Option<(String, u32)> {
+    fn named(&self, spot: Spot) -> Option<(Arc<str>, u32)> {
         Some((self.module.files.get(&spot.file)?.clone(), spot.line))
     }
 
@@ -192,8 +197,10 @@ impl<'a> Lowering<'a> {
             self.emit(Pred::Always, Op::Alu(Alu::MovPred { d: kept, a: guard }), inst.line, &inst.text);
             guard = Pred::If(kept);
         }
-        let told = inst.text.len() + self.source.as_ref().map_or(0, |(path, _)| path.len());
-        self.spend(ops.len() * (OPERATION + told / BYTES))?;
+        self.spend(ops.len() * OPERATION)?;
+        if self.frame.constants() > CONSTANTS {
+            return Err(format!("the constants of a kernel need more than {CONSTANTS} rows of 32 words"));
+        }
         for op in ops {
             if let Op::BranchIndexed { targets, .. } = &op {
                 self.spend(targets.len())?;
@@ -203,11 +210,11 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    fn emit(&mut self, guard: Pred, op: Op, line: u32, text: &str) {
+    fn emit(&mut self, guard: Pred, op: Op, line: u32, text: &Arc<str>) {
         self.code.push(Inst { guard, op });
         self.places.push(Place {
             ptx: line,
-            text: text.to_owned(),
+            text: text.clone(),
             source: self.source.clone(),
             callers: self.callers.clone(),
         });
@@ -217,7 +224,7 @@ impl<'a> Lowering<'a> {
     fn finish(&mut self) {
         let end = if self.entry { Op::Exit } else { Op::Return { link: LINK } };
         // Labels behind the last instruction stand where the next would be.
-        self.emit(Pred::Always, end, self.line, "ret");
+        self.emit(Pred::Always, end, self.line, &Arc::from("ret"));
         let frame = &self.frame;
         let mut used = self.code.len() < 2 || !ends(&self.code[self.code.len() - 2]);
         let last = self.code.len() as u32 - 1;

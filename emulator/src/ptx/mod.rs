@@ -74,7 +74,7 @@ pub fn load(text: &str, device: &Device, memory: &Memory) -> Result<Module, PtxE
     let module = parse(text)?;
     check_target(&module, device)?;
     let globals = globals::Globals::new(&module, memory)?;
-    let kernels = link::kernels(&module, &globals.places(&module), device)?;
+    let kernels = link::kernels(&module, &globals.places(&module), device, text.len())?;
     Ok(Module { target: module.target, kernels, globals: globals.keep() })
 }
 

@@ -3,9 +3,11 @@
 //! It knows the grammar of directives and variables; statements are in `statement`, numbers in `number`. It does not
 //! know what an instruction means. Debug sections are skipped.
 
+use std::sync::Arc;
+
 use super::PtxError;
 use super::ast::{Function, Init, Linkage, Module, VarSpace, Variable};
-use super::lex::{Cursor, Token};
+use super::lex::{Cursor, FUNCTION, Token};
 use super::number::Number;
 use super::units::merge;
 
@@ -123,14 +125,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// `.file 1 "path"`, then perhaps a time and a size.
-    pub fn file(&mut self) -> Result<Option<(u32, String)>, PtxError> {
+    pub fn file(&mut self) -> Result<Option<(u32, Arc<str>)>, PtxError> {
         let number = self.count()?;
         let Token::Text(path) = self.token else { return self.error("a path in quotes belongs here") };
         self.advance()?;
         while self.accept(',')? {
             self.integer()?;
         }
-        Ok(Some((number, path.to_owned())))
+        Ok(Some((number, path.into())))
     }
 
     fn section(&mut self) -> Result<(), PtxError> {
@@ -178,6 +180,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn function(&mut self, entry: bool, linkage: Linkage, line: u32) -> Result<Function, PtxError> {
+        self.count_statements(FUNCTION)?;
         self.attribute()?;
         let returns = if self.token == Token::Symbol('(') { self.parameters()? } else { Vec::new() };
         let name = self.word()?.to_owned();

@@ -50,6 +50,11 @@ impl Pool {
         })
     }
 
+    /// Rows of constants so far.
+    pub fn constants(&self) -> usize {
+        self.constants.len()
+    }
+
     fn lanes(&mut self, values: Lanes<u32>) -> Reg {
         let constants = &mut self.constants;
         *self.lanes.entry(values).or_insert_with(|| {
@@ -244,6 +249,11 @@ impl<'a> Frame<'a> {
         self.ranges.push(range(first));
         self.rows += number * ty.rows();
         Ok(Declared::Values { first, ty })
+    }
+
+    /// Rows of constants of the kernel so far.
+    pub fn constants(&self) -> usize {
+        self.pool.constants()
     }
 
     /// The variable with its size.

@@ -23,10 +23,12 @@ impl<'a> Cursor<'a> {
         while !self.accept('}')? {
             self.statement(depth, &mut block.statements)?;
         }
+        block.statements.shrink_to_fit();
         Ok(block)
     }
 
     fn statement(&mut self, depth: u32, out: &mut Vec<Statement>) -> Result<(), PtxError> {
+        self.count_statements(1)?;
         match self.token {
             Token::Symbol('{') => out.push(Statement::Block(self.block(depth + 1)?)),
             Token::Symbol(';') => self.expect(';')?,
@@ -63,7 +65,7 @@ impl<'a> Cursor<'a> {
             "pragma" => self.pragma()?,
             _ => {
                 let (linkage, space) = self.linkage(directive)?;
-                out.extend(self.variables(space, linkage, line)?.into_iter().map(Statement::Variable));
+                out.extend(self.variables(space, linkage, line)?.into_iter().map(|v| Statement::Variable(Box::new(v))));
             }
         }
         Ok(())
@@ -169,9 +171,12 @@ impl<'a> Cursor<'a> {
                 self.expect(',')?;
             }
         }
-        let text = self.since(mark);
+        modifiers.shrink_to_fit();
+        operands.shrink_to_fit();
+        let text = self.since(mark).into();
         self.expect(';')?;
-        Ok(Statement::Instruction(Instruction { guard, opcode: opcode.to_owned(), modifiers, operands, line, text }))
+        let opcode = opcode.to_owned();
+        Ok(Statement::Instruction(Box::new(Instruction { guard, opcode, modifiers, operands, line, text })))
     }
 
     fn operand(&mut self, depth: u32) -> Result<Operand, PtxError> {

@@ -204,8 +204,7 @@ impl Build {
                 _ => {}
             }
         }
-        let place =
-            |i| Place { ptx: i as u32 + 1, text: format!("instruction {i}"), source: None, callers: Vec::new() };
+        let place = |i| Place { ptx: i as u32 + 1, text: format!("instruction {i}").into(), ..Place::default() };
         Program {
             name: "test".into(),
             places: (0..self.code.len()).map(place).collect(),

@@ -100,9 +100,9 @@ impl Bench {
         Bench::seeded(device, arch, text, 1)
     }
 
-    /// With a seed for the order of the warps.
+    /// With a seed for the order of the warps. No kernel of the tests goes long without a store, but those that spin.
     pub fn seeded(device: Device, arch: &'static str, text: &str, seed: u64) -> Bench {
-        let gpu = Gpu::new(device, Config { seed, ..Config::default() }).expect("memory");
+        let gpu = Gpu::new(device, Config { seed, patience: 1 << 20, ..Config::default() }).expect("memory");
         let module = gpu.load(text).unwrap_or_else(|e| panic!("{arch}: {e}\n{}", line(text, e.line)));
         Bench { gpu, module, arch }
     }

@@ -340,6 +340,40 @@ KERNEL(nobody_produces) {
     }
 }
 
+// Loops that wait for what nobody does.
+
+KERNEL(nobody_raises_the_flag) {
+    __shared__ volatile int flag;
+    I;
+    if (i == 0) flag = 0;
+    __syncthreads();
+    if (i == 40 && !broken) flag = 1;
+    while (!flag) {}  // fault
+    out[i] = in[i];
+}
+
+__device__ volatile int global_flag = 1;
+
+KERNEL(one_thread_spins) {
+    I;
+    out[i] = in[i];
+    if (i == 37 && broken) global_flag = 0;
+    while (i == 37 && !global_flag) {}  // fault
+}
+
+// Each warp's first thread takes the lock; the broken one finds it taken.
+KERNEL(nobody_frees_the_lock) {
+    __shared__ int lock;
+    I;
+    if (i == 0) lock = broken;
+    __syncthreads();
+    if (i % 32 == 0) {
+        while (atomicExch(&lock, 1)) {}  // fault
+        atomicExch(&lock, 0);
+    }
+    out[i] = in[i];
+}
+
 // Lanes.
 
 KERNEL(absent_lanes) {

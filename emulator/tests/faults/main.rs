@@ -57,7 +57,7 @@ fn launch(bench: &Bench, name: &str, [from, to]: [Arg; 2], broken: bool) -> Resu
 /// Whether the report names one of the lines of `faults.cu`. Intrinsic functions are in NVIDIA's headers: then it is the
 /// line of a caller.
 fn is_at(fault: &Fault, lines: &[u32]) -> bool {
-    let mut named = fault.place.source.iter().chain(&fault.place.callers);
+    let mut named = fault.place.source.iter().chain(&*fault.place.callers);
     named.any(|(file, line)| file.ends_with("faults.cu") && lines.contains(line))
 }
 
@@ -217,6 +217,16 @@ fn deadlocks() {
     check(&[
         planted("crossed", FaultKind::Deadlock, anyone),
         planted("nobody_produces", FaultKind::Deadlock, |t| t >= 32),
+    ]);
+}
+
+/// Nothing waits at a barrier here, so only patience ends it.
+#[test]
+fn endless_loops() {
+    check(&[
+        planted("nobody_raises_the_flag", FaultKind::Deadlock, anyone),
+        planted("one_thread_spins", FaultKind::Deadlock, |t| t == 37),
+        planted("nobody_frees_the_lock", FaultKind::Deadlock, |t| t % 32 == 0),
     ]);
 }
 

@@ -23,7 +23,10 @@ impl Bench {
     }
 
     pub fn with(checks: Checks) -> Bench {
-        Bench(Gpu::new(H100, Config { checks, threads: 1, ..Config::default() }).expect("address space"))
+        Bench(
+            Gpu::new(H100, Config { checks, threads: 1, patience: 1 << 20, ..Config::default() })
+                .expect("address space"),
+        )
     }
 
     pub fn upload(&self, bytes: &[u8]) -> u64 {

@@ -51,7 +51,7 @@ fn instructions(text: &str) -> Vec<Instruction> {
     fn walk(statements: &[Statement], out: &mut Vec<Instruction>) {
         for statement in statements {
             match statement {
-                Statement::Instruction(inst) => out.push(inst.clone()),
+                Statement::Instruction(inst) => out.push((**inst).clone()),
                 Statement::Block(block) => walk(&block.statements, out),
                 _ => {}
             }
@@ -117,7 +117,7 @@ fn operands_of_every_shape() {
     assert_eq!(inst.guard, Some(("%p1".into(), true)));
     assert_eq!(inst.opcode, "mma");
     assert_eq!(inst.modifiers.join("."), "sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
-    assert_eq!(inst.text, "@!%p1 mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1}");
+    assert_eq!(&*inst.text, "@!%p1 mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1}");
     assert_eq!(one("ld.global.L2::128B.u8 %r1, [x];").modifiers, ["global", "L2::128B", "u8"]);
 }
 

@@ -4,24 +4,38 @@ use super::reader;
 use super::{Kind, Pattern, Roles, Slot, many, width};
 use crate::ptx::forms::operands::dimensions;
 use crate::ptx::forms::pattern::{Count, Node};
+use std::collections::HashSet;
 
 /// One spelling and the registers that it names, by role.
 pub struct Text {
     pub text: String,
     pub registers: Roles,
+    /// What was chosen, in order of the places in the pattern.
+    choices: Vec<Choice>,
 }
+
+/// A place in a pattern, and which of its alternatives.
+type Choice = (usize, usize);
 
 /// Decisions of one walk through a pattern: replayed, then the last one that can be is raised.
 #[derive(Default)]
 struct Walk {
     taken: Vec<(usize, usize)>,
     at: usize,
+    choices: Vec<Choice>,
     /// Random decisions instead, from this state.
     random: Option<u64>,
 }
 
 impl Walk {
-    fn choose(&mut self, of: usize) -> usize {
+    /// Chooses at a place, which is its address in the pattern.
+    fn choose(&mut self, place: usize, of: usize) -> usize {
+        let chosen = self.pick(of);
+        self.choices.push((place, chosen));
+        chosen
+    }
+
+    fn pick(&mut self, of: usize) -> usize {
         if let Some(state) = &mut self.random {
             *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             return (*state >> 33) as usize % of;
@@ -63,6 +77,24 @@ pub fn spellings(pattern: &Pattern) -> Vec<Text> {
     (0..MOST).map(|_| spell(pattern, &mut walk)).collect()
 }
 
+/// Spellings in which any two alternatives that can stand together do so at least once: all of them where a pattern
+/// has one or two places to choose at, and some of the thousands where it has more.
+pub fn pairwise(pattern: &Pattern) -> Vec<Text> {
+    // Prime, and more than there are spellings: all are met, but not neighbours, which have few new pairs, in turn.
+    const STRIDE: usize = 7919;
+    let mut all: Vec<Option<Text>> = spellings(pattern).into_iter().map(Some).collect();
+    let (mut met, count) = (HashSet::new(), all.len());
+    let in_turn = (0..count).map(|i| i * STRIDE % count).filter_map(|i| all[i].take());
+    in_turn
+        .filter(|text| {
+            let pairs =
+                text.choices.iter().enumerate().flat_map(|(i, a)| text.choices[i..].iter().map(move |b| (*a, *b)));
+            // A pattern without a choice has one spelling and no pair.
+            pairs.filter(|pair| met.insert(*pair)).count() > 0 || count == 1
+        })
+        .collect()
+}
+
 /// Every word of a pattern.
 pub fn words(sequence: &[Node]) -> Vec<&'static str> {
     let of = |node: &Node| match node {
@@ -75,12 +107,17 @@ pub fn words(sequence: &[Node]) -> Vec<&'static str> {
 
 fn spell(pattern: &Pattern, walk: &mut Walk) -> Text {
     let mut modifiers = Vec::new();
-    modify(&pattern.modifiers, walk, &mut modifiers);
+    walk.choices.clear();
+    modify(&mut pattern.modifiers.iter(), walk, &mut modifiers);
     let (mut operands, mut registers) = (Vec::<String>::new(), Roles::new());
     let hint = modifiers.iter().any(|w| w == "L2::cache_hint");
     let mut dropped = false;
     for (i, slot) in pattern.slots.iter().enumerate() {
-        let there = if slot.name == "hint" { hint } else { !slot.optional || (!dropped && walk.choose(2) == 1) };
+        let there = if slot.name == "hint" {
+            hint
+        } else {
+            !slot.optional || (!dropped && walk.choose(place(slot, 0), 2) == 1)
+        };
         dropped |= slot.optional && !slot.paired && !there && slot.name != "hint";
         if !there {
             continue;
@@ -92,24 +129,28 @@ fn spell(pattern: &Pattern, walk: &mut Walk) -> Text {
         }
     }
     let head: String = modifiers.iter().map(|w| format!(".{w}")).collect();
-    Text { text: format!("{}{head} {};", pattern.opcode, operands.join(", ")), registers }
+    let mut choices = walk.choices.clone();
+    choices.sort_unstable();
+    Text { text: format!("{}{head} {};", pattern.opcode, operands.join(", ")), registers, choices }
 }
 
-fn modify(sequence: &[Node], walk: &mut Walk, out: &mut Vec<String>) {
+/// Choice number `which` at a slot, or at a node of the modifiers.
+fn place<T>(at: &T, which: usize) -> usize {
+    std::ptr::from_ref(at).addr() + which
+}
+
+fn modify(sequence: &mut dyn Iterator<Item = &Node>, walk: &mut Walk, out: &mut Vec<String>) {
     for node in sequence {
         match node {
             Node::Word(word) => out.push((*word).to_owned()),
             Node::Choice { of, optional } => {
-                let chosen = walk.choose(of.len() + usize::from(*optional));
+                let chosen = walk.choose(place(node, 0), of.len() + usize::from(*optional));
                 if let Some(sequence) = of.get(chosen) {
-                    modify(sequence, walk, out);
+                    modify(&mut sequence.iter(), walk, out);
                 }
             }
-            Node::AnyOrder(nodes) if walk.choose(2) == 0 => modify(nodes, walk, out),
-            Node::AnyOrder(nodes) => {
-                let backwards: Vec<Node> = nodes.iter().rev().cloned().collect();
-                modify(&backwards, walk, out);
-            }
+            Node::AnyOrder(nodes) if walk.choose(place(node, 0), 2) == 0 => modify(&mut nodes.iter(), walk, out),
+            Node::AnyOrder(nodes) => modify(&mut nodes.iter().rev(), walk, out),
         }
     }
 }
@@ -131,7 +172,9 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         Kind::Value(_) => {
             let (bits, n) = (width(slot, modifiers).bits(), many(slot, modifiers));
             let names: Vec<String> = (0..n).map(|j| value(roles, i * 300 + j, bits)).collect();
-            if n == 1 && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(2) == 0)) {
+            if n == 1
+                && (slot.count == Count::One || (slot.count == Count::Elements && walk.choose(place(slot, 1), 2) == 0))
+            {
                 names[0].clone()
             } else {
                 format!("{{{}}}", names.join(", "))
@@ -149,17 +192,30 @@ fn operand(opcode: &str, slot: &Slot, i: usize, modifiers: &[String], walk: &mut
         }
         Kind::Predicate { negatable } => {
             roles.insert((written, i as u32, 0));
-            if negatable && walk.choose(2) == 1 { format!("!%p{i}") } else { format!("%p{i}") }
+            if negatable && walk.choose(place(slot, 1), 2) == 1 { format!("!%p{i}") } else { format!("%p{i}") }
         }
-        Kind::Number => match opcode {
-            "applypriority" | "discard" => "128".to_owned(),
-            "setmaxnreg" => "40".to_owned(),
-            "pmevent" => "7".to_owned(),
-            "wgmma" => "1".to_owned(),
-            _ => "16".to_owned(),
-        },
+        Kind::Number => {
+            let all = numbers(opcode, slot.name, modifiers);
+            all[walk.choose(place(slot, 1), all.len())].to_owned()
+        }
         Kind::Sink => "_".to_owned(),
         Kind::Label => "$L_1".to_owned(),
         Kind::Labels => "$T_1".to_owned(),
+    }
+}
+
+/// Numbers that an operand may be.
+fn numbers(opcode: &str, slot: &str, modifiers: &[String]) -> &'static [&'static str] {
+    let has = |word: &str| modifiers.iter().any(|w| w == word);
+    match (opcode, slot) {
+        ("applypriority" | "discard", _) => &["128"],
+        ("setmaxnreg", _) => &["40", "232"],
+        ("pmevent", _) => &["7"],
+        ("lop3", _) => &["0x1e", "0xca", "0x96"],
+        ("wgmma", "na" | "nb") => &["1", "-1"],
+        ("wgmma", _) => &["0", "1"],
+        ("cp", _) if has("wait_group") => &["0", "1"],
+        ("cp", _) if has("ca") => &["16", "8", "4"],
+        _ => &["16"],
     }
 }

@@ -141,6 +141,13 @@ impl Lane<'_> {
                 Some(vec![("d", vec![self.logic(self.opcode, self.raw("a"), self.raw("b")) & 1])])
             }
             "mov" => self.moved(ty),
+            "lop3" if self.sources.contains_key("q") => {
+                let d = self.integer(ty, |name| self.raw(name))?;
+                let word = if self.has("and") { "and" } else { "or" };
+                Some(vec![("d", vec![d]), ("p", vec![self.logic(word, u64::from(d != 0), self.raw("q")) & 1])])
+            }
+            "addc" | "subc" | "madc" => self.carried(ty),
+            _ if self.has("cc") => self.carried(ty),
             _ if packed(ty) => {
                 let half = |shift: u32| self.arithmetic(half_of(ty), |name| self.raw(name) >> shift & 0xffff);
                 one(half(0)? | half(16)? << 16)
@@ -181,7 +188,6 @@ impl Lane<'_> {
         let amount = |name: &str| i128::from(raw(name) as u32);
         Some(cut(
             match self.opcode {
-                "addc" | "subc" | "madc" => return None,
                 "add" => saturated(a + b),
                 "sub" => saturated(a - b),
                 "mul" => product(),
@@ -228,6 +234,50 @@ impl Lane<'_> {
                     let both = b << 32 | a;
                     if self.has("l") { both << by >> 32 } else { both >> by }
                 }
+                "dp4a" | "dp2a" => {
+                    let types = self.types();
+                    let part = |x: i128, at: i128, ty: Ty, bits: u32| {
+                        let low = x >> at & ((1 << bits) - 1);
+                        if ty.signed() && low >> (bits - 1) == 1 { low - (1 << bits) } else { low }
+                    };
+                    let (count, width) = if self.opcode == "dp4a" { (4, 8) } else { (2, 16) };
+                    let from = if self.has("hi") { 16 } else { 0 };
+                    let term =
+                        |i: i128| part(a, i * width, types[0], width as u32) * part(b, from + i * 8, types[1], 8);
+                    c + (0..count).map(term).sum::<i128>()
+                }
+                "bfe" => {
+                    let (from, len) = (amount("b") & 255, amount("c") & 255);
+                    let last = (from + len - 1).min(i128::from(bits) - 1);
+                    let fill = if ty.signed() && len > 0 { bit(a, last) } else { 0 };
+                    let field = |i: i128| if i < len && from + i < i128::from(bits) { bit(a, from + i) } else { fill };
+                    (0..i128::from(bits)).map(|i| field(i) << i).sum()
+                }
+                "bfi" => {
+                    let (from, len) = (amount("c") & 255, amount("e") & 255);
+                    let inside = |i: i128| i >= from && i < from + len;
+                    (0..i128::from(bits)).map(|i| (if inside(i) { bit(a, i - from) } else { bit(b, i) }) << i).sum()
+                }
+                "fns" => {
+                    let (base, offset) = (amount("b"), integer(raw("c"), Ty::S32));
+                    let found = match offset {
+                        0 => Some(base).filter(|i| bit(a, *i) == 1),
+                        1.. => (base..32).filter(|i| bit(a, *i) == 1).nth(offset as usize - 1),
+                        _ => (0..=base).rev().filter(|i| bit(a, *i) == 1).nth(-offset as usize - 1),
+                    };
+                    found.unwrap_or(-1)
+                }
+                "szext" => {
+                    let len = if self.has("wrap") { amount("b") % 32 } else { amount("b") };
+                    let low = if len >= 32 { a } else { a & ((1 << len) - 1) };
+                    let negative = ty.signed() && (1..32).contains(&len) && low >> (len - 1) & 1 == 1;
+                    if negative { low - (1 << len) } else { low }
+                }
+                "bmsk" => {
+                    let [from, len] = ["a", "b"].map(|n| amount(n) % if self.has("wrap") { 32 } else { 1 << 32 });
+                    (from..(from + len).min(32)).map(|i| 1 << i).sum()
+                }
+                "prmt" => self.permuted(a, b, amount("c")),
                 "vabsdiff4" => {
                     let apart = |i: i128| ((a >> (8 * i) & 255) - (b >> (8 * i) & 255)).abs();
                     if self.has("add") {
@@ -240,6 +290,89 @@ impl Lane<'_> {
             },
             width,
         ))
+    }
+
+    /// Byte `i` of the result is the byte of `{b, a}` that the ISA's table says; in the mode without a name each has a
+    /// selector of its own, whose fourth bit asks for the sign alone.
+    fn permuted(&self, a: i128, b: i128, c: i128) -> i128 {
+        let byte = |i: i128| (if i % 8 < 4 { a } else { b }) >> (i % 4 * 8) & 255;
+        let (mode, n) = (self.words.iter().find(|w| *w != "b32").map_or("", |w| w), c & 3);
+        let of = |i: i128| match mode {
+            "" if c >> (4 * i) & 8 == 0 => byte(c >> (4 * i) & 7),
+            "" => (byte(c >> (4 * i) & 7) >> 7) * 255,
+            "f4e" => byte(n + i),
+            "b4e" => byte(n + 8 - i),
+            "rc8" => byte(n),
+            "ecl" => byte(n.max(i)),
+            "ecr" => byte(n.min(i)),
+            _ => byte(n % 2 * 2 + i % 2),
+        };
+        (0..4).map(|i| of(i) << (8 * i)).sum()
+    }
+
+    /// With the flag of the instruction before as `carry`, and the flag that it leaves if it has `.cc`.
+    fn carried(&self, ty: Ty) -> Results {
+        let bits = ty.bits();
+        // Neither sum nor difference depends on the sign; the upper half of a product does.
+        let unsigned = |name: &str| i128::from(cut(self.raw(name).into(), bits));
+        let [x, y] = ["a", "b"].map(|name| integer(self.raw(name), ty));
+        let upper = if bits == 64 { (x * (y >> 32) + ((x * (y & 0xffff_ffff)) >> 32)) >> 32 } else { (x * y) >> bits };
+        let product = if self.has("hi") { upper } else { x.wrapping_mul(y) };
+        let flag = if self.opcode.ends_with('c') { i128::from(self.raw("carry")) } else { 0 };
+        let exact = match self.opcode {
+            "add" | "addc" => unsigned("a") + unsigned("b") + flag,
+            "sub" | "subc" => unsigned("a") - unsigned("b") - flag,
+            _ => i128::from(cut(product, bits)) + unsigned("c") + flag,
+        };
+        let left = if self.has("cc") { u64::from(exact < 0 || exact >> bits > 0) } else { self.raw("carry") };
+        Some(vec![("d", vec![cut(exact, bits)]), ("carry", vec![left])])
+    }
+
+    /// Of an approximation: what it is near to, and how near the ISA wants it for operands as the tests have them.
+    /// NaN is near to NaN.
+    pub fn near(&self, ty: Ty, raw: impl Fn(&str) -> u64) -> Option<(f64, f64)> {
+        if !self.words.iter().any(|w| ["approx", "full"].contains(&w.as_str())) {
+            return None;
+        }
+        let [a, b] = ["a", "b"].map(|name| fixed(raw(name), ty) as f64 / (1u128 << SCALE) as f64);
+        let (value, relative, absolute) = match (self.opcode, ty) {
+            // Two units in the last place; one is at most this much of a number.
+            ("div", _) => (a / b, 2f64.powi(-22), 0.0),
+            // 20 bits of fraction: the lower half of the double is zero.
+            ("rcp", Ty::F64) => (1.0 / a, 2f64.powi(-20), 0.0),
+            ("rsqrt", Ty::F64) => (1.0 / a.sqrt(), 2f64.powi(-20), 0.0),
+            ("rcp", _) => (1.0 / a, 2f64.powi(-23), 0.0),
+            ("sqrt", _) => (a.sqrt(), 2f64.powi(-23), 0.0),
+            ("rsqrt", _) => (1.0 / a.sqrt(), 2f64.powf(-22.9), 0.0),
+            ("sin", _) => (a.sin(), 0.0, 2f64.powf(-14.7)),
+            ("cos", _) => (a.cos(), 0.0, 2f64.powf(-14.7)),
+            ("lg2", _) => (a.log2(), 2f64.powi(-22), 2f64.powi(-22)),
+            ("ex2", Ty::F32) => (a.exp2(), 2f64.powf(-22.5), 0.0),
+            ("ex2", Ty::F16) => (a.exp2(), 2f64.powf(-9.9), 2f64.powi(-25)),
+            ("ex2", _) => (a.exp2(), 2f64.powi(-7), 0.0),
+            ("tanh", Ty::F32) => (a.tanh(), 2f64.powi(-11), 0.0),
+            ("tanh", Ty::F16) => (a.tanh(), 0.0, 2f64.powf(-10.987)),
+            ("tanh", _) => (a.tanh(), 0.0, 2f64.powi(-8)),
+            _ => return None,
+        };
+        Some((value, value.abs() * relative + absolute))
+    }
+
+    /// Whether an approximation gave something near enough; None if it is none.
+    pub fn approximated(&self, got: u64) -> Option<bool> {
+        let ty = *self.types().first()?;
+        let value = |ty: Ty, x: u64| match ty {
+            Ty::F64 => f64::from_bits(x),
+            Ty::F32 => f32::from_bits(x as u32).into(),
+            Ty::F16 => half::f16::from_bits(x as u16).to_f64(),
+            _ => half::bf16::from_bits(x as u16).to_f64(),
+        };
+        let near = |ty: Ty, shift: u32| {
+            let (want, bound) = self.near(ty, |name| self.raw(name) >> shift)?;
+            let got = value(ty, got >> shift);
+            Some(got == want || (got - want).abs() <= bound || want.is_nan() && got.is_nan())
+        };
+        if packed(ty) { Some(near(half_of(ty), 0)? && near(half_of(ty), 16)?) } else { near(ty, 0) }
     }
 
     fn float(&self, ty: Ty, raw: impl Fn(&str) -> u64) -> Option<u64> {

@@ -131,7 +131,7 @@ pub fn instruction(text: &str) -> Instruction {
         modifiers: words.collect(),
         operands: split(tail).into_iter().map(operand).collect(),
         line: 1,
-        text: text.to_owned(),
+        text: text.into(),
     }
 }
 
