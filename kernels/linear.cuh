@@ -299,9 +299,10 @@ private:
     template <class T, class E>
     static __device__ __forceinline__ void finish(const Product<T>& p, const float* staged, int first_strip, int first_token, const E& epilogue) {
         constexpr int COLUMNS = 2 * STRIPS / E::MEMBERS;
-        for (int i = threadIdx.x; i < TOKENS * COLUMNS; i += THREADS) {
-            const int token = i / COLUMNS, column = i % COLUMNS, at = (first_strip * 2 / E::MEMBERS + column) * 8;
-            if (first_token + token >= p.M || at >= p.N / E::MEMBERS) continue;
+        const int column = threadIdx.x % COLUMNS, at = (first_strip * 2 / E::MEMBERS + column) * 8;
+        if (at >= p.N / E::MEMBERS) return;
+        const int tokens = min(TOKENS, p.M - first_token);
+        for (int token = threadIdx.x / COLUMNS; token < tokens; token += THREADS / COLUMNS) {
             float v[E::MEMBERS][8];
 #pragma unroll
             for (int member = 0; member < E::MEMBERS; ++member) {

@@ -139,6 +139,13 @@ impl CaseBuilder {
         t
     }
 
+    /// Poisons one row of an input again: nobody may use it.
+    pub fn poison(&mut self, t: &Tensor, row: usize) {
+        let crate::tensor::Place::At { offset, .. } = t.place else { unreachable!("cases use fixed places") };
+        let bytes = t.cols() * t.dtype.size();
+        self.image[offset + row * bytes..][..bytes].fill(POISON);
+    }
+
     /// An output that starts poisoned.
     pub fn output(&mut self, dtype: DType, shape: &[usize], tolerance: Tolerance) -> Tensor {
         let t = self.place(dtype, shape);
