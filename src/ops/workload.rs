@@ -339,7 +339,7 @@ fn paged_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let y = b.output(
         s.dtype,
         &[s.rows, c.q_dim()],
-        attention_tolerance(s.dtype, c.head_dim, QUERIES.into(), blocks * BLOCK),
+        attention_tolerance(s.dtype, c.head_dim, [QUERIES, 1.0, 1.0], blocks * BLOCK),
     );
     let splits = (s.rows == seqs).then(|| {
         let partials = Splits::partials(s.rows, c.num_attention_heads, c.head_dim, blocks * BLOCK);
@@ -408,7 +408,7 @@ fn vision_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (width, head_dim) = (s.vision.embed_dim, s.vision.head_dim);
     let qkv = b.random(s.dtype, &[s.rows, 3 * width], 1.0);
     let cu_seqlens = b.indices(&[0, s.rows as i32]);
-    let y = b.output(s.dtype, &[s.rows, width], attention_tolerance(s.dtype, head_dim, 1.0, s.rows));
+    let y = b.output(s.dtype, &[s.rows, width], attention_tolerance(s.dtype, head_dim, [1.0; 3], s.rows));
     Box::new(VisionAttention { qkv, cu_seqlens, head_dim, pairs: (s.rows as u64).pow(2), y })
 }
 
