@@ -90,7 +90,8 @@ __device__ __forceinline__ void store(T* p, const float (&x)[1]) {
     store(p, x[0]);
 }
 
-// Eight floats that nobody writes during the launch, such as weights of a norm; p is aligned to 16 bytes.
+// Floats that nobody writes during the launch, such as a bias: one, or eight at a multiple of 16 bytes.
+__device__ __forceinline__ void load_constant(const float* p, float (&x)[1]) { x[0] = __ldg(p); }
 __device__ __forceinline__ void load_constant(const float* p, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; i += 4) {

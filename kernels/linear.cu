@@ -43,11 +43,12 @@ struct Store {
     template <int W>
     __device__ __forceinline__ void operator()(int i, int token, float (&v)[1][W]) const {
         Y* to = y + static_cast<size_t>(token) * N + i;
-        float old[W];
+        float old[W], b[W];
         if (ADD) load(to, old);
+        if (bias) load_constant(bias + i, b);
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-            const float x = Act::of(bias ? __fadd_rn(v[0][j], __ldg(bias + i + j)) : v[0][j]);
+            const float x = Act::of(bias ? __fadd_rn(v[0][j], b[j]) : v[0][j]);
             v[0][j] = ADD ? __fadd_rn(old[j], x) : x;
         }
         store(to, v[0]);

@@ -30,21 +30,26 @@ struct Scatter {
         if (!to) return;
         if (bias) {
 #pragma unroll
-            for (int j = 0; j < 2 * W; ++j) {
-                x[j / W][j % W] = __fadd_rn(x[j / W][j % W], __ldg(bias + head * HEAD + j / W * HALF + first + j % W));
+            for (int i = 0; i < 2; ++i) {
+                float b[W];
+                load_constant(bias + head * HEAD + i * HALF + first, b);
+#pragma unroll
+                for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
             }
         }
         if (head < H + G) {
+            float frequency[W];
+            load_constant(inv_freq + first, frequency);
 #pragma unroll
-            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], angle(first + j, token));
+            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], __fmul_rn(position(first + j, token), frequency[j]));
         }
         store(to + first, x[0]);
         store(to + HALF + first, x[1]);
     }
 
-    __device__ __forceinline__ float angle(int pair, int token) const {
+    __device__ __forceinline__ float position(int pair, int token) const {
         const int axis = (pair >= section_t) + (pair >= section_t + section_h);
-        return __fmul_rn(static_cast<float>(positions[axis * tokens + token]), __ldg(inv_freq + pair));
+        return static_cast<float>(positions[axis * tokens + token]);
     }
 
     // Where a head of a token goes; null: nowhere.

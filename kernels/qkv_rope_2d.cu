@@ -25,20 +25,38 @@ struct Turn {
     __device__ __forceinline__ void operator()(int pair, int patch, float (&x)[2][W]) const {
         const int head = pair / HALF, first = pair % HALF;
 #pragma unroll
-        for (int j = 0; j < 2 * W; ++j) {
-            x[j / W][j % W] = __fadd_rn(x[j / W][j % W], __ldg(bias + head * HEAD + j / W * HALF + first + j % W));
+        for (int i = 0; i < 2; ++i) {
+            float b[W];
+            load_constant(bias + head * HEAD + i * HALF + first, b);
+#pragma unroll
+            for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
         }
         if (head < 2 * H) {
+            const int2 at = *reinterpret_cast<const int2*>(positions + 2 * patch);
+            float frequency[W];
+            frequencies(first, frequency);
 #pragma unroll
-            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], angle(first + j, patch));
+            for (int j = 0; j < W; ++j) {
+                const float position = static_cast<float>(first + j < QUARTER ? at.x : at.y);
+                rotate(x[0][j], x[1][j], __fmul_rn(position, frequency[j]));
+            }
         }
         T* to = qkv + (static_cast<size_t>(patch) * 3 * H + head) * HEAD + first;
         store(to, x[0]);
         store(to + HALF, x[1]);
     }
 
-    __device__ __forceinline__ float angle(int pair, int patch) const {
-        return __fmul_rn(static_cast<float>(positions[2 * patch + pair / QUARTER]), __ldg(inv_freq + pair % QUARTER));
+    // Of pairs `first`..: a quarter is a multiple of four, not of eight.
+    __device__ __forceinline__ void frequencies(int first, float (&x)[1]) const { x[0] = __ldg(inv_freq + first % QUARTER); }
+    __device__ __forceinline__ void frequencies(int first, float (&x)[8]) const {
+#pragma unroll
+        for (int i = 0; i < 8; i += 4) {
+            const float4 q = __ldg(reinterpret_cast<const float4*>(inv_freq + (first + i) % QUARTER));
+            x[i] = q.x;
+            x[i + 1] = q.y;
+            x[i + 2] = q.z;
+            x[i + 3] = q.w;
+        }
     }
 };
 

@@ -103,7 +103,7 @@ impl Op for GateUp {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), 2 * self.y.cols())
+        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), 2 * self.y.cols(), false)
     }
 }
 

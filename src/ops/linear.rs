@@ -152,7 +152,7 @@ impl Op for Linear {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let product = product::again(&self.x, self.x.rows(), self.y.cols());
+        let product = product::again(&self.x, self.x.rows(), self.y.cols(), self.bias.is_some());
         let results = product::results_again(&self.y) * if self.store == Store::Add { 2 } else { 1 };
         self.cost(step, weights).bytes + product + results + self.normed.map_or(0, |n| n.again(&self.y))
     }

@@ -82,7 +82,7 @@ impl Op for LmHead {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x, self.logits.rows(), self.logits.cols())
+        self.cost(step, weights).bytes + product::again(&self.x, self.logits.rows(), self.logits.cols(), false)
     }
 }
 

@@ -36,9 +36,10 @@ fn slices(k: usize) -> u32 {
     1 << [768, 1536, 6144].iter().filter(|&&most| k >= most).count()
 }
 
-/// Bytes that the tiles of `m` rows of `x` by `n` features ask for beyond one reading of both.
-pub fn again(x: &Tensor, m: usize, n: usize) -> u64 {
+/// Bytes that the tiles of `m` rows of `x` by `n` features ask for beyond one reading of both. A bias is asked for by each row.
+pub fn again(x: &Tensor, m: usize, n: usize, biased: bool) -> u64 {
     let (rows, weights) = (m * x.cols() * x.dtype.size(), n * x.cols() * x.dtype.size());
+    let bias = if biased { m * n * 4 } else { 0 };
     // A row is read in pieces of 64 bytes: where rows end in the middle of a sector, every other row's pieces lie in three.
     let split = if (x.cols() * x.dtype.size()).is_multiple_of(32) { 0 } else { n.div_ceil(WIDE) * rows / 4 };
     let tiles = if m <= NARROW_ROWS {
@@ -46,7 +47,7 @@ pub fn again(x: &Tensor, m: usize, n: usize) -> u64 {
     } else {
         (n.div_ceil(WIDE) - 1) * rows + (m.div_ceil(WIDE) - 1) * weights
     };
-    (tiles + split) as u64
+    (tiles + split + bias) as u64
 }
 
 /// Bytes that storing or loading the results asks for again: in the wide shape eight floats of a lane are two accesses to the same sectors.

@@ -198,7 +198,7 @@ impl Op for QkvMrope {
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         let n = weights.get(self.weight).n();
-        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n)
+        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n, self.bias.is_some())
     }
 }
 

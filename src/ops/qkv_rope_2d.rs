@@ -119,7 +119,7 @@ impl Op for QkvRope2d {
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         // Halves of heads are 80 bytes: warps store 64 pairs in 13 sectors for what would fit 10.
         let split = self.qkv.bytes() as u64 * 3 / 10;
-        self.cost(step, weights).bytes + split + product::again(&self.x, self.x.rows(), self.qkv.cols())
+        self.cost(step, weights).bytes + split + product::again(&self.x, self.x.rows(), self.qkv.cols(), true)
     }
 }
 
