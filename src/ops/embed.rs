@@ -97,20 +97,27 @@ impl Op for Embed {
         })))
     }
 
-    fn cost(&self, _: &HostStep, _: &WeightSet) -> Cost {
+    fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
         let row = |dtype: DType| (self.y.elements() * dtype.size()) as u64;
         let normed = self.normed.map_or(0, |n| row(n.y.dtype) + (self.y.cols() * 4) as u64);
-        Cost { bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 8 * self.y.rows() as u64, flops: 0 }
+        Cost {
+            bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 4 * (self.y.rows() + tokens(step)) as u64,
+            flops: 0,
+        }
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         // A row of the table lies in pieces of 4 bytes: a sector holds two of its own and two of its neighbour, and is asked for twice.
-        let tokens = step.i32s(&step.layout.embed_rows).iter().filter(|&&row| row < 0).count();
-        let again = 3 * tokens * self.y.cols() * self.images.dtype.size();
+        let again = 3 * tokens(step) * self.y.cols() * self.images.dtype.size();
         // Eight floats of a lane are two stores to the same sectors.
         let stored = if self.y.dtype == DType::F32 { self.y.bytes() } else { 0 };
         self.cost(step, weights).bytes + (again + stored) as u64 + self.normed.map_or(0, |n| n.again(&self.y))
     }
+}
+
+/// Rows of a step that come from the table: only their ids are read.
+fn tokens(step: &HostStep) -> usize {
+    step.i32s(&step.layout.embed_rows).iter().filter(|&&row| row < 0).count()
 }
 
 /// Tokens and image rows mixed, in every storage type.
