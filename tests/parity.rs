@@ -68,7 +68,7 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let x = b.random(dtype, &[m, k], 1.0);
             let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
             let logits = b.output(DType::F32, &[m, 136], ANY);
-            b.finish(LmHead { x, rows, weight, logits })
+            b.finish(LmHead { x, rows, weight, logits, bests: None })
         });
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("qkv_mrope {dtype}"));
