@@ -135,9 +135,8 @@ __device__ u64 sum_from(const Row& row, const Weight& weight, u32 key, Shared& s
 __device__ int id_of(const Row& row, u32 key, u64 rank, Shared& shared) {
     const int per_warp = ceil_div(row.V, THREADS) * WARP;
     const int first = warp_id() * per_warp, end = min(first + per_warp, row.V);
-    auto of_key = [&](int i) { return __ballot_sync(0xffffffffu, i < end && key_of(row[i]) == key); };
+    auto of_key = [&](int i) { return __ballot_sync(0xffffffffu, i < end && ordered(row[i]) == key); };
     u64 mine = 0;
-<<<<<<< HEAD
     for (int i = first; i < end; i += WARP) mine += __popc(of_key(i + lane_id()));
     u64 before = __shfl_sync(0xffffffffu, block_sum_before(lane_id() == 0 ? mine : 0, shared), 0);
     if (before <= rank && rank < before + mine) {
@@ -145,13 +144,6 @@ __device__ int id_of(const Row& row, u32 key, u64 rank, Shared& shared) {
             const u32 found = of_key(i + lane_id()), lower = found & ((1u << lane_id()) - 1);
             if (found >> lane_id() & 1 && before + __popc(lower) == rank) shared.digit = i + lane_id();
             before += __popc(found);
-=======
-    for (int i = first; i < end; ++i) mine += ordered(row[i]) == key;
-    u64 before = block_sum_before(mine, shared);
-    if (before <= rank && rank < before + mine) {
-        for (int i = first; i < end; ++i) {
-            if (ordered(row[i]) == key && before++ == rank) shared.digit = i;
->>>>>>> main
         }
     }
     __syncthreads();

@@ -82,25 +82,30 @@ impl Op for Sample {
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
-        // Marks are read where a penalty asks for them.
-        let penalised = step.f32s(&step.layout.sample_f32).chunks(4).filter(|row| row[3] != 1.0).count();
-        let bytes = self.logits.elements() * 4 + penalised * self.logits.cols() + self.ids.elements() * 4;
-        Cost { bytes: bytes as u64, flops: 0 }
+        let bytes: usize = self.readings(step).map(|(times, bytes)| times.min(1) * bytes).sum();
+        Cost { bytes: (bytes + self.ids.elements() * 4) as u64, flops: 0 }
     }
 
-    fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let (v, l) = (self.logits.cols(), &step.layout);
-        let rows = step.f32s(&l.sample_f32).chunks(4).zip(step.i32s(&l.sample_i32).chunks(5));
-        let again = |(reals, ints): (&[f32], &[i32])| {
-            let row = RowSampling::from_device(reals, ints);
-            let pass = if row.repetition_penalty == 1.0 { 4 * v } else { 5 * v };
-            pass * passes(&row, v)
-        };
-        self.cost(step, weights).bytes + rows.map(again).sum::<usize>() as u64
+    fn tiled_bytes(&self, step: &HostStep, _: &WeightSet) -> u64 {
+        let bytes: usize = self.readings(step).map(|(times, bytes)| times * bytes).sum();
+        (bytes + self.ids.elements() * 4) as u64
     }
 }
 
-/// How often a device reads a row's logits after it has found the best one: three times for each place in their order, once for each sum.
+impl Sample {
+    /// For each row of a step: how often a device reads its logits, and the bytes of one reading, with the marks that a penalty asks for.
+    fn readings(&self, step: &HostStep) -> impl Iterator<Item = (usize, usize)> {
+        let (v, l) = (self.logits.cols(), &step.layout);
+        let rows = step.f32s(&l.sample_f32).chunks(4).zip(step.i32s(&l.sample_i32).chunks(5));
+        rows.map(move |(reals, ints)| {
+            let row = RowSampling::from_device(reals, ints);
+            let penalised = row.repetition_penalty != 1.0;
+            (usize::from(penalised) + passes(&row, v), v * if penalised { 5 } else { 4 })
+        })
+    }
+}
+
+/// How often a device reads a row's logits to draw from them: three times for each place in their order, once for each sum and for the id.
 fn passes(row: &RowSampling, v: usize) -> usize {
     if row.temperature <= 0.0 || row.top_k == 1 {
         return 0;
@@ -233,11 +238,7 @@ pub fn cases() -> Vec<Case> {
         let marks: Vec<u8> = (0..3 * v).map(|i| u8::from(i % 3 == 0)).collect();
         let seen = b.bytes(DType::U8, &[3, v], &marks);
         let ids = b.output(DType::I32, &[rows.len()], Tolerance::Exact);
-<<<<<<< HEAD
-        b.finish_with_step(Sample { logits, reals, ints, seen, ids }, step)
-=======
-        b.finish(Sample { logits, bests, reals, ints, seen, ids })
->>>>>>> main
+        b.finish_with_step(Sample { logits, bests, reals, ints, seen, ids }, step)
     };
     let hot = RowSampling { temperature: 0.8, seed: 7, ..RowSampling::default() };
     vec![

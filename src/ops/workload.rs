@@ -372,7 +372,8 @@ fn lm_head(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let rows = b.indices(s.step.i32s(&l.sample_rows));
     let weight = b.weight(s.dtype, &[(v, d)], scale(d));
     let logits = b.output(DType::F32, &[l.shape.samples, v], Tolerance::rounded(product_error(d)));
-    Box::new(LmHead { x, rows, weight, logits })
+    let bests = Some(b.zeros(DType::I64, &[l.shape.samples], Tolerance::Anything));
+    Box::new(LmHead { x, rows, weight, logits, bests })
 }
 
 fn sample(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
@@ -383,7 +384,9 @@ fn sample(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let marks: Vec<u8> = (0..s.rows * v).map(|i| u8::from(i % 1000 == 0)).collect();
     let seen = b.bytes(DType::U8, &[s.rows, v], &marks);
     let ids = b.output(DType::I32, &[s.rows], Tolerance::Exact);
-    Box::new(Sample { logits, reals, ints, seen, ids })
+    // Not read where there is a penalty.
+    let bests = b.zeros(DType::I64, &[s.rows], Tolerance::Exact);
+    Box::new(Sample { logits, bests, reals, ints, seen, ids })
 }
 
 fn patch_embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
