@@ -4,6 +4,7 @@
 
 mod bits;
 mod ops;
+mod traces;
 
 use osprey::dtype::DType;
 use osprey::exec::cuda::driver::{Driver, is_present};
@@ -49,5 +50,12 @@ fn a_batch_does_not_change_a_bit() {
 fn a_decoded_token_equals_a_recomputed_one() {
     if present() {
         [DType::Bf16, DType::F16].map(|d| bits::under(Driver::Cuda, d)).into_iter().for_each(bits::check_recomputed);
+    }
+}
+
+#[test]
+fn bf16_is_no_noisier_than_transformers() {
+    if present() {
+        traces::check_bf16("tiny_a", &["--device", "cuda"]);
     }
 }

@@ -1,114 +1,9 @@
 //! `osprey trace` against transformers 4.57.6 on two tiny random models and eleven conversations: ids, positions, embeddings, logits at every
 //! position, hidden states, greedy tokens. The goldens and how they were made: `tests/golden/README.md`.
 
-use osprey::checkpoint::Checkpoint;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod traces;
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-const MODELS: [&str; 2] = ["tiny_a", "tiny_b"];
-
-/// A safetensors file.
-struct Tensors(Checkpoint);
-
-impl Tensors {
-    fn open(path: &Path) -> Self {
-        Tensors(Checkpoint::open_file(path).unwrap_or_else(|e| panic!("{e}")))
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.get(name).is_some()
-    }
-
-    fn get<T: bytemuck::Pod>(&self, name: &str) -> (Vec<usize>, Vec<T>) {
-        let t = self.0.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.0.source().display()));
-        (t.shape.to_vec(), bytemuck::pod_collect_to_vec(t.bytes))
-    }
-}
-
-fn conversations() -> Vec<String> {
-    let files = std::fs::read_dir(format!("{GOLDEN}/conversations")).unwrap();
-    let mut names: Vec<String> =
-        files.map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
-    names.sort();
-    assert!(names.len() >= 8);
-    names
-}
-
-/// Runs `osprey trace` and opens what it wrote.
-fn trace(model: &str, conversation: &str, dtype: &str, extra: &[&str]) -> Tensors {
-    let label = format!("{model}-{conversation}-{dtype}-{}", extra.join("")).replace('/', "_");
-    let out: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("trace-{label}.safetensors"));
-    let status = Command::new(env!("CARGO_BIN_EXE_osprey"))
-        .args(["trace", "--model", &format!("{GOLDEN}/{model}"), "--dtype", dtype, "--max-new-tokens", "32"])
-        .args(["--conversation", &format!("{GOLDEN}/conversations/{conversation}.json")])
-        .args(["--out", out.to_str().unwrap()])
-        .args(extra)
-        .output()
-        .unwrap();
-    assert!(status.status.success(), "{label}: {}", String::from_utf8_lossy(&status.stderr));
-    Tensors::open(&out)
-}
-
-fn golden(model: &str, conversation: &str) -> Tensors {
-    Tensors::open(Path::new(&format!("{GOLDEN}/traces/{model}/{conversation}.safetensors")))
-}
-
-/// Distances between two tensors in units of the reference's standard deviation.
-#[derive(Debug, Clone, Copy)]
-struct Distance {
-    mean: f64,
-    p99: f64,
-}
-
-fn distance(got: &[f32], want: &[f32]) -> Distance {
-    assert_eq!(got.len(), want.len());
-    let n = want.len() as f64;
-    let mean = want.iter().map(|&x| x as f64).sum::<f64>() / n;
-    let std = (want.iter().map(|&x| (x as f64 - mean).powi(2)).sum::<f64>() / n).sqrt();
-    let mut d: Vec<f64> = got.iter().zip(want).map(|(a, b)| (*a as f64 - *b as f64).abs() / std).collect();
-    d.sort_by(f64::total_cmp);
-    Distance { mean: d.iter().sum::<f64>() / n, p99: d[(d.len() * 99 / 100).min(d.len() - 1)] }
-}
-
-/// The largest drop from the reference's best logit to its logit of our best token, over rows.
-fn regret(got: &[f32], want: &[f32], vocab: usize) -> f64 {
-    let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
-    let rows = got.chunks(vocab).zip(want.chunks(vocab));
-    rows.map(|(g, w)| (w[best(w)] - w[best(g)]) as f64).fold(0.0, f64::max)
-}
-
-/// The logits of the positions that the golden holds.
-fn logits(got: &Tensors, want: &Tensors) -> (Vec<f32>, Vec<f32>, usize) {
-    let (shape, all) = got.get::<f32>("logits");
-    let (want_shape, kept) = want.get::<f32>("logits");
-    let vocab = shape[1];
-    assert_eq!(vocab, want_shape[1]);
-    if !want.has("logits_rows") {
-        return (all, kept, vocab);
-    }
-    let rows = want.get::<i64>("logits_rows").1;
-    (rows.iter().flat_map(|&r| &all[r as usize * vocab..][..vocab]).copied().collect(), kept, vocab)
-}
-
-fn same<T: bytemuck::Pod + PartialEq + std::fmt::Debug>(got: &Tensors, want: &Tensors, name: &str, at: &str) {
-    if want.has(name) {
-        assert!(got.get::<T>(name) == want.get::<T>(name), "{at}: {name} differs");
-    } else {
-        assert!(!got.has(name), "{at}: {name} should not be there");
-    }
-}
-
-/// The largest mean distance that counts as equal in f32: five times what lies between f32 and f64 arithmetic in transformers itself is 8e-6;
-/// the project's contract allows 1e-4.
-const F32_MEAN: f64 = 1e-4;
-
-fn close(got: &Tensors, want: &Tensors, name: &str, at: &str) {
-    let ((shape, g), (want_shape, w)) = (got.get::<f32>(name), want.get::<f32>(name));
-    assert_eq!(shape, want_shape, "{at}: shape of {name}");
-    let d = distance(&g, &w);
-    assert!(d.mean <= F32_MEAN, "{at}: {name} is off by {d:?} standard deviations");
-}
+use traces::{F32_MEAN, MODELS, check_bf16, close, conversations, distance, golden, logits, regret, same, trace};
 
 #[test]
 fn f32_equals_transformers() {
@@ -148,8 +43,6 @@ fn hidden_states_equal_transformers_after_every_block() {
     }
 }
 
-/// transformers' own bf16 run is off by the distances in `bf16_noise.json`. Ours rounds less (statistics, angles and sums of a fused op stay in
-/// f32), so it must not be further from f32 than theirs at the worst pair: mean 0.021, p99 0.082, regret 0.28.
 #[test]
 fn bf16_is_no_noisier_than_transformers() {
     MODELS.into_iter().for_each(|model| check_bf16(model, &[]));
@@ -159,23 +52,4 @@ fn bf16_is_no_noisier_than_transformers() {
 #[test]
 fn bf16_kernels_are_no_noisier_than_transformers() {
     check_bf16("tiny_a", &["--device", "emulator"]);
-}
-
-fn check_bf16(model: &str, extra: &[&str]) {
-    let noise: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(format!("{GOLDEN}/bf16_noise.json")).unwrap()).unwrap();
-    let worst = |key: &str| {
-        let pairs = noise[model].as_object().unwrap().values();
-        pairs.map(|p| p[key].as_f64().unwrap()).fold(0.0, f64::max)
-    };
-    for conversation in conversations() {
-        let at = format!("{model}/{conversation} {extra:?}");
-        let (g, w, vocab) = logits(&trace(model, &conversation, "bf16", extra), &golden(model, &conversation));
-        let (d, regret) = (distance(&g, &w), regret(&g, &w, vocab));
-        println!("{at}: logits mean {:.1e} p99 {:.1e} regret {regret:.1e}", d.mean, d.p99);
-        assert!(
-            d.mean <= worst("mean") && d.p99 <= worst("p99") && regret <= worst("max_regret"),
-            "{at}: {d:?}, regret {regret}"
-        );
-    }
 }
