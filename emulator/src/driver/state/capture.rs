@@ -1,11 +1,11 @@
-//! A stream's part of a capture.
+//! A stream's part of a capture: where it stands, and what it may not do meanwhile.
 
 use super::work::{ACTIVE, Capture, INVALIDATED, NONE, Work};
 use crate::driver::error::{Error, R};
 use crate::driver::handles::Handle;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A stream's part of a capture: what its next node comes after.
+/// A place in a capture: what the stream's next node comes after.
 pub struct Branch {
     pub capture: Arc<Capture>,
     pub tail: Vec<Handle>,
@@ -14,7 +14,7 @@ pub struct Branch {
     pub edges: Vec<u64>,
 }
 
-/// The branch of a stream, if it has one.
+/// See the module. A stream that does not capture has none.
 #[derive(Default)]
 pub struct Part(Mutex<Option<Branch>>);
 
@@ -46,7 +46,7 @@ impl Part {
         Ok(Some((branch.capture.clone(), branch.tail.clone())))
     }
 
-    /// Takes a stream into a capture, after the given nodes.
+    /// Takes the stream into a capture, after the given nodes.
     pub fn join(&self, capture: Arc<Capture>, after: &[Handle]) -> R {
         if capture.status() != ACTIVE {
             return Err(Error::CAPTURED_EVENT);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub static GRAPHS: Handles<Graph> = Handles::new();
 pub static EXECS: Handles<Exec> = Handles::new();
+
 /// A graph as it will run.
 pub struct Exec {
     steps: Mutex<Vec<Step>>,

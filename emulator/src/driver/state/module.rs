@@ -1,6 +1,5 @@
-//! Modules: loaded PTX text in a context; libraries, which belong to none; and where a caller reads why a text is refused.
-//!
-//! A library is a text that belongs to no context; it is loaded into one when it is first used there.
+//! Modules: PTX text loaded in a context; libraries: text that belongs to no context, and is loaded into one when it is
+//! first used there.
 
 use super::context::Context;
 use crate::driver::abi::{list, offer, put_text};

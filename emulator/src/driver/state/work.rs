@@ -122,6 +122,7 @@ pub fn run_all(works: &[Work], context: &Context) -> R {
 
 /// `CU_EVENT_DISABLE_TIMING`.
 pub const NO_TIMING: u32 = 2;
+
 /// A moment of the host's clock, or a place in a capture.
 pub struct Event {
     pub context: Arc<Context>,
@@ -238,6 +239,7 @@ impl Drop for Graph {
 pub const NONE: u32 = 0;
 pub const ACTIVE: u32 = 1;
 pub const INVALIDATED: u32 = 2;
+
 /// One capture, shared by its streams.
 pub struct Capture {
     pub id: u64,

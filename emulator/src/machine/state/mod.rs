@@ -1,5 +1,5 @@
-//! What there is while a launch runs, by who owns it: the grid, a block (`cta`), a warp. It refuses to know instructions:
-//! what they do to it is beside this folder.
+//! What there is while a launch runs, by who owns it: the grid, a block (`cta`), a warp. It refuses to know what
+//! instructions do to it: that is beside this folder.
 
 pub mod barrier;
 pub mod cluster;
