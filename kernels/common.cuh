@@ -93,6 +93,25 @@ __device__ __forceinline__ void store(T* p, const float (&x)[1]) {
 
 constexpr int WARP = 32;
 
+// A token's logit and its id in one integer that grows with the logit, and for equal ones with a lower id. What is not finite is above all
+// that is: its upper half is UNUSABLE.
+constexpr u32 UNUSABLE = 0xffffffffu;
+
+// Unsigned integers in the order of the floats.
+__device__ __forceinline__ u32 ordered(float x) {
+    const u32 bits = __float_as_uint(x);
+    return bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+}
+
+__device__ __forceinline__ float from_ordered(u32 key) { return __uint_as_float(key ^ (key >> 31 ? 0x80000000u : 0xffffffffu)); }
+
+__device__ __forceinline__ u64 candidate(float x, int id) {
+    const u32 key = isfinite(x) ? ordered(x) : UNUSABLE;
+    return static_cast<u64>(key) << 32 | ~static_cast<u32>(id);
+}
+
+__device__ __forceinline__ int candidate_id(u64 c) { return static_cast<int>(~static_cast<u32>(c)); }
+
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
 __device__ __forceinline__ int warp_id() { return threadIdx.x / WARP; }
 

@@ -47,7 +47,7 @@ struct Store {
         if (ADD) load(to, old);
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-            const float x = Act::of(bias ? __fadd_rn(v[0][j], bias[i + j]) : v[0][j]);
+            const float x = Act::of(bias ? __fadd_rn(v[0][j], __ldg(bias + i + j)) : v[0][j]);
             v[0][j] = ADD ? __fadd_rn(old[j], x) : x;
         }
         store(to, v[0]);

@@ -63,7 +63,7 @@ struct Narrow {
 
     template <class T, class E>
     static __device__ __forceinline__ Share run(const Product<T>& p, const E& epilogue) {
-        alignas(16) __shared__ float sums[MOST_SLICES][4][WARP][4];
+        __shared__ float sums[MOST_SLICES][4][SUMS];
         if (p.M <= 8) {
             slice<T, 1, 8>(p, sums[warp_id()]);
         } else if (p.M <= 16) {
@@ -86,9 +86,13 @@ struct Narrow {
     }
 
 private:
+    // Where a lane's sum i of 8 tokens lies: neither the stores nor the loads of neighbouring features and tokens conflict.
+    static constexpr int SUMS = 4 * WARP + 7;
+    static __device__ __forceinline__ int place(int i, int lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
+
     // The sums of a warp's slice for 8 * BLOCKS tokens.
     template <class T, int BLOCKS, int DEPTH>
-    static __device__ __forceinline__ void slice(const Product<T>& p, float (&sums)[4][WARP][4]) {
+    static __device__ __forceinline__ void slice(const Product<T>& p, float (&sums)[4][SUMS]) {
         const int lane = lane_id(), k = lane % 4 * 8;
         const int begin = p.border(warp_id()) * (TURN_K / TILE_K), end = min(p.border(warp_id() + 1) * (TURN_K / TILE_K), p.tiles());
         const int whole = min(end, p.K / TILE_K);
@@ -136,16 +140,13 @@ private:
             add(0);
         }
 #pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) {
-            *reinterpret_cast<float4*>(sums[b][lane]) = make_float4(sum[b][0], sum[b][1], sum[b][2], sum[b][3]);
-        }
+        for (int i = 0; i < 4 * BLOCKS; ++i) sums[i / 4][place(i % 4, lane)] = sum[i / 4][i % 4];
     }
 
-    static __device__ __forceinline__ float total(const float (&sums)[MOST_SLICES][4][WARP][4], int slices, int feature, int token) {
+    static __device__ __forceinline__ float total(const float (&sums)[MOST_SLICES][4][SUMS], int slices, int feature, int token) {
+        const int at = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
         float total = 0.0f;
-        for (int s = 0; s < slices; ++s) {
-            total = __fadd_rn(total, sums[s][token / 8][feature % 8 * 4 + token % 8 / 2][feature / 8 * 2 + token % 2]);
-        }
+        for (int s = 0; s < slices; ++s) total = __fadd_rn(total, sums[s][token / 8][at]);
         return total;
     }
 };
@@ -298,9 +299,10 @@ private:
     template <class T, class E>
     static __device__ __forceinline__ void finish(const Product<T>& p, const float* staged, int first_strip, int first_token, const E& epilogue) {
         constexpr int COLUMNS = 2 * STRIPS / E::MEMBERS;
-        for (int i = threadIdx.x; i < TOKENS * COLUMNS; i += THREADS) {
-            const int token = i / COLUMNS, column = i % COLUMNS, at = (first_strip * 2 / E::MEMBERS + column) * 8;
-            if (first_token + token >= p.M || at >= p.N / E::MEMBERS) continue;
+        const int column = threadIdx.x % COLUMNS, at = (first_strip * 2 / E::MEMBERS + column) * 8;
+        if (at >= p.N / E::MEMBERS) return;
+        const int tokens = min(TOKENS, p.M - first_token);
+        for (int token = threadIdx.x / COLUMNS; token < tokens; token += THREADS / COLUMNS) {
             float v[E::MEMBERS][8];
 #pragma unroll
             for (int member = 0; member < E::MEMBERS; ++member) {

@@ -1,7 +1,8 @@
-// Logits of the rows that are sampled: logits[s] = x[rows[s]] W^T. x is normed already.
+// Logits of the rows that are sampled: logits[s] = x[rows[s]] W^T. x is normed already. Their best candidates (common.cuh) beside them.
 //
 // Entries  lm_head_bf16|f16_narrow|wide
 // x        T [T, D] read        rows  i32 [S] read        weight  T [V, D] tiled, read        logits  f32 [S, V] write
+// bests    u64 [S], zero before, or null; needs V a multiple of 16
 // Needs    D and V multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (S <= 32): ceil(V / 16) blocks of 32 * slices threads (slices of D: linear.cuh)
 //          wide: ceil(V / 128) * ceil(S / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
@@ -12,18 +13,32 @@
 struct Logits {
     static constexpr int MEMBERS = 1;
     float* logits;
+    u64* bests;
     int V;
 
     template <int W>
     __device__ __forceinline__ void operator()(int i, int s, float (&v)[1][W]) const {
         store(logits + static_cast<size_t>(s) * V + i, v[0]);
+        if (!bests) return;
+        u64 best = 0;
+#pragma unroll
+        for (int j = 0; j < W; ++j) best = max(best, candidate(v[0][j], i + j));
+        if (W == 1) {
+            // The 16 lanes of a strip have one token; with V a multiple of 16 all of them are here.
+            const u32 mask = 0xffffu << (lane_id() & 16);
+#pragma unroll
+            for (int j = 8; j > 0; j /= 2) best = max(best, __shfl_xor_sync(mask, best, j));
+            if (lane_id() % 16) return;
+        }
+        // A maximum has no order: the bits are the same whoever comes first.
+        atomicMax(bests + s, best);
     }
 };
 
 #define ENTRY(NAME, SHAPE, T)                                                                                \
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
-        NAME(const T* x, const int* rows, const T* weight, float* logits, int S, int V, int D) {             \
-        SHAPE::run(Product<T>{x, rows, weight, S, V, D}, Logits{logits, V});                                 \
+        NAME(const T* x, const int* rows, const T* weight, float* logits, u64* bests, int S, int V, int D) { \
+        SHAPE::run(Product<T>{x, rows, weight, S, V, D}, Logits{logits, bests, V});                          \
     }
 
 ENTRY(lm_head_bf16_narrow, Narrow, bf16)

@@ -25,7 +25,7 @@ constexpr float C = LOG2_E * 0.08838834764831845f;  // 1 / sqrt(128)
 
 // Where the keys, and likewise the values, of one sequence and kv head lie, in bytes.
 struct Pages {
-    const int* __restrict__ table;
+    const int* table;
     int shift;  // log2(block)
     u32 stride, start;
 
@@ -45,16 +45,14 @@ __device__ __forceinline__ u32 turned(int row, int chunk) { return row * ROW + (
 // From a turned address to the chunk `bytes` further right, where that is an or of chunk numbers.
 __device__ __forceinline__ u32 right(u32 at, int bytes) { return (at ^ bytes % 128) + (bytes & 128); }
 
-// Copies 64 rows from key `first` on; from key `end` on there are zeros.
+// Copies 64 rows from key `first` on. From key `end` on stands the last one again: its weight will be 0, and 0 times it is 0.
 __device__ __forceinline__ void copy_tile(u32 to, const u8* from, const Pages& pages, int first, int end) {
+    const int row = threadIdx.x / 4, column = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < KEYS; i += 32) {
-        const int row = i + threadIdx.x / 4, column = threadIdx.x % 4;
-        const bool there = first + row < end;
-        const u8* source = from + pages.row(there ? first + row : first) + column * 16;
-        const u32 at = to + turned(row, column);
+        const u8* source = from + pages.row(min(first + row + i, end - 1)) + column * 16;
 #pragma unroll
-        for (int j = 0; j < 4; j++) cp_async_16(right(at, 64 * j), source + 64 * j, there ? 16 : 0);
+        for (int j = 0; j < 4; j++) cp_async_16(to + right(turned(row, column), 64 * j) + i * ROW, source + 64 * j, 16);
     }
 }
 
@@ -110,7 +108,7 @@ struct Rows {
     float o[HEAD / 8][4] = {};
     Softmax softmax;
     float total[HEAD / 8][4] = {};
-    Softmax totals;
+    Softmax totals;  // its sums are of all keys
 
     // One tile of scores meets its values.
     __device__ __forceinline__ void attend(const float (&s)[KEYS / 8][4], u32 values) {
@@ -190,8 +188,8 @@ __device__ __forceinline__ void prefill(const T* __restrict__ q, const T* __rest
     const u32 queries = shared_address(shared) + 2 * STAGE + threadIdx.x * 16;
     {
         uint4 a[HEAD / 16];
-        const u8* low = reinterpret_cast<const u8*>(q) + row_of(mine);
-        load_queries(a, mine < rows ? low : nullptr, mine + 8 < rows ? low + row_of(8) - row_of(0) : nullptr);
+        const u8* from = reinterpret_cast<const u8*>(q);
+        load_queries(a, mine < rows ? from + row_of(mine) : nullptr, mine + 8 < rows ? from + row_of(mine + 8) : nullptr);
 #pragma unroll
         for (int i = 0; i < HEAD / 16; i++) *reinterpret_cast<uint4*>(shared + 2 * STAGE + (i * THREADS + threadIdx.x) * 16) = a[i];
     }
@@ -254,35 +252,74 @@ struct Exchange {
 };
 static_assert(sizeof(Exchange) == 75008, "the launch states it");
 
-// Scores of one tile: warp `warp_id()` has tile `warp_id()` of the split. Keys come straight from global memory, each once.
+// Scores of one tile, of which `sees` keys count, from key `first` on. Keys come straight from global memory, each once: all of them are
+// under way before the first product, since no load sinks below the barrier.
 template <class T>
 __device__ __forceinline__ void decode_scores(float (&s)[KEYS / 8][4], const uint4 (&q)[HEAD / 16], const u8* k,
-                                              const Pages& pages, int first, int end) {
-    uint4 keys[KEYS / 8][HEAD / 32] = {};
+                                              const Pages& pages, int first, int sees) {
+    uint4 keys[KEYS / 8][HEAD / 32];
 #pragma unroll
     for (int j = 0; j < KEYS / 8; j++) {
-        const int key = first + 8 * j + lane_id() / 4;
-        if (key < end) {
-            const u8* from = k + pages.row(key) + lane_id() % 4 * 16;
+        const u8* from = k + pages.row(first + min(8 * j + lane_id() / 4, sees - 1)) + lane_id() % 4 * 16;
 #pragma unroll
-            for (int i = 0; i < HEAD / 32; i++) keys[j][i] = ld_global_stream(from + 64 * i);
+        for (int i = 0; i < HEAD / 32; i++) keys[j][i] = ld_global_once(from + 64 * i);
+    }
+    __syncwarp();
+    scores<T>(s, [&](int k) { return q[k]; }, [&](int j, int i) { return keys[j][i]; });
+    mask(s, sees, sees);
+}
+
+// The output of all tiles in order, of which a warp has 32 columns.
+template <class T>
+__device__ __forceinline__ void decode_output(float (&o)[4][4], Softmax& softmax, const Exchange& exchange, int tiles) {
+    const u32 values = right(values_at(shared_address(exchange.values)), 64 * warp_id());
+    const int g = lane_id() / 4;
+    for (int tile = 0; tile < tiles; tile++) {
+        float factor[2];
+        const float2 sum = exchange.sum[tile][lane_id()];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            factor[r] = advance(softmax.max[r], exchange.max[tile][g + 8 * r], C);
+            softmax.sum[r] = __fmaf_rn(softmax.sum[r], factor[r], r ? sum.y : sum.x);
+        }
+        scale(o, factor);
+#pragma unroll
+        for (int i = 0; i < KEYS / 16; i++) {
+            const uint4 p = exchange.weights[tile][i][lane_id()];
+            const u32 a[4] = {p.x, p.y, p.z, p.w};
+            accumulate<T>(o, a, values + tile * TILE, i);
         }
     }
-    scores<T>(s, [&](int k) { return q[k]; }, [&](int j, int i) { return keys[j][i]; });
-    mask(s, end - first, end - first);
 }
 
 // Where the parts of a (row, head) lie: unnormalised outputs of all splits, then their (max, sum).
 struct Partials {
-    float* outputs;
-    float* statistics;
+    float4* outputs;
+    float2* statistics;
 
     __device__ __forceinline__ Partials(float* partials, u64 rows, u64 heads, u64 row, u64 head) {
         const u64 first = (row * heads + head) * gridDim.x;
-        outputs = partials + first * HEAD;
-        statistics = partials + rows * heads * gridDim.x * HEAD + first * 2;
+        outputs = reinterpret_cast<float4*>(partials + first * HEAD);
+        statistics = reinterpret_cast<float2*>(partials + rows * heads * gridDim.x * HEAD) + first;
     }
 };
+
+// A warp joins the splits of one (row, head) in order and writes its row of y. Other blocks wrote them: reads go to L2.
+template <class T>
+__device__ __forceinline__ void combine(T* y, const Partials& from, int splits) {
+    float max = LOWEST, sum = 0.0f;
+    float4 o = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 8
+    for (int s = 0; s < splits; s++) {
+        const float2 statistics = __ldcg(from.statistics + s);
+        const float4 part = __ldcg(from.outputs + s * (HEAD / 4) + lane_id());
+        const Join join(max, statistics.x, C);
+        sum = join(sum, statistics.y);
+        o = {join(o.x, part.x), join(o.y, part.y), join(o.z, part.z), join(o.w, part.w)};
+    }
+    const float factor = inverse(sum);
+    reinterpret_cast<uint2*>(y)[lane_id()] = {T::pack(o.x * factor, o.y * factor), T::pack(o.z * factor, o.w * factor)};
+}
 
 template <class T>
 __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
@@ -292,36 +329,44 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
     extern __shared__ __align__(256) u8 shared[];
     Exchange& exchange = *reinterpret_cast<Exchange*>(shared);
     const int split = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
-    const int keys = visible[row], splits = max(1, ceil_div(keys, SPLIT));
+    const int splits = max(1, ceil_div(visible[row], SPLIT));
     if (split >= splits) return;
 
+    const int keys = min(visible[row] - split * SPLIT, SPLIT), tiles = ceil_div(keys, KEYS);
     const int per_group = heads / groups, head = group * per_group;
-    const int first = split * SPLIT, end = min(keys, first + SPLIT), tiles = ceil_div(end - first, KEYS);
     const int lane = lane_id(), warp = warp_id(), g = lane / 4;
-    const Pages pages(block_tables + static_cast<u64>(seq_of_row[row]) * per_seq, block, groups, group);
+    __shared__ int table[SPLIT / 16];
+    if (threadIdx.x < ceil_div(keys, block)) {
+        table[threadIdx.x] = block_tables[static_cast<u64>(seq_of_row[row]) * per_seq + split * SPLIT / block + threadIdx.x];
+    }
+    __syncthreads();
+    const Pages pages(table, block, groups, group);
     for (int tile = 0; tile < tiles; tile++) {
-        copy_tile(shared_address(exchange.values) + tile * TILE, reinterpret_cast<const u8*>(v), pages, first + tile * KEYS, end);
+        copy_tile(shared_address(exchange.values) + tile * TILE, reinterpret_cast<const u8*>(v), pages, tile * KEYS, keys);
     }
     cp_async_commit();
 
-    float s[KEYS / 8][4] = {};
+    // Each warp has a tile's scores; its weights need the maximum up to there.
+    float s[KEYS / 8][4] = {}, max[2];
     if (warp < tiles) {
         uint4 a[HEAD / 16];
         const u8* low = reinterpret_cast<const u8*>(q) + (static_cast<u64>(row) * heads + head + g) * ROW;
         load_queries(a, g < per_group ? low : nullptr, g + 8 < per_group ? low + 8 * ROW : nullptr);
-        decode_scores<T>(s, a, reinterpret_cast<const u8*>(k), pages, first + warp * KEYS, end);
-        float max[2];
+        decode_scores<T>(s, a, reinterpret_cast<const u8*>(k), pages, warp * KEYS, keys - warp * KEYS);
         tile_max(max, s);
         if (lane % 4 == 0) exchange.max[warp][g] = max[0], exchange.max[warp][g + 8] = max[1];
     }
     __syncthreads();
     if (warp < tiles) {
-        float max[2] = {LOWEST, LOWEST}, sum[2];
-        for (int tile = 0; tile <= warp; tile++) {
 #pragma unroll
-            for (int r = 0; r < 2; r++) max[r] = fmaxf(max[r], exchange.max[tile][g + 8 * r]);
+        for (int tile = 0; tile < SPLIT / KEYS; tile++) {
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                if (tile < warp) max[r] = fmaxf(max[r], exchange.max[tile][g + 8 * r]);
+            }
         }
         u32 p[KEYS / 16][4];
+        float sum[2];
         weights<T>(p, sum, s, max, C);
 #pragma unroll
         for (int i = 0; i < KEYS / 16; i++) exchange.weights[warp][i][lane] = {p[i][0], p[i][1], p[i][2], p[i][3]};
@@ -330,66 +375,32 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const T* __restr
     cp_async_wait<0>();
     __syncthreads();
 
-    // Now a warp has 32 columns of the output, for all tiles in order.
-    const u32 values = right(values_at(shared_address(exchange.values)), 64 * warp);
     float o[4][4] = {};
     Softmax softmax;
-    for (int tile = 0; tile < tiles; tile++) {
-        float factor[2];
-        const float2 sum = exchange.sum[tile][lane];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            factor[r] = advance(softmax.max[r], exchange.max[tile][g + 8 * r], C);
-            softmax.sum[r] = __fmaf_rn(softmax.sum[r], factor[r], r ? sum.y : sum.x);
-        }
-        scale(o, factor);
-#pragma unroll
-        for (int i = 0; i < KEYS / 16; i++) {
-            const uint4 p = exchange.weights[tile][i][lane];
-            const u32 a[4] = {p.x, p.y, p.z, p.w};
-            accumulate<T>(o, a, values + tile * TILE, i);
-        }
-    }
+    decode_output<T>(o, softmax, exchange, tiles);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const float sum = quad_sum(softmax.sum[r]);
         if (g + 8 * r >= per_group) continue;
         const Partials to(partials, rows, heads, row, head + g + 8 * r);
+        float2* at = reinterpret_cast<float2*>(to.outputs + split * (HEAD / 4)) + 16 * warp + lane % 4;
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            float* at = to.outputs + split * HEAD + 32 * warp + 8 * n + lane % 4 * 2;
-            *reinterpret_cast<float2*>(at) = {o[n][2 * r], o[n][2 * r + 1]};
-        }
-        if (threadIdx.x % 4 == 0 && warp == 0) {
-            *reinterpret_cast<float2*>(to.statistics + 2 * split) = {softmax.max[r], sum};
-        }
+        for (int n = 0; n < 4; n++) at[4 * n] = {o[n][2 * r], o[n][2 * r + 1]};
+        if (warp == 0 && lane % 4 == 0) to.statistics[split] = {softmax.max[r], sum};
     }
 
+    // The last block of a (row, kv head) combines; fences on both sides of the counter order the parts before it.
     __threadfence();
     __syncthreads();
-    int* counter = counters + row * groups + group;
     __shared__ bool last;
+    int* counter = counters + row * groups + group;
     if (threadIdx.x == 0) last = atomicAdd(counter, 1) == splits - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
     if (threadIdx.x == 0) *counter = 0;
-    for (int i = warp; i < per_group; i += THREADS / WARP) {
-        const Partials from(partials, rows, heads, row, head + i);
-        float max = LOWEST, sum = 0.0f;
-        float4 o = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
-        for (int s = 0; s < splits; s++) {
-            const float2 statistics = __ldcg(reinterpret_cast<const float2*>(from.statistics) + s);
-            const float4 part = __ldcg(reinterpret_cast<const float4*>(from.outputs + s * HEAD) + lane);
-            const Join join(max, statistics.x, C);
-            sum = join(sum, statistics.y);
-            o = {join(o.x, part.x), join(o.y, part.y), join(o.z, part.z), join(o.w, part.w)};
-        }
-        const float factor = inverse(sum);
-        const uint2 out = {T::pack(o.x * factor, o.y * factor), T::pack(o.z * factor, o.w * factor)};
-        u8* to = reinterpret_cast<u8*>(y) + (static_cast<u64>(row) * heads + head + i) * ROW;
-        *reinterpret_cast<uint2*>(to + lane * 8) = out;
+    for (int i = head + warp; i < head + per_group; i += THREADS / WARP) {
+        combine(y + (static_cast<u64>(row) * heads + i) * HEAD, Partials(partials, rows, heads, row, i), splits);
     }
 }
 

@@ -32,6 +32,16 @@ __device__ __forceinline__ uint4 ld_global_stream(const void* p) {
     return v;
 }
 
+// The same of memory that may be written: such a load does not sink below a barrier that follows it.
+__device__ __forceinline__ uint4 ld_global_once(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+
 // 16 bytes from L2: what other blocks of this launch wrote.
 __device__ __forceinline__ uint4 ld_global_l2(const void* p) {
     uint4 v;

@@ -31,7 +31,7 @@ struct Scatter {
         if (bias) {
 #pragma unroll
             for (int j = 0; j < 2 * W; ++j) {
-                x[j / W][j % W] = __fadd_rn(x[j / W][j % W], bias[head * HEAD + j / W * HALF + first + j % W]);
+                x[j / W][j % W] = __fadd_rn(x[j / W][j % W], __ldg(bias + head * HEAD + j / W * HALF + first + j % W));
             }
         }
         if (head < H + G) {
@@ -44,7 +44,7 @@ struct Scatter {
 
     __device__ __forceinline__ float angle(int pair, int token) const {
         const int axis = (pair >= section_t) + (pair >= section_t + section_h);
-        return __fmul_rn(static_cast<float>(positions[axis * tokens + token]), inv_freq[pair]);
+        return __fmul_rn(static_cast<float>(positions[axis * tokens + token]), __ldg(inv_freq + pair));
     }
 
     // Where a head of a token goes; null: nowhere.

@@ -26,7 +26,7 @@ struct Turn {
         const int head = pair / HALF, first = pair % HALF;
 #pragma unroll
         for (int j = 0; j < 2 * W; ++j) {
-            x[j / W][j % W] = __fadd_rn(x[j / W][j % W], bias[head * HEAD + j / W * HALF + first + j % W]);
+            x[j / W][j % W] = __fadd_rn(x[j / W][j % W], __ldg(bias + head * HEAD + j / W * HALF + first + j % W));
         }
         if (head < 2 * H) {
 #pragma unroll
@@ -38,7 +38,7 @@ struct Turn {
     }
 
     __device__ __forceinline__ float angle(int pair, int patch) const {
-        return __fmul_rn(static_cast<float>(positions[2 * patch + pair / QUARTER]), inv_freq[pair % QUARTER]);
+        return __fmul_rn(static_cast<float>(positions[2 * patch + pair / QUARTER]), __ldg(inv_freq + pair % QUARTER));
     }
 };
 

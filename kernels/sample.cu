@@ -1,13 +1,13 @@
 // sample: ids[s] drawn from logits[s], or -1 if a logit is NaN or infinite; marks the token as seen.
 //
-// Operands  logits f32 [S, V], reals f32 [S, 4] (temperature, top-p, min-p, repetition penalty), ints i32 [S, 5] (top-k, row of `seen`,
+// Operands  logits f32 [S, V], bests u64 [S] (the best candidate of each row, from lm_head; zero after), reals f32 [S, 4] (temperature, top-p, min-p, repetition penalty), ints i32 [S, 5] (top-k, row of `seen`,
 //           seed low and high, counter), seen u8 [rows, V] updated, ids i32 [S] written; V
 // Entry     sample
 // Launch    one block of 1024 threads per row
 // Numerics  Every filter keeps a beginning of the tokens in falling order (ties by id), so no list is sorted: the token at which a running sum
 //           passes a bound is found by its digits, from sums per digit. Probabilities are integers, 2^40 for the most probable token: their
 //           sums have no order, and the draw has the same bits on every device.
-// Cost      logits once when greedy; each filter and the draw read them three more times, out of L2
+// Cost      nothing of the logits when greedy without a penalty; each filter and the draw read them three more times, out of L2
 // Source    Philox 4x32-10: Salmon et al. 2011; the penalty: Keskar et al. 2019
 
 #include "common.cuh"
@@ -41,16 +41,6 @@ struct Row {
         return x > 0.0f ? x / penalty : x * penalty;
     }
 };
-
-// Unsigned integers in the order of the floats.
-__device__ __forceinline__ u32 key_of(float x) {
-    const u32 bits = __float_as_uint(x);
-    return bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
-}
-
-__device__ __forceinline__ float value_of(u32 key) {
-    return __uint_as_float(key ^ (key >> 31 ? 0x80000000u : 0xffffffffu));
-}
 
 // How much a token counts: as one.
 struct Count {
@@ -108,7 +98,7 @@ __device__ Place find(const Row& row, const Weight& weight, u64 bound, Shared& s
         __syncthreads();
         for (int i = threadIdx.x; i < row.V; i += THREADS) {
             const float x = row[i];
-            const u32 key = key_of(x);
+            const u32 key = ordered(x);
             if (shift == 21 || key >> (shift + width) == known) {
                 atomicAdd(&shared.bins[key >> shift & ((1u << width) - 1)], weight(x));
             }
@@ -136,7 +126,7 @@ __device__ u64 sum_from(const Row& row, const Weight& weight, u32 key, Shared& s
     u64 sum = 0;
     for (int i = threadIdx.x; i < row.V; i += THREADS) {
         const float x = row[i];
-        if (key_of(x) >= key) sum += weight(x);
+        if (ordered(x) >= key) sum += weight(x);
     }
     return block_sum(sum, shared);
 }
@@ -146,39 +136,28 @@ __device__ int id_of(const Row& row, u32 key, u64 rank, Shared& shared) {
     const int per_thread = ceil_div(row.V, THREADS);
     const int first = threadIdx.x * per_thread, end = min(first + per_thread, row.V);
     u64 mine = 0;
-    for (int i = first; i < end; ++i) mine += key_of(row[i]) == key;
+    for (int i = first; i < end; ++i) mine += ordered(row[i]) == key;
     u64 before = block_sum_before(mine, shared);
     if (before <= rank && rank < before + mine) {
         for (int i = first; i < end; ++i) {
-            if (key_of(row[i]) == key && before++ == rank) shared.digit = i;
+            if (ordered(row[i]) == key && before++ == rank) shared.digit = i;
         }
     }
     __syncthreads();
     return static_cast<int>(shared.digit);
 }
 
-// The best token: the largest value, and of those the lowest id. `finite` says whether all logits are.
-struct Best {
-    float value;
-    int id;
-    bool finite;
-};
-
-__device__ Best find_best(const Row& row, Shared& shared) {
+// The best candidate of a row.
+__device__ u64 find_best(const Row& row, Shared& shared) {
     u64 best = 0;
-    int infinite = 0;
-    for (int i = threadIdx.x; i < row.V; i += THREADS) {
-        infinite |= !isfinite(row.logits[i]);
-        best = max(best, static_cast<u64>(key_of(row[i])) << 32 | ~static_cast<u32>(i));
-    }
-    const bool finite = !__syncthreads_or(infinite);
+    for (int i = threadIdx.x; i < row.V; i += THREADS) best = max(best, candidate(row[i], i));
 #pragma unroll
     for (int i = WARP / 2; i > 0; i /= 2) best = max(best, __shfl_xor_sync(0xffffffffu, best, i));
     if (lane_id() == 0) shared.sums[warp_id()] = best;
     __syncthreads();
     for (int i = 0; i < WARPS; ++i) best = max(best, shared.sums[i]);
     __syncthreads();
-    return {value_of(static_cast<u32>(best >> 32)), static_cast<int>(~static_cast<u32>(best)), finite};
+    return best;
 }
 
 // 64 bits of which the upper 53 are a number in 0..1, from the first two words of Philox.
@@ -207,7 +186,7 @@ __device__ u64 kept_mass(const Row& row, const Mass& mass, const Filters& f, Sha
         // The fewest tokens whose sum reaches the share, at least one.
         const u64 reach = max(static_cast<u64>(ceil(static_cast<double>(f.top_p) * static_cast<double>(kept))), 1ull);
         const Place at = find(row, mass, reach - 1, shared);
-        const u64 each = mass(value_of(at.key));
+        const u64 each = mass(from_ordered(at.key));
         kept = at.above + ceil_div(reach - at.above, each) * each;
     }
     if (f.min_p > 0.0f) {
@@ -224,7 +203,7 @@ __device__ u64 kept_mass(const Row& row, const Mass& mass, const Filters& f, Sha
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sample(const float* logits, const float* reals, const int* ints, u8* seen, int* ids, int V) {
+    sample(const float* logits, u64* bests, const float* reals, const int* ints, u8* seen, int* ids, int V) {
     __shared__ Shared shared;
     const size_t s = blockIdx.x;
     const float* real = reals + 4 * s;
@@ -233,17 +212,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Row row{logits + s * V, marks, real[3], V};
     const float temperature = real[0];
     const int top_k = whole[0];
-    const Best best = find_best(row, shared);
-    int id = best.finite ? best.id : -1;
-    if (best.finite && temperature > 0.0f && top_k != 1) {
-        const Mass mass{best.value, fminf(LOG2E / temperature, LARGEST)};
+    const u64 best = row.penalty == 1.0f ? bests[s] : find_best(row, shared);
+    const u32 key = static_cast<u32>(best >> 32);
+    int id = key == UNUSABLE ? -1 : candidate_id(best);
+    if (id >= 0 && temperature > 0.0f && top_k != 1) {
+        const Mass mass{from_ordered(key), fminf(LOG2E / temperature, LARGEST)};
         const u64 kept = kept_mass(row, mass, {real[1], real[2], top_k}, shared);
         const u64 bound = __umul64hi(uniform(whole[2], whole[3], whole[4]), kept);
         const Place at = find(row, mass, bound, shared);
-        id = id_of(row, at.key, (bound - at.above) / mass(value_of(at.key)), shared);
+        id = id_of(row, at.key, (bound - at.above) / mass(from_ordered(at.key)), shared);
     }
+    __syncthreads();
     if (threadIdx.x == 0) {
         ids[s] = id;
+        bests[s] = 0;
         if (id >= 0) marks[id] = 1;
     }
 }

@@ -102,7 +102,8 @@ struct Queries {
             if (first) mask(s[m], keys, keys);
             float factor[2];
             step<T>(softmax[m], p[m], factor, s[m], C);
-            if (!first) scale(o[m], factor);
+            // After the first tiles a maximum seldom moves.
+            if (!first && __any_sync(ALL, factor[0] != 1.0f || factor[1] != 1.0f)) scale(o[m], factor);
         }
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {

@@ -1,10 +1,19 @@
-//! Every registered op on every executor against its scalar reference: outputs within the derived bound, nothing else touched, same bits twice.
-//! The kernels run on the emulator, with all its checks.
+//! Every registered op on every executor against its scalar reference: outputs within the derived bound, nothing else touched, same bits twice,
+//! and for any number of rows. The kernels run on the emulator, with all its checks.
 
 mod ops;
 
+use osprey::dtype::DType;
 use osprey::exec::cuda::driver::Driver;
 use osprey::ops::REGISTRY;
+use osprey::ops::case::{Case, CaseBuilder, Tolerance};
+use osprey::ops::gate_up::GateUp;
+use osprey::ops::linear::{Activation, Linear, Store};
+use osprey::ops::lm_head::LmHead;
+use osprey::ops::norm::NormKind;
+use osprey::ops::qkv_mrope::QkvMrope;
+use osprey::ops::qkv_rope_2d::QkvRope2d;
+use osprey::ops::rope::{Mrope, Rope2d, inv_freq};
 
 #[test]
 fn cpu_bodies_match_their_references() {
@@ -14,6 +23,81 @@ fn cpu_bodies_match_their_references() {
 #[test]
 fn kernels_match_their_references_on_the_emulator() {
     ops::check_device(Driver::Emulator);
+}
+
+/// Fewer rows than a tile of an mma, full ones, both shapes of a block, one and two blocks of rows.
+const ROWS: [usize; 7] = [1, 5, 8, 17, 32, 33, 200];
+const ANY: Tolerance = Tolerance::Anything;
+
+fn check_rows(make: impl Fn(usize) -> Case) {
+    ops::check_rows(Driver::Emulator, make, &ROWS);
+}
+
+#[test]
+fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
+    let linear = |dtype, stream, activation, norm: Option<NormKind>, n, k| {
+        check_rows(move |m| {
+            let mut b = CaseBuilder::new(format!("{dtype} {activation:?} {norm:?} N={n} K={k}"));
+            let weight = b.weight(dtype, &[(n, k)], 0.1);
+            let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
+            let y = b.output(stream, &[m, n], ANY);
+            let normed = norm.map(|kind| b.normed(kind, dtype, &y, ANY));
+            let x = b.random(dtype, &[m, k], 1.0);
+            b.finish(Linear { x, weight, bias, activation, store: Store::Set, y, normed })
+        });
+    };
+    linear(DType::Bf16, DType::Bf16, None, Some(NormKind::Rms), 264, 1176);
+    linear(DType::F16, DType::F32, None, Some(NormKind::Layer), 136, 1544);
+    linear(DType::Bf16, DType::Bf16, Some(Activation::QuickGelu), None, 136, 80);
+    linear(DType::F16, DType::F16, Some(Activation::Gelu), None, 40, 6200);
+}
+
+#[test]
+fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
+    for (dtype, k) in [(DType::Bf16, 264), (DType::F16, 776)] {
+        check_rows(|m| {
+            let mut b = CaseBuilder::new(format!("gate_up {dtype}"));
+            let weight = b.weight(dtype, &[(72, k), (72, k)], 0.1);
+            let y = b.output(dtype, &[m, 72], ANY);
+            let x = b.random(dtype, &[m, k], 1.0);
+            b.finish(GateUp { x, weight, y })
+        });
+        check_rows(|m| {
+            let mut b = CaseBuilder::new(format!("lm_head {dtype}"));
+            let weight = b.weight(dtype, &[(136, k)], 0.1);
+            let x = b.random(dtype, &[m, k], 1.0);
+            let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
+            let logits = b.output(DType::F32, &[m, 136], ANY);
+            b.finish(LmHead { x, rows, weight, logits, bests: None })
+        });
+        check_rows(|m| {
+            let mut b = CaseBuilder::new(format!("qkv_mrope {dtype}"));
+            let parts = [2 * 128, 128, 128];
+            let weight = b.weight(dtype, &parts.map(|n| (n, k)), 0.1);
+            let bias = Some(b.weight(dtype, &parts.map(|n| (n, 1)), 0.5));
+            let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, 128)), section: [16, 24, 24] };
+            let q = b.output(dtype, &[m, 2 * 128], ANY);
+            // A block of one slot each: what a row keeps is then a row of the cache.
+            let cache = [0; 2].map(|_| b.bytes(dtype, &[m, 1, 1, 128], &vec![0; 2 * 128 * m]));
+            let positions: Vec<i32> = (0..3).flat_map(|a| (0..m as i32).map(move |i| i * 37 % 4001 + 50 * a)).collect();
+            let positions = b.indices(&positions);
+            let slots = b.indices(&(0..m as i32).collect::<Vec<_>>());
+            let x = b.random(dtype, &[m, k], 1.0);
+            let mut case = b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
+            case.outputs.extend(cache.map(|t| (t, ANY)));
+            case
+        });
+        check_rows(|m| {
+            let mut b = CaseBuilder::new(format!("qkv_rope_2d {dtype}"));
+            let weight = b.weight(dtype, &[(3 * 160, k)], 0.1);
+            let bias = b.weight(dtype, &[(3 * 160, 1)], 0.5);
+            let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, 40)) };
+            let qkv = b.output(dtype, &[m, 3 * 160], ANY);
+            let positions = b.indices(&(0..2 * m as i32).map(|i| i * 7 % 74).collect::<Vec<_>>());
+            let x = b.random(dtype, &[m, k], 1.0);
+            b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: 80, qkv })
+        });
+    }
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn around(model: &Qwen2Vl) -> Surroundings {
         kv: model.kv_layout(4, BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[64, text.hidden_size]),
         counters: Tensor::at(Region::State, 0, DType::I32, &[64]),
-        seen: Tensor::at(Region::State, 256, DType::U8, &[1, text.vocab_size]),
+        bests: Tensor::at(Region::State, 256, DType::I64, &[16, 1]),
+        seen: Tensor::at(Region::State, 384, DType::U8, &[1, text.vocab_size]),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::model::vision::{VisionIo, VisionTower};
 use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
-use crate::tensor::{Region, Tensor};
+use crate::tensor::{Place, Region, Tensor};
 use crate::text::prompt::MediaSpan;
 use crate::weights::WeightSet;
 use sequence::Sequence;
@@ -67,11 +67,13 @@ pub struct Engine {
 fn surroundings(model: &Qwen2Vl, limits: &Limits) -> Surroundings {
     let text = &model.config.text;
     let counters = Tensor::at(Region::State, 0, DType::I32, &[COUNTERS]);
+    let bests = Tensor::at(Region::State, counters.bytes(), DType::I64, &[limits.samples, 1]);
     Surroundings {
         kv: model.kv_layout(limits.context.div_ceil(BLOCK_SIZE), BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[limits.context, text.hidden_size]),
         counters,
-        seen: Tensor::at(Region::State, counters.bytes(), DType::U8, &[1, text.vocab_size]),
+        bests,
+        seen: Tensor::at(Region::State, counters.bytes() + bests.bytes(), DType::U8, &[1, text.vocab_size]),
     }
 }
 
@@ -85,7 +87,7 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     let bytes = &mut needs.regions;
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
-    bytes.set(Region::State, around.counters.bytes() + around.seen.bytes());
+    bytes.set(Region::State, around.counters.bytes() + around.bests.bytes() + around.seen.bytes());
     for rows in [1, limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
@@ -259,7 +261,8 @@ impl Engine {
         }
         let mut seen = vec![0u8; self.model.config.text.vocab_size];
         self.sequence.ids().iter().for_each(|&id| seen[id as usize] = 1);
-        self.exec.write(Region::State, self.around.counters.bytes(), &seen)
+        let Place::At { region, offset } = self.around.seen.place else { unreachable!("state is fixed") };
+        self.exec.write(region, offset, &seen)
     }
 
     /// Runs the tower over one image or video; its rows go to `Embeds` from `row`. `tap` is called after every block.

@@ -63,6 +63,8 @@ pub struct Surroundings {
     pub seen: Tensor,
     /// Zeros that kernels count with, i32.
     pub counters: Tensor,
+    /// Zeros that each sampled row's best token passes through, i64 `[S, 1]`.
+    pub bests: Tensor,
 }
 
 /// Where a recorded decoder step takes its inputs and leaves its results.
@@ -184,10 +186,12 @@ impl Decoder {
         }
         let (ids, logits) = outputs(shape.samples, c.vocab_size);
         if let Some(n) = next {
-            r.push(LmHead { x: n.y, rows: step.sample_rows, weight: self.head, logits })?;
+            let bests = (tail == Tail::Sample).then_some(around.bests.row_range(0, shape.samples));
+            r.push(LmHead { x: n.y, rows: step.sample_rows, weight: self.head, logits, bests })?;
         }
         if tail == Tail::Sample {
-            r.push(Sample { logits, reals: step.sample_f32, ints: step.sample_i32, seen: around.seen, ids })?;
+            let (reals, ints, seen) = (step.sample_f32, step.sample_i32, around.seen);
+            r.push(Sample { logits, bests: around.bests.row_range(0, shape.samples), reals, ints, seen, ids })?;
         }
         Ok((r.finish()?, TextIo { step, logits, ids, stream: x, taps }))
     }

@@ -139,6 +139,13 @@ impl CaseBuilder {
         t
     }
 
+    /// Poisons one row of an input again: nobody may use it.
+    pub fn poison(&mut self, t: &Tensor, row: usize) {
+        let crate::tensor::Place::At { offset, .. } = t.place else { unreachable!("cases use fixed places") };
+        let bytes = t.cols() * t.dtype.size();
+        self.image[offset + row * bytes..][..bytes].fill(POISON);
+    }
+
     /// An output that starts poisoned.
     pub fn output(&mut self, dtype: DType, shape: &[usize], tolerance: Tolerance) -> Tensor {
         let t = self.place(dtype, shape);
@@ -169,9 +176,26 @@ impl CaseBuilder {
 
     /// Counters that are zero before and after.
     pub fn counters(&mut self, n: usize) -> Tensor {
-        let t = self.indices(&vec![0; n]);
-        self.outputs.push((t, Tolerance::Exact));
+        self.zeros(DType::I32, &[n], Tolerance::Exact)
+    }
+
+    /// An operand that starts with zeros, and is changed.
+    pub fn zeros(&mut self, dtype: DType, shape: &[usize], tolerance: Tolerance) -> Tensor {
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        self.changed(dtype, shape, &vec![0; bytes], tolerance)
+    }
+
+    /// An operand that starts with given bytes, and is changed.
+    pub fn changed(&mut self, dtype: DType, shape: &[usize], bytes: &[u8], tolerance: Tolerance) -> Tensor {
+        let t = self.bytes(dtype, shape, bytes);
+        self.outputs.push((t, tolerance));
         t
+    }
+
+    /// What an f32 input was filled with.
+    pub fn values(&self, t: &Tensor) -> Vec<f32> {
+        let crate::tensor::Place::At { offset, .. } = t.place else { unreachable!("cases use fixed places") };
+        bytemuck::pod_collect_to_vec(&self.image[offset..][..t.bytes()])
     }
 
     /// A weight of parts `[n, k]` with numbers in `-scale..scale`.

@@ -4,8 +4,8 @@ use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{load, load_i32, project, store, weight};
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
-    require_weight,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_bests, require_float, require_index,
+    require_kernel, require_weight,
 };
 use crate::cpu::{Cpu, matmul};
 use crate::dtype::DType;
@@ -15,7 +15,7 @@ use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `logits[s] = x[rows[s]] Wᵀ`.
+/// `logits[s] = x[rows[s]] Wᵀ`; a device also keeps each row's best token for the draw.
 #[derive(Debug)]
 pub struct LmHead {
     /// `[T, D]`
@@ -26,6 +26,8 @@ pub struct LmHead {
     pub weight: WeightId,
     /// f32 `[S, V]`
     pub logits: Tensor,
+    /// i64 `[S]`, zero before: the [`Sample`](super::sample::Sample) that follows reads it and zeroes it again. Only devices use it.
+    pub bests: Option<Tensor>,
 }
 
 impl Op for LmHead {
@@ -38,15 +40,18 @@ impl Op for LmHead {
         require_float(name, &self.x)?;
         require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
         require_index(name, &self.rows, self.logits.rows())?;
-        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())
+        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())?;
+        self.bests.map_or(Ok(()), |b| require_bests(name, &b, self.logits.rows()))
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("lm_head_{}", self.x.dtype))
+        let launch = Launch::new(format!("lm_head_{}", self.x.dtype))
             .read(&self.x)
             .read(&self.rows)
             .weight(self.weight, Layout::Tiled(self.x.dtype))
-            .write(&self.logits)
+            .write(&self.logits);
+        self.bests
+            .map_or(launch.clone().absent(), |b| launch.scratch(&b))
             .i32(self.logits.rows())
             .i32(self.logits.cols())
             .i32(self.x.cols())
@@ -54,6 +59,10 @@ impl Op for LmHead {
 
     fn kernel(&self, _: &Target) -> Result<Kernel> {
         require_kernel(self.name(), self.logits.is_contiguous(), || format!("rows apart in {}", self.logits))?;
+        let v = self.logits.cols();
+        require_kernel(self.name(), self.bests.is_none() || v.is_multiple_of(16), || {
+            format!("best tokens of V = {v}")
+        })?;
         product::kernel(self.name(), &self.launch().entry, &self.x, self.logits.rows(), self.logits.cols())
     }
 
@@ -90,7 +99,8 @@ pub fn cases() -> Vec<Case> {
         let rows_at = b.indices(rows);
         let weight = b.weight(dtype, &[(v, d)], 0.1);
         let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(dot_error(d, 1.0, 0.1)));
-        b.finish(LmHead { x, rows: rows_at, weight, logits })
+        let bests = v.is_multiple_of(16).then(|| b.zeros(DType::I64, &[rows.len()], Tolerance::Anything));
+        b.finish(LmHead { x, rows: rows_at, weight, logits, bests })
     };
     vec![
         case(DType::F32, 1, &[0], 128, 384),

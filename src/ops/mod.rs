@@ -163,6 +163,11 @@ fn require_float(op: &'static str, t: &Tensor) -> Result<()> {
     require(op, t.dtype.is_float(), || format!("{t} is no floating-point tensor"))
 }
 
+/// Checks the best tokens of `rows` rows.
+fn require_bests(op: &'static str, t: &Tensor, rows: usize) -> Result<()> {
+    require(op, t.dtype == DType::I64 && t.elements() == rows, || format!("{t}: expected {rows} i64"))
+}
+
 /// Checks an index tensor's dtype and length.
 fn require_index(op: &'static str, t: &Tensor, elements: usize) -> Result<()> {
     require(op, t.dtype == DType::I32 && t.elements() == elements && t.is_contiguous(), || {

@@ -238,6 +238,15 @@ pub fn cases() -> Vec<Case> {
         // Blocks of all sequences interleaved, last first.
         let table: Vec<i32> =
             (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
+        let mut seen = vec![false; seqs * per_seq * block + block];
+        for &(s, n) in rows {
+            (0..n as usize)
+                .for_each(|i| seen[table[s as usize * per_seq + i / block] as usize * block + i % block] = true);
+        }
+        for (i, g) in (0..seen.len()).filter(|&i| !seen[i]).flat_map(|i| (0..h.groups).map(move |g| (i, g))) {
+            let row = (i / block * h.groups + g) * block + i % block;
+            [&k, &v].into_iter().for_each(|cache| b.poison(cache, row));
+        }
         let shape = StepShape { rows: rows.len(), seqs, blocks: per_seq, samples: 1 };
         let mut step = HostStep::new(shape);
         let layout = step.layout;
@@ -246,7 +255,7 @@ pub fn cases() -> Vec<Case> {
         let block_tables = b.bytes(DType::I32, &[seqs, per_seq], bytemuck::cast_slice(&table));
         let seq_of_row = b.indices(step.i32s(&layout.seq_of_row));
         let visible = b.indices(step.i32s(&layout.visible));
-        let tolerance = attention_tolerance(dtype, h.d, scale.into(), longest);
+        let tolerance = attention_tolerance(dtype, h.d, [scale, 1.0, 1.0], longest);
         let y = b.output(dtype, &[rows.len(), h.heads * h.d], tolerance);
         let splits = (rows.len() == seqs).then(|| Splits {
             partials: b.output(
@@ -270,6 +279,7 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, heads(6, 1, 128), 32, 1.0, &[(0, 200), (1, 64), (2, 65)]),
         case(DType::Bf16, heads(8, 1, 128), 64, 4.0, &[(0, 1030), (1, 17)]),
         case(DType::F16, heads(14, 2, 128), 16, 4.0, &lengths),
+        case(DType::F16, heads(16, 1, 128), 32, 4.0, &[(0, 70), (1, 0)]),
         case(DType::F32, heads(6, 2, 24), 16, 1.0, &chunk),
         case(DType::Bf16, heads(6, 1, 128), 32, 4.0, &long),
         case(DType::F16, heads(7, 1, 128), 16, 4.0, &padded),

@@ -212,7 +212,7 @@ pub fn cases() -> Vec<Case> {
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.weight(dtype, &rows.map(|n| (n, hidden)), 0.1);
         let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
-        let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 37) % 211).collect();
+        let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
         // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.
         let tolerance = Tolerance::rounded(4.0 * dot_error(hidden, 1.0, 0.1));

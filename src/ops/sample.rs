@@ -18,6 +18,8 @@ use crate::weights::WeightSet;
 pub struct Sample {
     /// f32 `[S, V]`
     pub logits: Tensor,
+    /// i64 `[S]`: each row's best token as [`LmHead`](super::lm_head::LmHead) found it on a device; zero after. The host looks at the logits.
+    pub bests: Tensor,
     /// f32 `[S, 4]`, see [`StepLayout`](crate::step::StepLayout).
     pub reals: Tensor,
     /// i32 `[S, 5]`
@@ -38,6 +40,7 @@ impl Op for Sample {
         require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
         require(name, self.reals.dtype == DType::F32 && self.reals.shape() == [s, 4], || format!("{}", self.reals))?;
         require(name, self.seen.dtype == DType::U8, || format!("{}: one byte a token", self.seen))?;
+        super::require_bests(name, &self.bests, s)?;
         require_dim(name, "V of seen", self.seen.cols(), self.logits.cols())?;
         require_index(name, &self.ints, 5 * s)?;
         require_index(name, &self.ids, s)
@@ -46,6 +49,7 @@ impl Op for Sample {
     fn launch(&self) -> Launch {
         Launch::new("sample")
             .read(&self.logits)
+            .update(&self.bests)
             .read(&self.reals)
             .read(&self.ints)
             .update(&self.seen)
@@ -62,6 +66,7 @@ impl Op for Sample {
         let (logits, v) = (m.read::<f32>(&self.logits), self.logits.cols());
         let (reals, ints) = (m.read::<f32>(&self.reals), m.read::<i32>(&self.ints));
         let (seen, ids) = (m.write::<u8>(&self.seen), m.write::<i32>(&self.ids));
+        m.write::<i64>(&self.bests).fill(0);
         for (s, id) in ids.iter_mut().enumerate() {
             let row = RowSampling::from_device(&reals[4 * s..][..4], &ints[5 * s..][..5]);
             let seen = &mut seen[row.state_row as usize * v..][..v];
@@ -176,6 +181,14 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// What `lm_head` leaves of a row on a device: the order of its logit above, the id's complement below (`candidate` in `kernels/common.cuh`).
+fn best(logits: &[f32]) -> i64 {
+    let ordered = |x: f32| if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 };
+    let key = |x: f32| if x.is_finite() { ordered(x) } else { u32::MAX };
+    let candidates = logits.iter().zip(0..).map(|(&x, id): (_, u32)| u64::from(key(x)) << 32 | u64::from(!id));
+    candidates.max().unwrap_or(0) as i64
+}
+
 /// Greedy, every filter, and unusable logits.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, rows: &[RowSampling], poison: Option<f32>| {
@@ -187,13 +200,15 @@ pub fn cases() -> Vec<Case> {
             None => b.random(DType::F32, &[rows.len(), v], 4.0),
             Some(x) => b.bytes(DType::F32, &[rows.len(), v], bytemuck::cast_slice(&vec![x; rows.len() * v])),
         };
+        let bests: Vec<i64> = b.values(&logits).chunks(v).map(best).collect();
+        let bests = b.changed(DType::I64, &[rows.len()], bytemuck::cast_slice(&bests), Tolerance::Exact);
         let layout = step.layout;
         let reals = b.bytes(DType::F32, &[rows.len(), 4], bytemuck::cast_slice(step.f32s(&layout.sample_f32)));
         let ints = b.bytes(DType::I32, &[rows.len(), 5], bytemuck::cast_slice(step.i32s(&layout.sample_i32)));
         let marks: Vec<u8> = (0..3 * v).map(|i| u8::from(i % 3 == 0)).collect();
         let seen = b.bytes(DType::U8, &[3, v], &marks);
         let ids = b.output(DType::I32, &[rows.len()], Tolerance::Exact);
-        b.finish(Sample { logits, reals, ints, seen, ids })
+        b.finish(Sample { logits, bests, reals, ints, seen, ids })
     };
     let hot = RowSampling { temperature: 0.8, seed: 7, ..RowSampling::default() };
     vec![

@@ -111,41 +111,44 @@ impl Op for VisionAttention {
 
 /// Segments of uneven length around the tile borders.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, lengths: &[i32], heads: usize, d: usize| {
+    let case = |dtype: DType, lengths: &[i32], heads: usize, d: usize, scale: f32| {
         let ends = lengths.iter().scan(0, |end, n| {
             *end += n;
             Some(*end)
         });
         let cu: Vec<i32> = std::iter::once(0).chain(ends).collect();
         let patches = cu[lengths.len()] as usize;
-        let mut b = CaseBuilder::new(format!("{dtype} segments={lengths:?} H={heads} d={d}"));
-        let qkv = b.random(dtype, &[patches, 3 * heads * d], 1.0);
+        let mut b = CaseBuilder::new(format!("{dtype} segments={lengths:?} H={heads} d={d} scale={scale}"));
+        let qkv = b.random(dtype, &[patches, 3 * heads * d], scale);
         let cu_seqlens = b.indices(&cu);
         let keys = lengths.iter().max().map_or(0, |&n| n as usize);
-        let y = b.output(dtype, &[patches, heads * d], attention_tolerance(dtype, d, 1.0, keys));
+        let y = b.output(dtype, &[patches, heads * d], attention_tolerance(dtype, d, [scale; 3], keys));
         let pairs = lengths.iter().map(|&n| (n as u64).pow(2)).sum();
         b.finish(VisionAttention { qkv, cu_seqlens, head_dim: d, pairs, y })
     };
+    let many: Vec<i32> = (0..70).map(|i| i * 7 % 13).collect();
     vec![
-        case(DType::F32, &[4], 1, 80),
-        case(DType::F32, &[64, 8, 100], 2, 80),
-        case(DType::Bf16, &[16, 130], 2, 80),
-        case(DType::Bf16, &[129, 0, 300], 1, 80),
-        case(DType::F16, &[68], 3, 32),
-        case(DType::F16, &[0, 63, 65, 128, 1, 0], 2, 80),
-        case(DType::F16, &(0..70).map(|i| i * 7 % 13).collect::<Vec<_>>(), 1, 80),
+        case(DType::F32, &[4], 1, 80, 1.0),
+        case(DType::F32, &[64, 8, 100], 2, 80, 1.0),
+        case(DType::Bf16, &[16, 130], 2, 80, 1.0),
+        case(DType::Bf16, &[129, 0, 300], 1, 80, 2.0),
+        case(DType::F16, &[68], 3, 32, 1.0),
+        case(DType::F16, &[0, 63, 65, 128, 1, 0], 2, 80, 1.0),
+        case(DType::F16, &[330], 2, 80, 3.0),
+        case(DType::F16, &many, 1, 80, 1.0),
     ]
 }
 
-/// A score is a dot product of `d` numbers below `scale` with numbers below 1; its error turns into a relative error of every weight, and values
-/// are below 1. Twice, for numerator and denominator, plus the chain over `keys`. Kernels also round the weights, at most 1, to `dtype`: each by
-/// half a unit in its last place, and where f16 has no normal number by 2^-25; the sum of the weights is at least 1.
-pub(super) fn attention_tolerance(dtype: DType, d: usize, scale: f64, keys: usize) -> Tolerance {
-    let score = super::case::dot_error(d, scale, 1.0) / (d as f64).sqrt();
+/// For queries, keys and values below `scale`. A score is a dot product of `d` numbers; its error turns into a relative error of every weight. Twice,
+/// for numerator and denominator, plus the chain over `keys`. Kernels also round the weights, at most 1, to `dtype`: each by half a unit in its
+/// last place, and where f16 has no normal number by 2^-25; the sum of the weights is at least 1.
+pub(super) fn attention_tolerance(dtype: DType, d: usize, scale: [f32; 3], keys: usize) -> Tolerance {
+    let [q, k, v] = scale.map(f64::from);
+    let score = super::case::dot_error(d, q, k) / (d as f64).sqrt();
     let weights = match dtype {
         DType::Bf16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11) + keys as f64 * 2f64.powi(-25),
         _ => 0.0,
     };
-    Tolerance::rounded(2.0 * score + weights + 1e-5)
+    Tolerance::rounded(v * (2.0 * score + weights + 1e-5))
 }

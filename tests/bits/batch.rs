@@ -27,7 +27,8 @@ fn around(model: &Qwen2Vl) -> Surroundings {
     Surroundings {
         kv: model.kv_layout(LENGTHS.len() * BLOCKS, BLOCK_SIZE),
         images: Tensor::at(Region::Embeds, 0, model.precision.activations, &[1, text.hidden_size]),
-        seen: Tensor::at(Region::State, counters.bytes(), DType::U8, &[1, text.vocab_size]),
+        bests: Tensor::at(Region::State, counters.bytes(), DType::I64, &[8, 1]),
+        seen: Tensor::at(Region::State, counters.bytes() + 64, DType::U8, &[1, text.vocab_size]),
         counters,
     }
 }
@@ -49,7 +50,7 @@ impl Plans {
         }
         needs.regions.set(Region::Kv, around.kv.bytes());
         needs.regions.set(Region::Embeds, around.images.bytes());
-        needs.regions.set(Region::State, around.counters.bytes() + around.seen.bytes());
+        needs.regions.set(Region::State, around.counters.bytes() + 64 + around.seen.bytes());
         let mut exec = executor(s, &needs, model.weights.clone()).unwrap();
         let plans: Vec<Arc<_>> = needs.plans.drain(..).collect();
         let loaded = plans.into_iter().zip(ios).map(|(plan, (shape, io))| (shape, exec.load(plan).unwrap(), io));

@@ -32,10 +32,7 @@ fn on_cpu(case: &Case) -> Twice {
 }
 
 /// Directly, then from a captured graph.
-fn on_device(driver: Driver, name: &str, index: usize) -> Result<Twice> {
-    // A plan owns its ops, so this one is built anew.
-    let entry = REGISTRY.iter().find(|e| e.name == name).expect("registered");
-    let case = (entry.cases)().swap_remove(index);
+fn on_device(driver: Driver, case: Case) -> Result<Twice> {
     let image = run(&case, |_, _| ());
     let mut recorder = Recorder::new(case.label.clone(), Region::Arena, &case.weights);
     recorder.push_boxed(case.op)?;
@@ -66,6 +63,7 @@ fn value(dtype: DType, bytes: &[u8]) -> f64 {
         DType::Bf16 => bytemuck::pod_read_unaligned::<half::bf16>(bytes).to_f64(),
         DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
         DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
+        DType::I64 => bytemuck::pod_read_unaligned::<i64>(bytes) as f64,
         other => panic!("{other} is no output type"),
     }
 }
@@ -130,6 +128,27 @@ pub fn check_cpu() {
     }
 }
 
+/// Runs a case for each number of rows, whose operands begin alike, and compares what rows they share: all bits must agree.
+pub fn check_rows(driver: Driver, make: impl Fn(usize) -> Case, counts: &[usize]) {
+    let rows = |m: usize| -> Vec<Vec<Vec<u8>>> {
+        let case = make(m);
+        let outputs: Vec<Tensor> = case.outputs.iter().map(|(t, _)| *t).filter(|t| t.rows() == m).collect();
+        let label = case.label.clone();
+        let [image, _] = on_device(driver, case).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let split = |t: &Tensor| image[bytes_of(t)].chunks(t.bytes() / m).map(<[u8]>::to_vec).collect();
+        outputs.iter().map(split).collect()
+    };
+    let most = rows(*counts.iter().max().expect("some counts"));
+    assert!(!most.is_empty());
+    for &m in counts {
+        for (output, (few, many)) in rows(m).iter().zip(&most).enumerate() {
+            for (row, (a, b)) in few.iter().zip(many).enumerate() {
+                assert!(a == b, "{}: row {row} of output {output} differs if there are {m} rows", make(m).label);
+            }
+        }
+    }
+}
+
 /// Every case that the kernels take on a driver's first device, and why the others are left out.
 pub fn check_device(driver: Driver) {
     let target = Device::open(driver, 0).unwrap_or_else(|e| panic!("{e}")).target;
@@ -140,7 +159,8 @@ pub fn check_device(driver: Driver) {
                 Err(Error::Unsupported { what, .. }) => println!("{:18} [{}] left out: {what}", entry.name, case.label),
                 Err(e) => panic!("{} [{}]: {e}", entry.name, case.label),
                 Ok(_) => {
-                    let twice = on_device(driver, entry.name, i);
+                    // A plan owns its ops, so this one is built anew.
+                    let twice = on_device(driver, (entry.cases)().swap_remove(i));
                     let twice = twice.unwrap_or_else(|e| panic!("{} [{}]: {e}", entry.name, case.label));
                     share = f64::max(share, check(entry.name, case, &twice));
                     ran += 1;
