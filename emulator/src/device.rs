@@ -52,21 +52,19 @@ pub const A100: Device = Device {
     memory_bus: 5120,
 };
 
-/// H100 SXM5 80 GB (GH100).
+/// H100 SXM5 80 GB (GH100). Threads, blocks and the usual shared memory of a block are as on the A100.
 pub const H100: Device = Device {
     name: "NVIDIA H100 80GB HBM3",
     capability: (9, 0),
     multiprocessors: 132,
     memory: 80 << 30,
-    shared_per_block: 48 << 10,
     shared_per_block_optin: 227 << 10,
     shared_per_multiprocessor: 228 << 10,
-    threads_per_multiprocessor: 2048,
-    blocks_per_multiprocessor: 32,
     l2: 50 << 20,
     clock: 1_980_000,
     memory_clock: 2_619_000,
     memory_bus: 5120,
+    ..A100
 };
 
 /// GeForce RTX 4090 (AD102).

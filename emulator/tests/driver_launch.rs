@@ -8,29 +8,11 @@ use std::ptr::{null, null_mut};
 
 /// `add` adds `n` to every element, `fill` stores its block's number through dynamic shared memory, `small` and `exact`
 /// state their threads; `scale` is a variable that `scaled` multiplies with.
-const PTX: &str = r#"
-.version 8.0
-.target sm_80
-.address_size 64
-
+const PTX: &str = concat!(
+    include_str!("data/add.ptx"),
+    r#"
 .global .align 4 .u32 scale = 3;
 .extern .shared .align 4 .b8 dynamic[];
-
-.visible .entry add(.param .u64 at, .param .u32 n)
-{
-    .reg .b32 %r<4>;
-    .reg .b64 %rd<5>;
-    ld.param.u64 %rd1, [at];
-    ld.param.u32 %r1, [n];
-    cvta.to.global.u64 %rd2, %rd1;
-    mov.u32 %r2, %tid.x;
-    mul.wide.u32 %rd3, %r2, 4;
-    add.s64 %rd4, %rd2, %rd3;
-    ld.global.u32 %r3, [%rd4];
-    add.s32 %r3, %r3, %r1;
-    st.global.u32 [%rd4], %r3;
-    ret;
-}
 
 .visible .entry scaled(.param .u64 at)
 {
@@ -72,7 +54,8 @@ const PTX: &str = r#"
 {
     ret;
 }
-"#;
+"#
+);
 
 fn load() -> usize {
     let text = CString::new(PTX).unwrap();
@@ -254,7 +237,7 @@ fn bad_text_is_refused_with_its_line() {
     };
     let (code, why) = load(&PTX.replace("add.s64 %rd4", "add.s63 %rd4"));
     assert_eq!(code, INVALID_PTX);
-    assert!(why.starts_with("PTX line 1"), "{why}");
+    assert!(why.starts_with("PTX line 14"), "{why}");
     assert_eq!(load(&PTX.replace("sm_80", "sm_90")).0, NO_BINARY_FOR_GPU);
     assert_eq!(load("").0, INVALID_PTX);
 }

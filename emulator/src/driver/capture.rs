@@ -4,140 +4,23 @@
 //! by the same means when it ends. A call that would need the outcome of captured work ends it as invalid.
 
 use super::abi::{get, offer, put};
-use super::context::Context;
 use super::error::{Error, R};
-use super::graph::{GRAPHS, Graph};
 use super::handles::{Handle, fresh};
-use super::stream::{STREAMS, Stream, queue};
-use super::work::Work;
+use super::state::capture::Branch;
+use super::state::graph::GRAPHS;
+use super::state::stream::{Stream, capturing, queue};
+use super::state::work::{ACTIVE, Capture, Graph, INVALIDATED, NONE};
 use std::cell::Cell;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, MutexGuard};
-use std::thread::ThreadId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-/// `CUstreamCaptureStatus`.
-const NONE: u32 = 0;
-const ACTIVE: u32 = 1;
-const INVALIDATED: u32 = 2;
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`: any thread may end it.
 const RELAXED: u32 = 2;
 
-/// One capture, shared by its streams.
-pub struct Capture {
-    id: u64,
-    graph: Arc<Graph>,
-    origin: Handle,
-    /// The thread that must end it.
-    thread: Option<ThreadId>,
-    status: AtomicU32,
-}
-
-impl Capture {
-    fn status(&self) -> u32 {
-        self.status.load(Ordering::Acquire)
-    }
-
-    fn invalidate(&self) {
-        self.status.store(INVALIDATED, Ordering::Release);
-    }
-}
-
-/// A stream's part of a capture: what its next node comes after.
-pub struct Branch {
-    capture: Arc<Capture>,
-    tail: Vec<Handle>,
-    /// The tail as it was shown to a caller that keeps a pointer to it, and its edges' data: none, eight zero bytes each.
-    shown: Vec<Handle>,
-    edges: Vec<u64>,
-}
-
-/// The branch of a stream; one whose capture has ended is gone.
-fn branch(stream: &Stream) -> MutexGuard<'_, Option<Branch>> {
-    let mut branch = stream.branch.lock().unwrap_or_else(|e| e.into_inner());
-    if branch.as_ref().is_some_and(|branch| branch.capture.status() == NONE) {
-        *branch = None;
-    }
-    branch
-}
-
-fn valid(branch: &Branch) -> R {
-    if branch.capture.status() == INVALIDATED { Err(Error::STREAM_CAPTURE_INVALIDATED) } else { Ok(()) }
-}
-
-/// Appends work to the stream's capture; None if it does not capture.
-pub fn record(stream: &Stream, work: &Work) -> Option<R> {
-    let mut guard = branch(stream);
-    let branch = guard.as_mut()?;
-    Some(valid(branch).and_then(|()| {
-        branch.tail = vec![branch.capture.graph.add(work.clone(), &branch.tail)?];
-        Ok(())
-    }))
-}
-
-/// The capture of a stream and where it stands.
-pub fn place(stream: &Stream) -> R<Option<(Arc<Capture>, Vec<Handle>)>> {
-    let guard = branch(stream);
-    let Some(branch) = guard.as_ref() else { return Ok(None) };
-    valid(branch)?;
-    Ok(Some((branch.capture.clone(), branch.tail.clone())))
-}
-
-/// Takes a stream into a capture, after the given nodes.
-pub fn join(stream: &Stream, capture: Arc<Capture>, after: &[Handle]) -> R {
-    if capture.status() != ACTIVE {
-        return Err(Error::CAPTURED_EVENT);
-    }
-    let mut guard = branch(stream);
-    match guard.as_mut() {
-        None => *guard = Some(Branch { capture, tail: after.to_vec(), shown: Vec::new(), edges: Vec::new() }),
-        Some(branch) if Arc::ptr_eq(&branch.capture, &capture) => {
-            valid(branch)?;
-            for node in after {
-                if !branch.tail.contains(node) {
-                    branch.tail.push(*node);
-                }
-            }
-        }
-        Some(branch) => {
-            branch.capture.invalidate();
-            capture.invalidate();
-            return Err(Error::STREAM_CAPTURE_MERGE);
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what a capturing stream cannot do, which ends its capture.
-pub fn forbid(stream: &Arc<Stream>) -> R {
-    match branch(stream).as_ref() {
-        None => Ok(()),
-        Some(branch) => {
-            branch.capture.invalidate();
-            Err(Error::STREAM_CAPTURE_UNSUPPORTED)
-        }
-    }
-}
-
-fn capturing(context: &Context, wanted: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
-    let here = |stream: &Stream| std::ptr::eq(&*stream.context, context);
-    STREAMS.find(|stream| here(stream) && wanted(stream) && branch(stream).is_some())
-}
-
-/// Refuses what waits for all streams of a context while one captures.
-pub fn forbid_any(context: &Context) -> R {
-    capturing(context, |_| true).map_or(Ok(()), |stream| forbid(&stream))
-}
-
-/// Refuses what waits for the blocking streams of a context while one captures.
-pub fn forbid_blocking(context: &Context) -> R {
-    let Some(stream) = capturing(context, Stream::blocking) else { return Ok(()) };
-    forbid(&stream).map_err(|_| Error::STREAM_CAPTURE_IMPLICIT)
-}
-
 fn begin(handle: Handle, mode: u32) -> R {
     let stream = queue(handle)?.stream.ok_or(Error::STREAM_CAPTURE_UNSUPPORTED)?;
-    let mut guard = branch(&stream);
+    let mut guard = stream.part.branch();
     if guard.is_some() || mode > RELAXED {
         return Err(if mode > RELAXED { Error::INVALID_VALUE } else { Error::ILLEGAL_STATE });
     }
@@ -155,7 +38,7 @@ fn begin(handle: Handle, mode: u32) -> R {
 /// Ends the capture that began in a stream; its graph.
 fn end(handle: Handle) -> R<Arc<Graph>> {
     let stream = queue(handle)?.stream.ok_or(Error::ILLEGAL_STATE)?;
-    let mut guard = branch(&stream);
+    let mut guard = stream.part.branch();
     let capture = guard.as_ref().ok_or(Error::ILLEGAL_STATE)?.capture.clone();
     if capture.origin != stream.handle {
         capture.invalidate();
@@ -194,7 +77,7 @@ unsafe fn info(
     if queue.stream.is_none() && capturing(&queue.context, Stream::blocking).is_some() {
         return Err(Error::STREAM_CAPTURE_IMPLICIT);
     }
-    let mut guard = queue.stream.as_deref().map(branch);
+    let mut guard = queue.stream.as_ref().map(|stream| stream.part.branch());
     let branch = guard.as_mut().and_then(|branch| branch.as_mut());
     // SAFETY: the caller's pointers.
     unsafe {

@@ -1,8 +1,8 @@
 //! What the emulator adds to the API: declared operands, counters and fault reports. `include/cuemu.h` documents it.
 
 use super::abi::{get, list, put_text};
-use super::context::{bound, declare};
 use super::error::{Error, R};
+use super::state::context::{bound, declare};
 use crate::machine::{Access, Operand};
 use std::ffi::c_char;
 

@@ -2,7 +2,10 @@
 
 use super::abi::{offer, put, text};
 use super::error::{Error, R};
-use super::symbols;
+use super::{
+    capture, context, copy, device, emu, event, function, graph, graph_edit, graph_node, launch, memory, module, pool,
+    stream, tensor,
+};
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 use std::sync::OnceLock;
@@ -51,6 +54,30 @@ const FORMS: [(&str, i32, &str); 40] = [
     ("cuGetProcAddress", 0, "cuGetProcAddress"),
     ("cuGetProcAddress", 12000, "cuGetProcAddress_v2"),
 ];
+
+/// Every exported function.
+fn symbols() -> impl Iterator<Item = (&'static str, *const ())> {
+    let files = [
+        capture::SYMBOLS,
+        context::SYMBOLS,
+        copy::SYMBOLS,
+        device::SYMBOLS,
+        emu::SYMBOLS,
+        SYMBOLS,
+        event::SYMBOLS,
+        function::SYMBOLS,
+        graph::SYMBOLS,
+        graph_edit::SYMBOLS,
+        graph_node::SYMBOLS,
+        launch::SYMBOLS,
+        memory::SYMBOLS,
+        module::SYMBOLS,
+        pool::SYMBOLS,
+        stream::SYMBOLS,
+        tensor::SYMBOLS,
+    ];
+    files.into_iter().flatten().copied()
+}
 
 /// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`.
 const PER_THREAD: u64 = 2;

@@ -1,69 +1,21 @@
-//! Events: moments of the host's clock, or places in a capture.
+//! Events: recorded, waited for, and the time between them.
 
 use super::abi::put;
-use super::capture::{self, Capture};
-use super::context::{Context, current};
 use super::error::{Error, R};
-use super::handles::{Handle, Handles};
-use super::stream::{Queue, queue};
-use super::work::Work;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use super::handles::Handle;
+use super::state::context::current;
+use super::state::stream::{Queue, queue};
+use super::state::work::{EVENTS, Event, Mark, NO_TIMING, Work, event};
+use std::sync::Mutex;
 
-pub static EVENTS: Handles<Event> = Handles::new();
-
-/// `CU_EVENT_DISABLE_TIMING`.
-const NO_TIMING: u32 = 2;
 /// `CU_EVENT_RECORD_EXTERNAL` and `CU_EVENT_WAIT_EXTERNAL`: in a capture, a node rather than an edge.
 const EXTERNAL: u32 = 1;
-
-/// See the module.
-pub struct Event {
-    pub context: Arc<Context>,
-    flags: u32,
-    mark: Mutex<Mark>,
-}
-
-/// What the event was last recorded for.
-#[derive(Clone, Default)]
-enum Mark {
-    #[default]
-    Never,
-    At(Instant),
-    /// The end of a stream in a capture.
-    Captured(Arc<Capture>, Vec<Handle>),
-}
-
-impl Event {
-    fn mark(&self) -> MutexGuard<'_, Mark> {
-        self.mark.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// It is reached now.
-    pub fn happen(&self) {
-        *self.mark() = Mark::At(Instant::now());
-    }
-
-    fn time(&self) -> R<Instant> {
-        match *self.mark() {
-            Mark::At(at) if self.flags & NO_TIMING == 0 => Ok(at),
-            _ => Err(Error::INVALID_HANDLE),
-        }
-    }
-}
-
-/// The event of a handle, in a context that works.
-pub fn event(handle: Handle) -> R<Arc<Event>> {
-    let event = EVENTS.get(handle).ok_or(Error::INVALID_HANDLE)?;
-    event.context.check()?;
-    Ok(event)
-}
 
 fn record(handle: Handle, stream: Handle, flags: u32) -> R {
     let (event, queue) = (event(handle)?, queue(stream)?);
     if flags != EXTERNAL
         && let Some(stream) = &queue.stream
-        && let Some((capture, tail)) = capture::place(stream)?
+        && let Some((capture, tail)) = stream.part.place()?
     {
         *event.mark() = Mark::Captured(capture, tail);
         return Ok(());
@@ -72,12 +24,12 @@ fn record(handle: Handle, stream: Handle, flags: u32) -> R {
 }
 
 /// Makes a stream wait: everything before is done already, so only a capture has something to note.
-pub fn wait(queue: &Queue, handle: Handle) -> R {
+fn wait(queue: &Queue, handle: Handle) -> R {
     let mark = event(handle)?.mark().clone();
     match (mark, &queue.stream) {
-        (Mark::Captured(capture, tail), Some(stream)) => capture::join(stream, capture, &tail),
+        (Mark::Captured(capture, tail), Some(stream)) => stream.part.join(capture, &tail),
         (Mark::Captured(..), None) => Err(Error::STREAM_CAPTURE_IMPLICIT),
-        (Mark::At(_), Some(stream)) if capture::place(stream)?.is_some() => Err(Error::STREAM_CAPTURE_ISOLATION),
+        (Mark::At(_), Some(stream)) if stream.part.place()?.is_some() => Err(Error::STREAM_CAPTURE_ISOLATION),
         _ => Ok(()),
     }
 }
@@ -108,6 +60,9 @@ api! {
             return Err(Error::INVALID_VALUE);
         }
         record(handle, stream, flags)
+    }
+    fn cuStreamWaitEvent [cuStreamWaitEvent_ptsz] (handle: Handle, event: Handle, _flags: u32) {
+        wait(&queue(handle)?, event)
     }
     fn cuEventQuery [] (handle: Handle) { reached(handle) }
     fn cuEventSynchronize [] (handle: Handle) { reached(handle) }

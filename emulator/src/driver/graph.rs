@@ -1,165 +1,23 @@
-//! Graphs: operations with an order among them, and what was made of them to be launched.
-//!
-//! An executable graph is a list in an order that its edges allow, smallest node first: a graph from one stream's
-//! capture runs in the order of its calls.
+//! Graphs: operations with an order among them, made node by node, and launched.
 
 use super::abi::{get, list, offer, put, put_list};
-use super::context::{current, declared};
-use super::copy::{Copy3d, Fill};
+use super::copy::Copy3d;
 use super::error::{Error, R};
-use super::event::event;
-use super::handles::{Handle, Handles, fresh};
-use super::launch::{Arguments, Kernel};
-use super::stream::queue;
-use super::work::{HostCall, Work};
+use super::handles::Handle;
+use super::state::context::{current, declared};
+use super::state::graph::{EXECS, Exec, GRAPHS, exec, graph, work_of};
+use super::state::kernel::{Arguments, Kernel};
+use super::state::stream::queue;
+use super::state::transfer::Fill;
+use super::state::work::{Graph, HostCall, Work, event};
 use crate::gpu::Shape;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_char, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
-
-pub static GRAPHS: Handles<Graph> = Handles::new();
-pub static EXECS: Handles<Exec> = Handles::new();
-/// The graph of every node.
-pub static NODES: Handles<Weak<Graph>> = Handles::new();
-
-/// See the module.
-pub struct Graph {
-    pub handle: Handle,
-    nodes: Mutex<BTreeMap<Handle, Node>>,
-}
-
-/// An operation and the nodes that come before it.
-#[derive(Clone)]
-pub struct Node {
-    pub work: Work,
-    pub after: Vec<Handle>,
-}
-
-impl Graph {
-    /// An empty graph, not yet among `GRAPHS`.
-    pub fn new() -> Arc<Graph> {
-        Arc::new(Graph { handle: fresh(), nodes: Mutex::default() })
-    }
-
-    pub fn nodes(&self) -> MutexGuard<'_, BTreeMap<Handle, Node>> {
-        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Appends a node; INVALID_VALUE if it shall come after one of another graph.
-    pub fn add(self: &Arc<Self>, work: Work, after: &[Handle]) -> R<Handle> {
-        let mut nodes = self.nodes();
-        if after.iter().any(|node| !nodes.contains_key(node)) {
-            return Err(Error::INVALID_VALUE);
-        }
-        let handle = NODES.insert(Arc::downgrade(self));
-        nodes.insert(handle, Node { work, after: after.to_vec() });
-        Ok(handle)
-    }
-
-    /// The nodes that no other comes after.
-    pub fn leaves(&self) -> Vec<Handle> {
-        let nodes = self.nodes();
-        let before: BTreeSet<Handle> = nodes.values().flat_map(|node| node.after.iter().copied()).collect();
-        nodes.keys().copied().filter(|node| !before.contains(node)).collect()
-    }
-
-    /// The nodes in an order that the edges allow; INVALID_VALUE if they go round in circles.
-    pub fn ordered(&self) -> R<Vec<(Handle, Node)>> {
-        let mut waiting = self.nodes().clone();
-        let mut done = BTreeSet::new();
-        let mut order = Vec::new();
-        while !waiting.is_empty() {
-            let ready = waiting.iter().find(|(_, node)| node.after.iter().all(|before| done.contains(before)));
-            let handle = *ready.ok_or(Error::INVALID_VALUE)?.0;
-            done.insert(handle);
-            order.extend(waiting.remove_entry(&handle));
-        }
-        Ok(order)
-    }
-
-    /// The operations in order.
-    pub fn works(&self) -> R<Vec<Work>> {
-        Ok(self.ordered()?.into_iter().map(|(_, node)| node.work).collect())
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        for handle in self.nodes().keys() {
-            NODES.remove(*handle);
-        }
-    }
-}
-
-/// A graph as it will run.
-pub struct Exec {
-    steps: Mutex<Vec<Step>>,
-}
-
-/// A node of it. `node` is the handle in the graph that it was made of.
-pub struct Step {
-    pub node: Handle,
-    pub work: Work,
-    pub after: Vec<Handle>,
-    pub enabled: bool,
-}
-
-impl Exec {
-    fn new(graph: &Graph) -> R<Exec> {
-        let step = |(node, Node { work, after })| Step { node, work, after, enabled: true };
-        Ok(Exec { steps: Mutex::new(graph.ordered()?.into_iter().map(step).collect()) })
-    }
-
-    pub fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
-        self.steps.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Replaces a node's operation by one of its kind.
-    pub fn replace(&self, node: Handle, work: Work) -> R {
-        let mut steps = self.steps();
-        let step = steps.iter_mut().find(|step| step.node == node).ok_or(Error::INVALID_VALUE)?;
-        if step.work.kind() != work.kind() {
-            return Err(Error::INVALID_VALUE);
-        }
-        step.work = work;
-        Ok(())
-    }
-}
-
-pub fn graph(handle: Handle) -> R<Arc<Graph>> {
-    GRAPHS.get(handle).ok_or(Error::INVALID_VALUE)
-}
-
-pub fn exec(handle: Handle) -> R<Arc<Exec>> {
-    EXECS.get(handle).ok_or(Error::INVALID_VALUE)
-}
-
-/// The graph that a node is in.
-pub fn home(node: Handle) -> R<Arc<Graph>> {
-    NODES.get(node).and_then(|graph| graph.upgrade()).ok_or(Error::INVALID_VALUE)
-}
-
-/// A node's operation.
-pub fn work_of(node: Handle) -> R<Work> {
-    home(node)?.nodes().get(&node).map(|node| node.work.clone()).ok_or(Error::INVALID_VALUE)
-}
+use std::sync::Arc;
 
 /// Appends a node to the graph of a handle and gives the node's.
 pub unsafe fn add(to: *mut Handle, handle: Handle, after: &[Handle], work: Work) -> R {
     // SAFETY: the caller's pointer.
     unsafe { put(to, graph(handle)?.add(work, after)?) }
-}
-
-/// Replaces the operation of a node in its graph by one of its kind.
-pub fn set(node: Handle, work: Work) -> R {
-    let graph = home(node)?;
-    let mut nodes = graph.nodes();
-    let node = nodes.get_mut(&node).ok_or(Error::INVALID_VALUE)?;
-    if node.work.kind() != work.kind() {
-        return Err(Error::INVALID_VALUE);
-    }
-    node.work = work;
-    Ok(())
 }
 
 unsafe fn instantiate(to: *mut Handle, handle: Handle) -> R {

@@ -3,13 +3,11 @@
 use super::abi::{get, list, offer, put, put_list};
 use super::copy::Copy3d;
 use super::error::{Error, R};
-use super::graph::{
-    Exec, FillParams, GRAPHS, Graph, HostParams, KernelParams, KernelParams2, NODES, Node, Step, exec, graph, home,
-    set, work_of,
-};
+use super::graph::{FillParams, HostParams, KernelParams, KernelParams2};
 use super::handles::Handle;
-use super::launch::Kernel;
-use super::work::Work;
+use super::state::graph::{Exec, GRAPHS, Step, exec, graph, home, set, work_of};
+use super::state::kernel::Kernel;
+use super::state::work::{Graph, NODES, Node, Work};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -3,10 +3,10 @@
 use super::abi::{get, list, put};
 use super::copy::Copy3d;
 use super::error::{Error, R};
-use super::event::event;
-use super::graph::{FillParams, HostParams, KernelParams2, add, exec, graph, set, work_of};
+use super::graph::{FillParams, HostParams, KernelParams2, add};
 use super::handles::Handle;
-use super::work::Work;
+use super::state::graph::{exec, graph, set, work_of};
+use super::state::work::{Work, event};
 use std::sync::Arc;
 
 /// `CUgraphNodeParams`: a `CUgraphNodeType`, and what it gives a meaning.

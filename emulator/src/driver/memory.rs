@@ -4,12 +4,11 @@
 //! both may use. Memory of the host that is only registered is not: kernels cannot reach it.
 
 use super::abi::{list, offer, put};
-use super::capture;
-use super::context::{Context, Owned, current, owner};
 use super::error::{Error, R};
 use super::handles::Handle;
-use super::stream::queue;
-use super::work::{GraphMemory, Work};
+use super::state::context::{Context, Owned, current, owner};
+use super::state::stream::queue;
+use super::state::work::{GraphMemory, Work};
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +32,7 @@ fn alloc(to: *mut u64, bytes: usize, kind: Owned, call: &str) -> R {
 /// Memory in a stream's order; in a capture it belongs to the graph.
 pub fn alloc_ordered(to: *mut u64, bytes: usize, stream: Handle) -> R {
     let queue = queue(stream)?;
-    let captures = queue.stream.as_deref().map_or(Ok(None), capture::place)?.is_some();
+    let captures = queue.stream.as_ref().map_or(Ok(None), |stream| stream.part.place())?.is_some();
     let kind = if captures { Owned::Graph } else { Owned::Device };
     let address = queue.context.alloc(bytes, kind, "cuMemAllocAsync")?;
     if captures {

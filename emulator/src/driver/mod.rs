@@ -2,6 +2,9 @@
 //!
 //! It refuses to know PTX and instructions: a module is what `ptx` loads, a launch is what `machine` runs.
 //!
+//! From below: `error`, `abi`, `handles`, `platform` and `limits`; `state`, the objects that handles stand for and what
+//! streams do; the calls, a file per kind of object; and `entry`, which lists them all.
+//!
 //! The surprise: nothing is asynchronous. Work on a stream runs in the caller's thread before the call returns, so all
 //! work of a thread runs in the order of its calls. A stream promises only that its own work runs in order and an
 //! event only that it completes after what came before it; the caller's order keeps both, so it is one of the
@@ -62,30 +65,6 @@ mod memory;
 mod module;
 mod platform;
 mod pool;
+mod state;
 mod stream;
 mod tensor;
-mod work;
-
-/// Every exported function.
-fn symbols() -> impl Iterator<Item = (&'static str, *const ())> {
-    let files = [
-        capture::SYMBOLS,
-        context::SYMBOLS,
-        copy::SYMBOLS,
-        device::SYMBOLS,
-        emu::SYMBOLS,
-        entry::SYMBOLS,
-        event::SYMBOLS,
-        function::SYMBOLS,
-        graph::SYMBOLS,
-        graph_edit::SYMBOLS,
-        graph_node::SYMBOLS,
-        launch::SYMBOLS,
-        memory::SYMBOLS,
-        module::SYMBOLS,
-        pool::SYMBOLS,
-        stream::SYMBOLS,
-        tensor::SYMBOLS,
-    ];
-    files.into_iter().flatten().copied()
-}

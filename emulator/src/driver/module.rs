@@ -1,63 +1,16 @@
 //! Modules and libraries: images of PTX text, what they hold, and the linker, whose image is the inputs' text.
-//!
-//! A library is a text that belongs to no context; it is loaded into one when it is first used there.
 
-use super::abi::{list, offer, put, put_list, put_text, text};
-use super::context::{Context, current};
+use super::abi::{list, offer, put, put_list, text};
 use super::error::{Error, R};
-use super::function::{FUNCTIONS, Function, functions_of};
-use super::handles::{Handle, Handles, fresh};
+use super::handles::{Handle, Handles};
 use super::platform::say;
-use crate::ptx::{self, PtxErrorKind};
-use std::collections::BTreeMap;
+use super::state::context::current;
+use super::state::function::{FUNCTIONS, Function, functions_of};
+use super::state::module::{LIBRARIES, Library, Log, MODULES, Module, compile, load};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::{Arc, Mutex, OnceLock};
 
-pub static MODULES: Handles<Module> = Handles::new();
-pub static LIBRARIES: Handles<Library> = Handles::new();
 static LINKERS: Handles<Linker> = Handles::new();
-
-/// A module in a context.
-pub struct Module {
-    pub handle: Handle,
-    pub context: Arc<Context>,
-    pub contents: ptx::Module,
-}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        for global in &self.contents.globals {
-            // An error would mean that the loader did not allocate it: then there is nothing to free.
-            let _ = self.context.gpu.memory.free(global.address);
-        }
-    }
-}
-
-/// See the module.
-pub struct Library {
-    text: String,
-    /// Its module in each context, by the context's handle.
-    loaded: Mutex<BTreeMap<Handle, Arc<Module>>>,
-}
-
-impl Library {
-    /// The module in a context.
-    pub fn module(&self, context: &Arc<Context>) -> R<Arc<Module>> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(module) = loaded.get(&context.handle).filter(|module| Arc::ptr_eq(&module.context, context)) {
-            return Ok(module.clone());
-        }
-        let module = load(context, &self.text, &mut Log::default())?;
-        loaded.insert(context.handle, module.clone());
-        Ok(module)
-    }
-
-    /// Drops its module in a context that ends.
-    pub fn forget(&self, context: Handle) {
-        let gone = self.loaded.lock().unwrap_or_else(|e| e.into_inner()).remove(&context);
-        drop(gone);
-    }
-}
 
 /// Inputs on their way to one image.
 struct Linker {
@@ -65,52 +18,6 @@ struct Linker {
     image: OnceLock<CString>,
     /// Of `cuLinkCreate`'s options, which are valid as long as the linker.
     log: Mutex<Log>,
-}
-
-/// Where a caller wants to read why an image was refused (`CU_JIT_ERROR_LOG_BUFFER`).
-#[derive(Default)]
-struct Log {
-    at: usize,
-    room: usize,
-    /// The option's value, which becomes the bytes written.
-    written: usize,
-}
-
-impl Log {
-    const BUFFER: i32 = 5;
-    const BYTES: i32 = 6;
-    /// Of the other log, which stays empty.
-    const INFO_BYTES: i32 = 4;
-
-    unsafe fn from_options(options: *const i32, values: *mut usize, count: u32) -> R<Log> {
-        let mut log = Log::default();
-        // SAFETY: both arrays have `count` entries by the API's contract.
-        let (options, given) = unsafe { (list(options, count as usize)?, list(values, count as usize)?) };
-        let mut info = 0;
-        for (i, (&option, &value)) in options.iter().zip(given).enumerate() {
-            let place = values.wrapping_add(i) as usize;
-            match option {
-                Log::BUFFER => log.at = value,
-                Log::BYTES => (log.room, log.written) = (value as u32 as usize, place),
-                Log::INFO_BYTES => info = place,
-                _ => {}
-            }
-        }
-        // SAFETY: places in the array of values. Nothing is written to the logs yet.
-        unsafe { [log.written, info].into_iter().for_each(|place| offer(place as *mut usize, 0)) };
-        Ok(log)
-    }
-
-    fn say(&mut self, what: &str) {
-        say(what);
-        if self.at != 0 && self.room != 0 {
-            // SAFETY: the options promise `room` bytes there, and a place for their number.
-            unsafe {
-                let bytes = put_text(self.at as *mut c_char, self.room, what).unwrap_or(0);
-                offer(self.written as *mut usize, bytes);
-            }
-        }
-    }
 }
 
 /// The text of an image, which says nowhere how long it is.
@@ -130,25 +37,6 @@ unsafe fn image<'a>(from: *const c_void, log: &mut Log) -> R<&'a str> {
         log.say(&format!("the image is no PTX text: {e}"));
         Error::INVALID_PTX
     })
-}
-
-/// A module that only its owner knows.
-fn compile(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Module> {
-    let contents = context.gpu.load(text).map_err(|error| {
-        log.say(&error.to_string());
-        match error.kind {
-            PtxErrorKind::Target => Error::NO_BINARY_FOR_GPU,
-            PtxErrorKind::Version => Error::UNSUPPORTED_PTX_VERSION,
-            PtxErrorKind::Text => Error::INVALID_PTX,
-        }
-    })?;
-    Ok(Module { handle: fresh(), context: context.clone(), contents })
-}
-
-fn load(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Arc<Module>> {
-    let module = Arc::new(compile(context, text, log)?);
-    MODULES.insert_at(module.handle, module.clone());
-    Ok(module)
 }
 
 fn module(handle: Handle) -> R<Arc<Module>> {

@@ -1,11 +1,11 @@
 //! Memory pools: names for the device's one memory, which reserves nothing.
 
 use super::abi::{get, offer, put};
-use super::context::CONTEXTS;
 use super::error::{Error, R};
 use super::handles::{Handle, Handles};
 use super::memory::alloc_ordered;
 use super::platform::platform;
+use super::state::context::CONTEXTS;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};

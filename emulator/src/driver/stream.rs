@@ -1,115 +1,14 @@
-//! Streams: where work is handed in. It runs at once, unless the stream captures.
+//! Streams: made, asked, and given functions of the host.
 
 use super::abi::{offer, put};
-use super::capture::{self, Branch};
-use super::context::{Context, current};
 use super::error::{Error, R};
-use super::event;
-use super::handles::{Handle, Handles, fresh};
-use super::work::{HostCall, Work};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use super::handles::{Handle, fresh};
+use super::state::capture::Part;
+use super::state::context::current;
+use super::state::stream::{NON_BLOCKING, STREAMS, Stream, queue};
+use super::state::work::{HostCall, Work};
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex};
-
-pub static STREAMS: Handles<Stream> = Handles::new();
-
-/// `CU_STREAM_NON_BLOCKING`: independent of the legacy stream.
-const NON_BLOCKING: u32 = 1;
-/// The handles of the legacy default stream and of the calling thread's; null is the legacy one.
-const LEGACY: Handle = 1;
-const PER_THREAD: Handle = 2;
-
-/// A stream that was created.
-pub struct Stream {
-    pub handle: Handle,
-    pub context: Arc<Context>,
-    flags: u32,
-    priority: i32,
-    /// Its part of a capture.
-    pub branch: Mutex<Option<Branch>>,
-}
-
-impl Stream {
-    /// Whether the legacy stream waits for it.
-    pub fn blocking(&self) -> bool {
-        self.flags & NON_BLOCKING == 0
-    }
-}
-
-/// What a stream handle stands for.
-pub struct Queue {
-    pub context: Arc<Context>,
-    /// None: the legacy stream.
-    pub stream: Option<Arc<Stream>>,
-}
-
-impl Queue {
-    /// Does the work, or records it.
-    pub fn submit(&self, work: Work) -> R {
-        if let Some(stream) = &self.stream
-            && let Some(recorded) = capture::record(stream, &work)
-        {
-            return recorded;
-        }
-        self.implicit()?;
-        work.run(&self.context)
-    }
-
-    /// The legacy stream would wait for a blocking stream that captures.
-    fn implicit(&self) -> R {
-        if self.stream.is_none() { capture::forbid_blocking(&self.context) } else { Ok(()) }
-    }
-
-    /// All that was handed in is done; only a capturing stream cannot say so.
-    fn idle(&self) -> R {
-        self.stream.as_ref().map_or(Ok(()), capture::forbid)?;
-        self.implicit()
-    }
-}
-
-/// The stream of a handle, in a context that works.
-pub fn queue(handle: Handle) -> R<Queue> {
-    let stream = match handle {
-        0 | LEGACY => return Ok(Queue { context: current()?, stream: None }),
-        PER_THREAD => of_thread(current()?),
-        _ => STREAMS.get(handle).ok_or(Error::INVALID_HANDLE)?,
-    };
-    stream.context.check()?;
-    Ok(Queue { context: stream.context.clone(), stream: Some(stream) })
-}
-
-/// A thread's default stream in each context, by the contexts' handles.
-#[derive(Default)]
-struct Own(RefCell<BTreeMap<Handle, Handle>>);
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.0.get_mut().values().for_each(|stream| drop(STREAMS.remove(*stream)));
-    }
-}
-
-thread_local! {
-    static OWN: Own = Own::default();
-}
-
-/// The calling thread's default stream, made when it is first asked for.
-fn of_thread(context: Arc<Context>) -> Arc<Stream> {
-    let known = OWN.with(|own| own.0.borrow().get(&context.handle).copied());
-    let known = known.and_then(|handle| STREAMS.get(handle)).filter(|s| Arc::ptr_eq(&s.context, &context));
-    known.unwrap_or_else(|| {
-        let (handle, place) = (fresh(), context.handle);
-        let stream = Arc::new(Stream { handle, context, flags: 0, priority: 0, branch: Mutex::default() });
-        STREAMS.insert_at(handle, stream.clone());
-        OWN.with(|own| own.0.borrow_mut().insert(place, handle));
-        stream
-    })
-}
-
-/// Where calls without a stream run.
-pub fn synchronous() -> R<Queue> {
-    queue(LEGACY)
-}
+use std::sync::Arc;
 
 fn create(to: *mut Handle, flags: u32, priority: i32) -> R {
     if flags & !NON_BLOCKING != 0 {
@@ -118,7 +17,7 @@ fn create(to: *mut Handle, flags: u32, priority: i32) -> R {
     let (handle, context) = (fresh(), current()?);
     // SAFETY: the caller's pointer.
     unsafe { put(to, handle)? };
-    STREAMS.insert_at(handle, Arc::new(Stream { handle, context, flags, priority, branch: Mutex::default() }));
+    STREAMS.insert_at(handle, Arc::new(Stream { handle, context, flags, priority, part: Part::default() }));
     Ok(())
 }
 
@@ -135,9 +34,6 @@ api! {
     }
     fn cuStreamSynchronize [cuStreamSynchronize_ptsz] (handle: Handle) { queue(handle)?.idle() }
     fn cuStreamQuery [cuStreamQuery_ptsz] (handle: Handle) { queue(handle)?.idle() }
-    fn cuStreamWaitEvent [cuStreamWaitEvent_ptsz] (handle: Handle, event: Handle, _flags: u32) {
-        event::wait(&queue(handle)?, event)
-    }
     fn cuStreamAddCallback [cuStreamAddCallback_ptsz]
         (handle: Handle, callback: Callback, data: *mut c_void, _flags: u32)
     {

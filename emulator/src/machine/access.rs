@@ -5,14 +5,15 @@
 use super::clock::asynchronous;
 use super::global::{How, Request, Shape, repeat_inactive, sectors};
 use super::races::{Trouble, Use};
+use super::raw::{load_narrow, store_narrow};
 use super::report::{Broken, Run, broken, instruction};
 use super::shared::wavefronts;
-use super::warp::{Cx, Warp};
+use super::state::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Address, Load, Order, Reg, Space, Store, Ty};
 use crate::memory::{self, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW};
 use crate::registers::{Lanes, Mask, WARP, lanes};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// An access to resolve.
 #[derive(Clone, Copy)]
@@ -459,27 +460,6 @@ fn inside(cx: &Cx, want: Want, at: &Lanes<u64>, mask: Mask, size: u64, what: &st
             broken(FaultKind::OutOfBounds, lane as u32, why)
         }
         _ => Ok(lanes(mask).filter(fits).fold(0, |m, i| m | 1 << i)),
-    }
-}
-
-/// One to eight bytes, zero-extended.
-#[inline]
-pub(super) fn load_narrow(address: u64, bytes: u32) -> u64 {
-    match bytes {
-        1 => memory::load::<AtomicU8>(address).into(),
-        2 => memory::load::<AtomicU16>(address).into(),
-        4 => memory::load::<AtomicU32>(address).into(),
-        _ => memory::load::<AtomicU64>(address),
-    }
-}
-
-#[inline]
-pub(super) fn store_narrow(address: u64, bytes: u32, value: u64) {
-    match bytes {
-        1 => memory::store::<AtomicU8>(address, value as u8),
-        2 => memory::store::<AtomicU16>(address, value as u16),
-        4 => memory::store::<AtomicU32>(address, value as u32),
-        _ => memory::store::<AtomicU64>(address, value),
     }
 }
 

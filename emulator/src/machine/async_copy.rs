@@ -1,38 +1,16 @@
 //! `cp.async`: the source is read when the copy is issued, the destination changes when the issuing lane has waited for
 //! it. In between the destination belongs to nobody: whoever touches it races with the copy.
 
-use super::access::{Want, load_narrow, store_narrow};
-use super::global::How;
+use super::access::Want;
+use super::global::{How, repeat_inactive};
 use super::races::Use;
+use super::raw::{gather, scatter};
 use super::report::{Run, broken};
-use super::warp::{Cx, Warp};
+use super::state::copies::InFlight;
+use super::state::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{CpAsync, Order, Space};
 use crate::registers::{Lanes, Mask, WARP, lanes};
-
-/// One instruction's copies that have not landed in the lanes of `mask`.
-struct InFlight {
-    mask: Mask,
-    bytes: u32,
-    to: Lanes<u32>,
-    /// The lane's group that it belongs to.
-    group: Lanes<u32>,
-    data: Lanes<u128>,
-}
-
-/// A warp's copies under way.
-#[derive(Default)]
-pub(super) struct Copies {
-    /// By lane: how many groups it has committed.
-    committed: Lanes<u32>,
-    pending: Vec<InFlight>,
-}
-
-impl Copies {
-    pub fn commit(&mut self, mask: Mask) {
-        lanes(mask).for_each(|i| self.committed[i] += 1);
-    }
-}
 
 impl<'g> Warp<'g> {
     pub(super) fn copy_async(&mut self, cx: &mut Cx, pc: u32, copy: &CpAsync, mask: Mask) -> Run {
@@ -59,7 +37,7 @@ impl<'g> Warp<'g> {
             }
         }
         let want = Want { pc, space: Space::Shared, bytes: copy.bytes.into(), how: How::Write, order: Order::Weak };
-        let target = self.resolve_shared(cx, want, super::global::repeat_inactive(to, mask), mask, Use::Issue)?;
+        let target = self.resolve_shared(cx, want, repeat_inactive(to, mask), mask, Use::Issue)?;
         let to = to.map(|a| a as u32);
         let group = self.copies.committed;
         self.copies.pending.push(InFlight { mask: target.mask, bytes: copy.bytes, to, group, data });
@@ -102,22 +80,5 @@ impl<'g> Warp<'g> {
             }
             copy.mask != 0
         });
-    }
-}
-
-/// Up to 16 bytes, lowest first.
-pub(super) fn gather(at: u64, bytes: u32) -> u128 {
-    match bytes {
-        4 | 8 => load_narrow(at, bytes).into(),
-        16 => u128::from(load_narrow(at, 8)) | u128::from(load_narrow(at + 8, 8)) << 64,
-        _ => (0..bytes).fold(0, |v, i| v | u128::from(load_narrow(at + u64::from(i), 1)) << (8 * i)),
-    }
-}
-
-/// 4, 8 or 16 bytes.
-pub(super) fn scatter(at: u64, bytes: u32, data: u128) {
-    store_narrow(at, bytes.min(8), data as u64);
-    if bytes == 16 {
-        store_narrow(at + 8, 8, (data >> 64) as u64);
     }
 }

@@ -7,7 +7,7 @@ use super::access::{Target, Want};
 use super::alu::scalar;
 use super::global::How;
 use super::report::Run;
-use super::warp::{Cx, Warp};
+use super::state::warp::{Cx, Warp};
 use crate::isa::{Atom, AtomOp, FloatOp, Order, Ty};
 use crate::registers::{Mask, WARP, lanes};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};

@@ -1,70 +1,11 @@
-//! The sixteen barriers of a block. A warp arrives as a whole: 32 threads, however many of it are left.
+//! Arrivals at the barriers of a block. A warp arrives as a whole: 32 threads, however many of it are left.
 
-use super::clock::Clock;
 use super::report::{Run, broken};
-use super::warp::{Cx, State, Warp};
+use super::state::barrier::{BARRIERS, Completed};
+use super::state::warp::{Cx, State, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Barrier, BarrierKind, Op};
 use crate::registers::{Mask, WARP, lanes};
-
-pub(super) const BARRIERS: usize = 16;
-
-/// One barrier between its first arrival and its completion.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Named {
-    /// Arrivals, and how many complete it; None is every warp that has not exited. In warps.
-    arrivals: u32,
-    expected: Option<u32>,
-    /// Warps that have arrived, and those that wait.
-    arrived: Mask,
-    pub waiting: Mask,
-    clock: Clock,
-    result: Verdict,
-}
-
-/// What `bar.red` computes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Verdict {
-    count: u32,
-    refused: bool,
-}
-
-/// A completed barrier, for the warps that wait there.
-#[derive(Clone, Debug)]
-pub(super) struct Completed {
-    pub id: u32,
-    pub waiting: Mask,
-    pub clock: Clock,
-    result: Verdict,
-}
-
-impl Named {
-    /// Takes the barrier's completion if nothing is missing. `live` are the warps that have not exited.
-    pub fn complete(&mut self, id: u32, live: Mask) -> Option<Completed> {
-        let done = match self.expected {
-            Some(expected) => self.arrivals >= expected,
-            None => live & !self.arrived == 0,
-        };
-        if self.arrivals == 0 || !done {
-            return None;
-        }
-        let Named { waiting, clock, result, .. } = std::mem::take(self);
-        Some(Completed { id, waiting, clock, result })
-    }
-
-    /// In words, who waits and what for.
-    pub fn describe(&self, id: u32, live: Mask) -> Option<String> {
-        let Named { arrivals, waiting, arrived, .. } = self;
-        (*waiting != 0).then(|| match self.expected {
-            Some(expected) => format!(
-                "barrier {id} has {} of {} threads (warps {waiting:#x} wait)",
-                arrivals * WARP as u32,
-                expected * WARP as u32
-            ),
-            None => format!("barrier {id} lacks warps {:#x} (warps {waiting:#x} wait)", live & !arrived),
-        })
-    }
-}
 
 impl<'g> Warp<'g> {
     /// The warp arrives. The number of the barrier if it has to wait there.

@@ -3,7 +3,7 @@
 use super::matrix::CHUNK;
 use super::races::{Access, Use};
 use super::report::{Run, broken};
-use super::warp::{Cx, Warp};
+use super::state::warp::{Cx, Warp};
 use crate::fault::FaultKind;
 
 impl<'g> Warp<'g> {

@@ -4,47 +4,20 @@
 //! when the issuing lane has waited for the bulk group (or ends): as late as may be. Until then the shared side belongs
 //! to the copier.
 
-use super::access::Want;
-use super::async_copy::{gather, scatter};
 use super::clock::{Party, loader, storer};
 use super::global::{How, Request, Shape};
 use super::matrix::CHUNK;
-use super::mbarrier::Landing;
 use super::races::{Access, Use};
+use super::raw::{gather, read_run, write_run};
 use super::report::{Run, broken};
-use super::tensor::Boxed;
-use super::warp::{Cx, Warp};
+use super::state::copies::{BulkGroups, Outgoing};
+use super::state::mbarrier::Landing;
+use super::state::warp::{Cx, Warp};
+use super::tensor::{Boxed, Part};
 use crate::fault::FaultKind;
-use crate::isa::{Address, Bulk, BulkPlace, Order, Space};
-use crate::memory::{SHARED_WINDOW, store};
-use crate::registers::{Lanes, Mask, WARP, lanes};
-use std::sync::atomic::{AtomicU8, AtomicU64};
-
-/// A copy to global memory that was not waited for.
-struct Outgoing {
-    lane: usize,
-    /// The lane's group that it belongs to.
-    group: u32,
-    /// Its number among the block's copies.
-    number: u32,
-    /// Addresses and bytes.
-    data: Vec<(u64, Vec<u8>)>,
-}
-
-/// A warp's bulk groups.
-#[derive(Default)]
-pub(super) struct BulkGroups {
-    /// By lane: how many it has committed.
-    committed: Lanes<u32>,
-    outgoing: Vec<Outgoing>,
-}
-
-/// A run of bytes of a copy: the chunks of shared memory that hold it, and its part in global memory.
-pub(super) struct Part {
-    pub chunks: Vec<u64>,
-    /// Address and the bytes of the part that exist.
-    pub global: Option<(u64, std::ops::Range<usize>)>,
-}
+use crate::isa::{Address, Bulk, BulkPlace};
+use crate::memory::SHARED_WINDOW;
+use crate::registers::{Mask, WARP, lanes};
 
 impl<'g> Warp<'g> {
     pub(super) fn bulk(&mut self, cx: &mut Cx, pc: u32, op: &Bulk, mask: Mask) -> Run {
@@ -193,24 +166,6 @@ impl<'g> Warp<'g> {
         Ok(cx.grid.global.access(&request, &mut cx.work.recent[pc as usize])? != 0)
     }
 
-    /// The bytes at a generic address of any space but shared memory.
-    pub(super) fn generic_bytes<const N: usize>(
-        &mut self,
-        cx: &mut Cx,
-        (pc, lane): (u32, usize),
-        at: u64,
-    ) -> Run<[u8; N]> {
-        let mut bytes = [0; N];
-        for (i, part) in bytes.chunks_exact_mut(8).enumerate() {
-            let want = Want { pc, space: Space::Generic, bytes: 8, how: How::Read, order: Order::Weak };
-            let target = self.resolve(cx, want, [at + 8 * i as u64; WARP], 1 << lane)?;
-            if target.mask != 0 {
-                read_run(target.at[lane], part);
-            }
-        }
-        Ok(bytes)
-    }
-
     fn bulk_wait(&mut self, cx: &mut Cx, pending: u32, read: bool, mask: Mask) {
         let BulkGroups { committed, outgoing } = &mut self.bulks;
         let (races, warp) = (&mut cx.cta.races, self.index as usize);
@@ -236,23 +191,4 @@ impl<'g> Warp<'g> {
             !ends
         });
     }
-}
-
-/// Puts what arrived into shared memory.
-pub(super) fn land(base: u64, landing: &Landing) {
-    landing.iter().for_each(|&(at, chunk)| scatter(base + u64::from(at), CHUNK as u32, chunk));
-}
-
-fn read_run(at: u64, to: &mut [u8]) {
-    if at.is_multiple_of(8) && to.len().is_multiple_of(8) {
-        for (i, word) in to.chunks_exact_mut(8).enumerate() {
-            word.copy_from_slice(&crate::memory::load::<AtomicU64>(at + 8 * i as u64).to_le_bytes());
-        }
-    } else {
-        to.iter_mut().enumerate().for_each(|(i, b)| *b = crate::memory::load::<AtomicU8>(at + i as u64));
-    }
-}
-
-fn write_run(at: u64, from: &[u8]) {
-    from.iter().enumerate().for_each(|(i, &b)| store::<AtomicU8>(at + i as u64, b));
 }

@@ -1,46 +1,9 @@
-//! The barrier of a cluster, which is one block here: every thread arrives, and later waits for all others.
+//! `barrier.cluster`: every thread arrives, and later waits for all others.
 
-use super::clock::Clock;
 use super::report::{Run, broken};
-use super::warp::{Cx, Flow, Warp};
+use super::state::warp::{Cx, Flow, Warp};
 use crate::fault::FaultKind;
-use crate::registers::{Lanes, Mask, lanes};
-
-/// The barrier between two completions.
-#[derive(Default)]
-pub(super) struct ClusterBarrier {
-    /// Completions so far.
-    phase: u32,
-    /// By warp: threads that have not exited, and those that arrived.
-    live: Vec<Mask>,
-    arrived: Vec<Mask>,
-    handed: Clock,
-    done: Clock,
-}
-
-impl ClusterBarrier {
-    pub fn new(live: Vec<Mask>) -> ClusterBarrier {
-        ClusterBarrier { arrived: vec![0; live.len()], live, ..ClusterBarrier::default() }
-    }
-
-    /// A warp has now these lanes left.
-    pub fn exited(&mut self, warp: usize, lanes: Mask) {
-        self.live[warp] = lanes;
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        let missing = self.live.iter().zip(&self.arrived).any(|(live, arrived)| live & !arrived != 0);
-        if !missing && self.arrived.iter().any(|arrived| *arrived != 0) {
-            self.phase += 1;
-            self.arrived.fill(0);
-            self.done = std::mem::take(&mut self.handed);
-        }
-    }
-}
-
-/// By lane: completions that its last arrival asks for.
-pub(super) type Awaited = Lanes<u32>;
+use crate::registers::{Mask, lanes};
 
 impl<'g> Warp<'g> {
     pub(super) fn cluster_arrive(&mut self, cx: &mut Cx, relaxed: bool, mask: Mask) -> Run {

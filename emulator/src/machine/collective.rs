@@ -4,11 +4,12 @@
 //! (`bar.warp.sync` and `barrier` may be different instructions). Exited members are not waited for; a value taken from
 //! one is undefined, and reported.
 
-use super::access::{Want, load_narrow, store_narrow};
+use super::access::Want;
 use super::global::How;
 use super::matrix;
+use super::raw::{gather, scatter};
 use super::report::{Broken, Run, broken, instruction};
-use super::warp::{Cx, Flow, Group, State, Warp};
+use super::state::warp::{Cx, Flow, Group, State, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{BarrierKind, MatrixAccess, Op, Order, ReduxKind, Reg, Shfl, ShflMode, Ty, VoteDest, VoteKind};
 use crate::registers::{Lanes, Mask, WARP, lanes};
@@ -237,14 +238,11 @@ impl<'g> Warp<'g> {
                 let tile = matrix::stmatrix(self.regs.b32(register), access.transposed);
                 for (r, bytes) in tile.iter().enumerate() {
                     if let Some(at) = row(r) {
-                        let data = u128::from_le_bytes(*bytes);
-                        store_narrow(at, 8, data as u64);
-                        store_narrow(at + 8, 8, (data >> 64) as u64);
+                        scatter(at, 16, u128::from_le_bytes(*bytes));
                     }
                 }
             } else {
-                let load = |at| u128::from(load_narrow(at, 8)) | u128::from(load_narrow(at + 8, 8)) << 64;
-                let tile = std::array::from_fn(|r| row(r).map_or(0, load).to_le_bytes());
+                let tile = std::array::from_fn(|r| row(r).map_or(0, |at| gather(at, 16)).to_le_bytes());
                 self.regs.set_b32(register, Mask::MAX, &matrix::ldmatrix(&tile, access.transposed));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::access::space_of;
 use super::report::{Run, broken};
-use super::warp::{Cx, Flow, Group, Warp};
+use super::state::warp::{Cx, Flow, Group, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Reg, Space};
 use crate::registers::{Mask, lanes};

@@ -1,7 +1,7 @@
 //! Global memory during a launch: the allocations, what the launch has done to their bytes, and the rules for accesses.
 
+use super::launch::{Access, Operand};
 use super::report::{Run, broken};
-use super::{Access, Operand};
 use crate::fault::FaultKind;
 use crate::memory::{Allocation, Bits, LOCAL_WINDOW, Memory, PARAM_WINDOW, SHARED_WINDOW, Table, WINDOW};
 use crate::registers::{Lanes, Mask, WARP};

@@ -1,8 +1,9 @@
 //! `vprintf` and failed asserts: text out of the kernel. The C library formats each value, so the rules are its own.
 
-use super::access::{load_narrow, space_of};
+use super::access::space_of;
+use super::raw::load_narrow;
 use super::report::{Run, broken};
-use super::warp::{Cx, Flow, Warp};
+use super::state::warp::{Cx, Flow, Warp};
 use crate::fault::FaultKind;
 use crate::isa::{Reg, Space};
 use crate::registers::{Mask, WARP, lanes};

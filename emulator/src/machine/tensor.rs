@@ -3,16 +3,26 @@
 //! A line of the box, its innermost dimension, lies in shared memory line after line, `swizzle` apart if the map swizzles;
 //! what lies outside the tensor arrives as zeros and is not written back.
 
-use super::bulk::Part;
+use super::access::Want;
+use super::global::How;
 use super::matrix::{CHUNK, Swizzle};
+use super::raw::read_run;
 use super::report::{Run, broken};
-use super::warp::{Cx, Warp};
+use super::state::warp::{Cx, Warp};
 use crate::fault::FaultKind;
-use crate::isa::Address;
+use crate::isa::{Address, Order, Space};
+use crate::registers::WARP;
 use crate::tensor_map::{BYTES, TensorMap};
 
 /// Shared addresses of boxes are multiples of this.
 const ALIGN: u64 = 128;
+
+/// A run of bytes of a copy: the chunks of shared memory that hold it, and its part in global memory.
+pub(super) struct Part {
+    pub chunks: Vec<u64>,
+    /// Address and the bytes of the part that exist.
+    pub global: Option<(u64, std::ops::Range<usize>)>,
+}
 
 /// A box at coordinates and its place in shared memory.
 pub(super) struct Boxed<'m> {
@@ -79,5 +89,18 @@ impl<'g> Warp<'g> {
                 broken(FaultKind::IllegalInstruction, lane as u32, why)
             }
         }
+    }
+
+    /// The bytes at a generic address of any space but shared memory.
+    fn generic_bytes<const N: usize>(&mut self, cx: &mut Cx, (pc, lane): (u32, usize), at: u64) -> Run<[u8; N]> {
+        let mut bytes = [0; N];
+        for (i, part) in bytes.chunks_exact_mut(8).enumerate() {
+            let want = Want { pc, space: Space::Generic, bytes: 8, how: How::Read, order: Order::Weak };
+            let target = self.resolve(cx, want, [at + 8 * i as u64; WARP], 1 << lane)?;
+            if target.mask != 0 {
+                read_run(target.at[lane], part);
+            }
+        }
+        Ok(bytes)
     }
 }

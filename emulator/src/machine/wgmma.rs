@@ -7,127 +7,16 @@
 //! A `wgmma.fence` is only missed before the first product. A plain move of a result that is under way moves what is to
 //! come: compilers make such copies.
 
-use super::async_copy::gather;
 use super::clock::tensor_core;
 use super::matrix::{self, CHUNK, Descriptor, Line};
 use super::races::{Access, Use};
+use super::raw::gather;
 use super::report::{Broken, Run, broken, instruction};
-use super::warp::{Cx, Warp};
+use super::state::products::{InFlight, Issued, Touch, WARPS, plain_move};
+use super::state::warp::{Cx, Warp};
 use crate::fault::FaultKind;
-use crate::isa::{Alu, Op, Operand, Reg, Wgmma, WgmmaA, WgmmaSync};
-use crate::program::Program;
+use crate::isa::{Op, Reg, Wgmma, WgmmaA, WgmmaSync};
 use crate::registers::{Lanes, Mask, WARP, lanes};
-use std::collections::{HashMap, VecDeque};
-
-/// Warps of a warpgroup.
-const WARPS: usize = 4;
-/// Instructions that a look at what others have yet to do counts as: a kernel in which everyone only looks is soon
-/// known to spin for ever.
-pub(super) const LOOK: u64 = 1 << 10;
-
-/// A register of a product that is under way.
-#[derive(Clone, Copy)]
-struct InFlight {
-    /// Number of the product's group.
-    group: u32,
-    pc: u32,
-    /// What will be there; of a register of A, nothing.
-    value: Option<Lanes<u32>>,
-    /// It was moved: the source need not stay, the copy need not be waited for.
-    moved: bool,
-}
-
-/// A warp's products.
-#[derive(Default)]
-pub(super) struct Products {
-    fenced: bool,
-    /// By row.
-    in_flight: HashMap<u32, InFlight>,
-}
-
-impl Products {
-    #[inline]
-    pub fn idle(&self) -> bool {
-        self.in_flight.is_empty()
-    }
-}
-
-/// What four warps must agree about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Issued {
-    pc: u32,
-    operands: [u64; 2],
-}
-
-/// The progress of a warpgroup.
-#[derive(Default)]
-pub(super) struct Warpgroup {
-    /// By warp: groups committed, products issued.
-    committed: [u32; WARPS],
-    issued: [u32; WARPS],
-    /// Products that not all warps have issued, from number `first` on.
-    recent: VecDeque<Issued>,
-    first: u32,
-}
-
-impl Warpgroup {
-    /// Notes a product of a warp; what another warp issued instead.
-    fn issue(&mut self, warp: usize, product: Issued) -> Result<(), Issued> {
-        let index = (self.issued[warp] - self.first) as usize;
-        self.issued[warp] += 1;
-        match self.recent.get(index) {
-            None => self.recent.push_back(product),
-            Some(other) if *other != product => return Err(*other),
-            Some(_) => {}
-        }
-        while self.issued.iter().all(|&issued| issued > self.first) {
-            self.recent.pop_front();
-            self.first += 1;
-        }
-        Ok(())
-    }
-}
-
-/// The rows that an instruction may not touch while they are under way.
-pub(super) struct Touch {
-    row: u32,
-    write: bool,
-}
-
-/// By instruction; empty for a program without products.
-pub(super) fn touches(program: &Program) -> Vec<Box<[Touch]>> {
-    if !program.code.iter().any(|inst| matches!(inst.op, Op::Wgmma(_))) {
-        return Vec::new();
-    }
-    program.code.iter().map(|inst| touched(&inst.op)).collect()
-}
-
-fn touched(op: &Op) -> Box<[Touch]> {
-    let mut all = Vec::new();
-    let own: &[Reg] = if let Op::Wgmma(wgmma) = op { &wgmma.d } else { &[] };
-    if matches!(op, Op::WgmmaSync(_)) || plain_move(op).is_some() {
-        return Box::default();
-    }
-    op.clone().registers(&mut |operand| {
-        let (reg, rows, write) = match operand {
-            Operand::Read(reg, rows) => (*reg, rows, false),
-            Operand::Write(reg, rows) => (*reg, rows, true),
-            Operand::ReadPred(_) | Operand::WritePred(_) => return,
-        };
-        if reg.constant().is_none() && !own.contains(&reg) {
-            all.extend((reg.0..reg.0 + rows).map(|row| Touch { row, write }));
-        }
-    });
-    all.into()
-}
-
-/// Destination and source of a move of one row.
-fn plain_move(op: &Op) -> Option<(Reg, Reg)> {
-    match op {
-        Op::Alu(Alu::Mov { ty, d, a }) if ty.rows() == 1 => Some((*d, *a)),
-        _ => None,
-    }
-}
 
 impl<'g> Warp<'g> {
     /// Checks an instruction against the registers under way (there are some).

@@ -8,8 +8,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::rows::{Key, Variable};
 use super::scope::Frame;
+use super::variables::{Key, Variable};
 use crate::isa::{Alu, Inst, Op, Operand, Pred, Space};
 
 /// A variable that is watched at run time.

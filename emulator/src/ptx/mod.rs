@@ -17,6 +17,7 @@ mod rows;
 mod scope;
 mod statement;
 mod units;
+mod variables;
 
 pub use parse::parse;
 

@@ -1,7 +1,6 @@
 //! Moves, selections and operations on bit patterns.
 
-use super::combine;
-use super::lanes::{Element, lanes_where, map2, map3};
+use super::lanes::{Element, combine, lanes_where, map2, map3};
 use crate::isa::{Lop3Pred, PrmtMode, Reg, Ty};
 use crate::machine::simd::vectorised;
 use crate::registers::{Lanes, Mask, Registers, WARP};

@@ -1,8 +1,7 @@
 //! Comparisons and tests: their results are predicates, or all ones or 1.0 in a register.
 
-use super::combine;
 use super::half::format;
-use super::lanes::{Element, lanes_where};
+use super::lanes::{Element, combine, lanes_where};
 use crate::isa::{Cmp, Compare, FloatTest, Reg, Ty};
 use crate::machine::simd::vectorised;
 use crate::registers::{Lanes, Mask, Registers};

@@ -1,6 +1,6 @@
 //! Reads and writes registers as the types that the operations compute with.
 
-use crate::isa::Reg;
+use crate::isa::{BoolOp, Reg};
 use crate::registers::{Lanes, Mask, Registers, WARP};
 use std::array::from_fn;
 
@@ -94,4 +94,13 @@ pub fn halves(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
     let low = f(a as u16, b as u16, c as u16);
     let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
     low as u32 | (high as u32) << 16
+}
+
+/// A logical operation on predicates, all lanes at once.
+pub fn combine(op: BoolOp, a: Mask, b: Mask) -> Mask {
+    match op {
+        BoolOp::And => a & b,
+        BoolOp::Or => a | b,
+        BoolOp::Xor => a ^ b,
+    }
 }

@@ -18,7 +18,7 @@ mod integer;
 mod lanes;
 mod number;
 
-use crate::isa::{Alu, BoolOp, FloatOp, Ty};
+use crate::isa::{Alu, FloatOp, Ty};
 use crate::registers::{Mask, Registers};
 
 pub(crate) use half::scalar;
@@ -57,19 +57,10 @@ pub fn run(op: &Alu, registers: &mut Registers, mask: Mask) {
             registers.set_pred(d, mask, holds);
         }
         Alu::PredLogic { op, d, a, b } => {
-            registers.set_pred(d, mask, combine(op, registers.pred(a), registers.pred(b)));
+            registers.set_pred(d, mask, lanes::combine(op, registers.pred(a), registers.pred(b)));
         }
         Alu::NotPred { d, a } => registers.set_pred(d, mask, !registers.pred(a)),
         Alu::Cvt { to, from, how, d, a, b } => convert::run(to, from, how, d, (a, b), registers, mask),
         Alu::CvtPack { to, d, a, b, c } => convert::pack(to, d, (a, b, c), registers, mask),
-    }
-}
-
-/// A logical operation on predicates, all lanes at once.
-fn combine(op: BoolOp, a: Mask, b: Mask) -> Mask {
-    match op {
-        BoolOp::And => a & b,
-        BoolOp::Or => a | b,
-        BoolOp::Xor => a ^ b,
     }
 }

@@ -25,16 +25,13 @@ mod warp;
 use super::ast;
 use super::names::Names;
 use crate::isa::Op;
-use operands::Operands;
-use pattern::{Pattern, Slot};
+use operands::{Bound, Operands};
+use pattern::Pattern;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 /// Makes the ops of an instruction whose operands are bound.
 type Build = fn(&mut Operands<'_>) -> Result<(), String>;
-
-/// The slots that an instruction fills, with what it fills them with.
-type Bound<'a> = Vec<(&'static Slot, &'a ast::Operand)>;
 
 /// One line of the table.
 struct Form {

@@ -5,13 +5,16 @@
 //! constant rows here; a changing special register (`%clock`) is read into a temporary first.
 
 use super::pattern::{Count, Kind, Pattern, Slot, Width, named};
-use super::{Bound, special};
+use super::special;
 use crate::isa::{Address, Alu, FloatMods, Op, Pred, Reg, Round, Space, Ty};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::ptx::ast;
 use crate::ptx::names::{Names, Register};
 
 type Result<T> = std::result::Result<T, String>;
+
+/// The slots that an instruction fills, with what it fills them with.
+pub(super) type Bound<'a> = Vec<(&'static Slot, &'a ast::Operand)>;
 
 /// What a builder of the table works with.
 pub(super) struct Operands<'a> {
@@ -497,7 +500,7 @@ impl<'a> Operands<'a> {
             Some(_) => return Err(format!("`{text}` is a register, a value is needed")),
             None => {}
         }
-        if let Some((reg, is)) = special::register(text, self)? {
+        if let Some((reg, is)) = special::register(text, self.names, &mut self.ops)? {
             exact(operand, is, ty)?;
             return Ok(reg);
         }

@@ -1,27 +1,28 @@
 //! Special registers as sources: constants of the program, rows that the machine fills, and clocks that it reads.
 
-use super::operands::Operands;
 use crate::isa::{Alu, Op, Reg, Ty};
 use crate::program::Special;
+use crate::ptx::names::Names;
 
-/// The register that holds a special register, if the name is one; reading a clock is an instruction of its own.
+/// The register that holds a special register, if the name is one; reading a clock is an instruction of its own, added
+/// to `ops`.
 ///
 /// # Errors
 /// A special register that is not offered.
-pub(super) fn register(name: &str, o: &mut Operands<'_>) -> Result<Option<(Reg, Ty)>, String> {
+pub(super) fn register(name: &str, names: &mut dyn Names, ops: &mut Vec<Op>) -> Result<Option<(Reg, Ty)>, String> {
     if name == "WARP_SZ" {
-        return Ok(Some((o.names.constant(Ty::U32, 32), Ty::U32)));
+        return Ok(Some((names.constant(Ty::U32, 32), Ty::U32)));
     }
     let Some(name) = name.strip_prefix('%') else { return Ok(None) };
     if let Some(values) = lanes(name) {
-        return Ok(Some((o.names.lanes(values), Ty::U32)));
+        return Ok(Some((names.lanes(values), Ty::U32)));
     }
-    if let Some(found) = clock(name, o) {
+    if let Some(found) = clock(name, names, ops) {
         return Ok(Some(found));
     }
     let (base, dimension) = name.split_once('.').unwrap_or((name, ""));
     if dimension == "w" && vector(base, 0).is_some() {
-        return Ok(Some((o.names.constant(Ty::U32, 0), Ty::U32)));
+        return Ok(Some((names.constant(Ty::U32, 0), Ty::U32)));
     }
     let special = match ["x", "y", "z"].iter().position(|d| *d == dimension) {
         Some(dimension) => vector(base, dimension as u8),
@@ -30,7 +31,7 @@ pub(super) fn register(name: &str, o: &mut Operands<'_>) -> Result<Option<(Reg, 
     match special {
         Some(special) => {
             let ty = if special == Special::GridId { Ty::U64 } else { Ty::U32 };
-            Ok(Some((o.names.special(special), ty)))
+            Ok(Some((names.special(special), ty)))
         }
         None => Err(format!("`%{name}` is neither a declared register nor a special register of the emulator")),
     }
@@ -80,19 +81,19 @@ fn scalar(name: &str) -> Option<Special> {
 }
 
 /// A clock, read into a temporary. The high halves are those of a 64-bit reading.
-fn clock(name: &str, o: &mut Operands<'_>) -> Option<(Reg, Ty)> {
+fn clock(name: &str, names: &mut dyn Names, ops: &mut Vec<Op>) -> Option<(Reg, Ty)> {
     let (ty, high) = match name {
         "clock" | "globaltimer_lo" => (Ty::U32, false),
         "clock64" | "globaltimer" => (Ty::U64, false),
         "clock_hi" | "globaltimer_hi" => (Ty::U64, true),
         _ => return None,
     };
-    let d = o.names.temporary(ty);
-    o.ops.push(Op::Clock { ty, d });
+    let d = names.temporary(ty);
+    ops.push(Op::Clock { ty, d });
     if !high {
         return Some((d, ty));
     }
-    let half = o.names.temporary(Ty::U32);
-    o.ops.push(Op::Alu(Alu::Unpack { ty: Ty::B64, parts: Box::new([None, Some(half)]), a: d }));
+    let half = names.temporary(Ty::U32);
+    ops.push(Op::Alu(Alu::Unpack { ty: Ty::B64, parts: Box::new([None, Some(half)]), a: d }));
     Some((half, Ty::U32))
 }

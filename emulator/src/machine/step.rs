@@ -1,4 +1,4 @@
-//! A warp: its registers, and its lanes in groups that are at the same instruction.
+//! What steps a warp: chooses a group of its lanes, runs it instruction by instruction, and knows every class of them.
 //!
 //! The group at the lowest instruction runs first and groups that meet become one, so code that the compiler laid out
 //! in order reconverges. A lane may spin on what another lane of its warp has yet to do: every look at memory that
@@ -6,75 +6,16 @@
 //! go ahead for a while.
 
 use super::alu;
-use super::async_copy::Copies;
-use super::bulk::BulkGroups;
-use super::cluster::Awaited;
-use super::cta::Cta;
-use super::grid::Grid;
 use super::report::{Broken, Run, broken};
-use super::shared::Bytes;
-use super::tally::Tally;
-use super::wgmma::{self, Products};
-use crate::fault::{FaultKind, Thread};
-use crate::isa::{Alu, Op, Pred, WgmmaSync};
-use crate::registers::{Lanes, Mask, Registers, WARP, lanes};
+use super::state::warp::{Cx, Flow, Group, PATIENCE, State, Warp};
+use crate::fault::FaultKind;
+use crate::isa::{Op, Pred, WgmmaSync};
+use crate::registers::{Mask, WARP};
 
 /// Instructions that a group runs at a time while others of its warp wait.
 const SLICE: u32 = 128;
-/// After so many of them the others go ahead; a look at changing memory counts as many.
-const PATIENCE: u32 = 1 << 20;
+/// What a look at changing memory costs of a group's patience.
 const LOOK: u32 = 1 << 14;
-
-/// What a worker owns.
-pub(super) struct Work {
-    pub tally: Tally,
-    /// By instruction: the allocation that its last access was in.
-    pub recent: Vec<u32>,
-    /// Something was stored since this was last asked.
-    pub progress: bool,
-    /// Accesses to memory that others may change meanwhile.
-    pub looks: u32,
-}
-
-/// What an instruction may reach beside its warp.
-pub(super) struct Cx<'b, 'g> {
-    pub grid: &'g Grid<'g>,
-    pub cta: &'b mut Cta,
-    pub work: &'b mut Work,
-}
-
-/// Why a group does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Ready,
-    /// Waits for lanes of its own warp.
-    Meeting,
-    /// Waits at a barrier of the block.
-    Barrier(u32),
-}
-
-/// Lanes at the same instruction.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Group {
-    pub pc: u32,
-    pub mask: Mask,
-    pub state: State,
-}
-
-/// Where the lanes of a group go after an instruction.
-pub(super) enum Flow {
-    Next,
-    /// To the next instruction, and let others run.
-    Yield,
-    /// To the same instruction again, once others have run.
-    Stay,
-    /// These lanes jump, the others of the group go on.
-    Jump(u32, Mask),
-    /// These lanes are gone.
-    Exit(Mask),
-    /// Everyone is where the instruction put them: new groups replace the current one.
-    Replaced,
-}
 
 /// How a run of a warp ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,51 +27,9 @@ pub(super) enum Ended {
     Exited,
 }
 
-/// See the module.
-pub(super) struct Warp<'g> {
-    pub index: u32,
-    pub regs: Registers<'g>,
-    /// Lanes that have not exited.
-    pub live: Mask,
-    pub groups: Vec<Group>,
-    pub local: Bytes,
-    pub copies: Copies,
-    pub bulks: BulkGroups,
-    pub awaited: Awaited,
-    pub products: Products,
-    /// Lanes that have written each tracked register.
-    written: Vec<Mask>,
-    /// With the check off: the next `.sync` makes do with the lanes that came.
-    pub lenient: bool,
-    /// Left until other groups go ahead.
-    patience: u32,
-}
-
 impl<'g> Warp<'g> {
-    /// Warp `index` of a block, at the program's start.
-    pub fn new(grid: &'g Grid<'g>, index: u32, block: u64) -> Warp<'g> {
-        let program = grid.program;
-        let live = grid.lanes_of(index);
-        let mut regs = Registers::new(program.rows as usize, program.predicates as usize, &program.constants);
-        grid.fill_specials(&mut regs, index, block);
-        Warp {
-            index,
-            regs,
-            live,
-            groups: vec![Group { pc: 0, mask: live, state: State::Ready }],
-            local: Bytes::new(grid.local * WARP as u64),
-            copies: Copies::default(),
-            bulks: BulkGroups::default(),
-            awaited: [0; WARP],
-            products: Products::default(),
-            written: vec![0; program.tracked.count as usize],
-            lenient: false,
-            patience: PATIENCE,
-        }
-    }
-
     /// Runs until the budget of instructions is used up, or nothing of the warp can go on.
-    pub fn run(&mut self, cx: &mut Cx, budget: u32) -> Run<Ended> {
+    pub(super) fn run(&mut self, cx: &mut Cx, budget: u32) -> Run<Ended> {
         let mut left = budget;
         loop {
             let patient = self.patience == 0;
@@ -230,7 +129,7 @@ impl<'g> Warp<'g> {
                     let count = &mut cx.work.tally.by_instruction[group.pc as usize];
                     count.runs -= 1;
                     count.lanes -= u64::from(group.mask.count_ones());
-                    cx.cta.clock += wgmma::LOOK;
+                    cx.cta.look();
                     self.groups.push(group);
                     return Ok((used + 1, true));
                 }
@@ -275,82 +174,12 @@ impl<'g> Warp<'g> {
         self.groups.iter_mut().filter(|g| g.state == State::Meeting).for_each(|g| g.state = State::Ready);
     }
 
-    /// Registers that the front end could not prove written: checks uses, and notes writes (those of a shuffle are
-    /// noted when it has its partners).
-    #[cold]
-    fn track(&mut self, cx: &Cx, Group { pc, mask: all, .. }: Group, mask: Mask, op: &Op) -> Run {
-        let tracked = &cx.grid.program.tracked;
-        if cx.grid.rules.unwritten && !self.replaces(op) {
-            let guards = at(&tracked.guards, pc).iter().map(|guard| (guard, all));
-            for ((register, name), mask) in guards.chain(at(&tracked.reads, pc).iter().map(|read| (read, mask))) {
-                let missing = mask & !self.written[*register as usize];
-                if missing != 0 {
-                    let why = format!("{name} is used, but nothing was written there on this path");
-                    return broken(FaultKind::UninitialisedRegister, missing.trailing_zeros(), why);
-                }
-            }
-        }
-        if !matches!(op, Op::Shfl(_)) {
-            let good = self.good(op, at(&tracked.sources, pc));
-            self.note(cx, pc, mask, good);
-        }
-        Ok(())
-    }
-
-    /// Lanes in which the tracked sources of an instruction are written.
-    fn good(&self, op: &Op, sources: &[Option<u32>]) -> Mask {
-        let of = |source: &Option<u32>| source.map_or(Mask::MAX, |id| self.written[id as usize]);
-        match (op, sources) {
-            (Op::Alu(Alu::SelP { p, .. }), [a, b, by]) => {
-                let first = self.regs.pred(*p);
-                of(by) & (first & of(a) | !first & of(b))
-            }
-            _ => sources.iter().fold(Mask::MAX, |all, source| all & of(source)),
-        }
-    }
-
-    /// The tracked registers that an instruction writes are written now where its sources are `good`.
-    fn note(&mut self, cx: &Cx, pc: u32, mask: Mask, good: Mask) {
-        for register in at(&cx.grid.program.tracked.writes, pc) {
-            let written = &mut self.written[*register as usize];
-            *written = *written & !mask | good & mask;
-        }
-    }
-
-    /// As `note`, for a shuffle whose lanes take values from the lanes `from`.
-    #[cold]
-    pub(super) fn note_shuffle(&mut self, cx: &Cx, pc: u32, mask: Mask, from: &Lanes<u32>) {
-        let Some((first, rest)) = at(&cx.grid.program.tracked.sources, pc).split_first() else {
-            return self.note(cx, pc, mask, Mask::MAX);
-        };
-        let value = first.map_or(Mask::MAX, |id| self.written[id as usize]);
-        let moved = (0..WARP).fold(0, |all, lane| all | (value >> from[lane] & 1) << lane);
-        let how = rest.iter().flatten().fold(Mask::MAX, |all, id| all & self.written[*id as usize]);
-        self.note(cx, pc, mask, moved & how);
-    }
-
-    /// A product that does not add to D reads nothing of it; of its other sources nothing is said then either.
-    fn replaces(&self, op: &Op) -> bool {
-        matches!(op, Op::Wgmma(wgmma) if self.regs.pred(wgmma.scale_d) == 0)
-    }
-
     fn ran_off(&self, group: Group) -> Box<Broken> {
         let why = format!("instruction {} is past the end of the program", group.pc);
         let Err(b) = broken::<()>(FaultKind::IllegalInstruction, group.mask.trailing_zeros(), why) else {
             unreachable!()
         };
         b
-    }
-
-    /// Adds instruction and thread to a broken rule.
-    #[cold]
-    pub fn blame(&self, cx: &Cx, pc: u32, mut broken: Box<Broken>) -> Box<Broken> {
-        broken.pc.get_or_insert(pc);
-        if let Some(lane) = broken.lane {
-            let thread = cx.grid.thread_at(self.index * WARP as u32 + lane);
-            broken.thread = Some(Thread { block: cx.cta.place, thread });
-        }
-        broken
     }
 
     fn execute(&mut self, cx: &mut Cx, group: Group, mask: Mask, op: &Op) -> Run<Flow> {
@@ -410,21 +239,4 @@ impl<'g> Warp<'g> {
         }
         Ok(Flow::Next)
     }
-
-    /// Scatters the lanes of the current group: those of `moved` by their own next instruction, the rest to the next one.
-    pub(super) fn scatter(&mut self, group: Group, moved: Mask, next: impl Fn(usize) -> u32) -> Flow {
-        for lane in lanes(group.mask) {
-            let pc = if moved >> lane & 1 == 1 { next(lane) } else { group.pc + 1 };
-            match self.groups.iter_mut().find(|g| g.pc == pc && g.state == State::Ready) {
-                Some(g) => g.mask |= 1 << lane,
-                None => self.groups.push(Group { pc, mask: 1 << lane, state: State::Ready }),
-            }
-        }
-        Flow::Replaced
-    }
-}
-
-/// What a list by instruction says of one.
-fn at<T>(list: &[(u32, Vec<T>)], pc: u32) -> &[T] {
-    list.binary_search_by_key(&pc, |(at, _)| *at).map_or(&[], |i| &list[i].1)
 }

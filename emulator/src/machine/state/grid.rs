@@ -1,27 +1,19 @@
-//! A launch while it runs: what all blocks share, and the host threads that take blocks in order of their number. Blocks
-//! of a cooperative grid are all there from the start and the threads go round among them.
+//! What all blocks of a launch share: the program, its rules, global memory, and whether anything still changes.
 
-use super::cta::Block;
-use super::global::{Global, Rules};
-use super::report::{Broken, Run, coordinates};
-use super::shared::Bytes;
-use super::tally::Tally;
-use super::warp::Work;
-use super::wgmma::{Touch, touches};
-use super::{Launch, Operand};
+use super::products::{Touch, touches};
 use crate::config::{Check, Config};
-use crate::counters::Counters;
-use crate::fault::{Fault, FaultKind};
+use crate::machine::global::{Global, Rules};
+use crate::machine::launch::{Launch, Operand};
+use crate::machine::report::coordinates;
+use crate::machine::shared::Bytes;
 use crate::memory::{Memory, Table};
 use crate::program::{Program, Special, Tracked};
 use crate::registers::{Lanes, Mask, Registers, WARP};
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// See the module.
-pub(super) struct Grid<'a> {
-    launch: &'a Launch<'a>,
+pub struct Grid<'a> {
+    pub launch: &'a Launch<'a>,
     pub program: &'a Program,
     pub rules: Rules,
     pub global: Global<'a>,
@@ -38,11 +30,9 @@ pub(super) struct Grid<'a> {
     pub tracked: Vec<bool>,
     /// By instruction: the rows that it may not touch while a product uses them.
     pub touches: Vec<Box<[Touch]>>,
-    blocks: u64,
-    next: AtomicU64,
+    pub blocks: u64,
+    /// Instructions since anything changed.
     idle: AtomicU64,
-    stop: AtomicBool,
-    fault: Mutex<Option<Box<Broken>>>,
 }
 
 impl<'a> Grid<'a> {
@@ -76,10 +66,7 @@ impl<'a> Grid<'a> {
             tracked,
             touches: touches(program),
             blocks: launch.grid.iter().map(|&n| u64::from(n)).product(),
-            next: AtomicU64::new(0),
             idle: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            fault: Mutex::new(None),
         }
     }
 
@@ -146,86 +133,6 @@ impl<'a> Grid<'a> {
         };
         [value; WARP]
     }
-
-    /// Runs all blocks.
-    pub fn run(&'a self, threads: usize) -> Result<Counters, Box<Fault>> {
-        let workers = (threads as u64).clamp(1, self.blocks.max(1));
-        let resident = self.launch.cooperative.then(|| (0..self.blocks).map(|b| Block::new(self, b)).collect());
-        let resident = resident.map(Mutex::new);
-        let tallies: Vec<Tally> = std::thread::scope(|scope| {
-            let spawned: Vec<_> = (1..workers).map(|_| scope.spawn(|| self.work(resident.as_ref()))).collect();
-            let own = self.work(resident.as_ref());
-            let others = spawned.into_iter().map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            std::iter::once(own).chain(others).collect()
-        });
-        if let Some(broken) = lock(&self.fault).take() {
-            return Err(Box::new(broken.into_fault(self.program)));
-        }
-        if let Some(why) = self.global.missing_output() {
-            let broken = Broken { kind: FaultKind::Operand, lane: None, thread: None, pc: None, why };
-            return Err(Box::new(broken.into_fault(self.program)));
-        }
-        Ok(self.count(tallies))
-    }
-
-    fn count(&self, tallies: Vec<Tally>) -> Counters {
-        let mut sum = Counters { threads_per_block: self.threads, shared_bytes: self.shared, ..Counters::default() };
-        tallies.into_iter().for_each(|t| t.merge_into(&mut sum, self.program));
-        (sum.global_bytes_read, sum.global_bytes_written) = self.global.distinct_bytes();
-        sum
-    }
-
-    /// One worker, until nothing is left or something broke.
-    fn work(&'a self, resident: Option<&Mutex<VecDeque<Block<'a>>>>) -> Tally {
-        let recent = vec![u32::MAX; self.program.code.len()];
-        let mut work = Work { tally: Tally::new(self.program), recent, progress: false, looks: 0 };
-        let done = match resident {
-            Some(blocks) => self.rotate(blocks, &mut work),
-            None => self.in_order(&mut work),
-        };
-        if let Err(broken) = done {
-            self.stop.store(true, Ordering::Relaxed);
-            lock(&self.fault).get_or_insert(broken);
-        }
-        work.tally
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn in_order(&'a self, work: &mut Work) -> Run {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.blocks {
-                return Ok(());
-            }
-            let mut block = Block::new(self, index);
-            while !self.stopped() && !block.round(self, work)? {}
-            if self.stopped() {
-                return Ok(());
-            }
-            work.tally.total.blocks += 1;
-        }
-    }
-
-    /// Runs resident blocks in turns. A worker that finds none leaves: the others have what is left.
-    fn rotate(&'a self, blocks: &Mutex<VecDeque<Block<'a>>>, work: &mut Work) -> Run {
-        while !self.stopped() {
-            let Some(mut block) = lock(blocks).pop_front() else { return Ok(()) };
-            if block.round(self, work)? {
-                work.tally.total.blocks += 1;
-            } else {
-                lock(blocks).push_back(block);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A poisoned lock belongs to a worker that panicked; its data is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Static shared memory and, aligned behind it, the dynamic part.
