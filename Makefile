@@ -15,7 +15,7 @@ bench:
 	cargo bench --locked
 	cargo run --locked --release -- bench generate --shape qwen2-vl-2b --dtype bf16
 
-# nvcc, for the emulator's tests.
+# nvcc, for the kernels and the emulator's tests.
 cuda:
 	@tools/cuda.sh
 

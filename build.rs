@@ -1,6 +1,7 @@
 //! Compiles `kernels/*.cu` to PTX with nvcc and embeds it; without nvcc the table is empty and the build still works.
 //!
-//! nvcc is looked for in `$NVCC`, `$CUDA_HOME/bin`, `PATH`, and `.cuda/` of the repository, where `make cuda` puts it.
+//! nvcc is looked for in `$NVCC`, in `.cuda/` of the repository, where `make cuda` puts the version that drivers from 580 on accept, in
+//! `$CUDA_HOME/bin`, and in `PATH`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -22,16 +23,20 @@ fn main() {
         None => println!("cargo:warning=nvcc was not found: no CUDA kernels in this build (`make cuda` installs it)"),
     }
     table += "];\n";
-    fs::write(out.join("ptx.rs"), table).expect("OUT_DIR is writable");
+    let file = out.join("ptx.rs");
+    // Without .cuda this runs at every build; a table that is the same compiles nothing anew.
+    if fs::read_to_string(&file).ok().as_ref() != Some(&table) {
+        fs::write(file, table).expect("OUT_DIR is writable");
+    }
 }
 
 fn find_nvcc() -> Option<PathBuf> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
     let path = env::var_os("PATH").unwrap_or_default();
-    let candidates = env::var_os("NVCC").map(PathBuf::from).into_iter().chain(home);
-    let candidates = candidates.chain(env::split_paths(&path).map(|dir| dir.join("nvcc")));
-    candidates.chain([root.join(".cuda/nvidia/cu13/bin/nvcc")]).find(|nvcc| nvcc.is_file())
+    let named = env::var_os("NVCC").map(PathBuf::from).into_iter();
+    let candidates = named.chain([root.join(".cuda/nvidia/cu13/bin/nvcc")]).chain(home);
+    candidates.chain(env::split_paths(&path).map(|dir| dir.join("nvcc"))).find(|nvcc| nvcc.is_file())
 }
 
 fn sources() -> Vec<PathBuf> {

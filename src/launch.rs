@@ -4,6 +4,7 @@
 //! this list: every tensor and weight is a pointer, every scalar four bytes, in order.
 
 use crate::dtype::DType;
+use crate::error::{Error, Result};
 use crate::tensor::{Tensor, WeightId};
 use std::fmt;
 
@@ -149,7 +150,7 @@ impl fmt::Display for Launch {
     }
 }
 
-/// What a launch decision may depend on besides shapes.
+/// What a device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// Compute capability, 80 for 8.0.
@@ -170,4 +171,27 @@ pub struct Kernel {
     pub block: u32,
     /// Dynamic shared memory in bytes.
     pub smem: u32,
+}
+
+/// The compute capability that the kernels are compiled for; later ones run them too.
+const SM: u32 = 80;
+
+impl Kernel {
+    /// Checks that a device can run it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming what the device lacks.
+    pub fn check(&self, on: &Target) -> Result<()> {
+        let (major, minor) = (on.sm / 10, on.sm % 10);
+        if on.sm < SM {
+            let what = format!("a GPU of compute capability {major}.{minor}");
+            return Err(Error::unsupported(what, "the kernels need 8.0 (Ampere) or later: use --device cpu"));
+        }
+        if self.smem as usize > on.smem {
+            let what =
+                format!("{} with {} bytes of shared memory on a GPU that has {}", self.entry, self.smem, on.smem);
+            return Err(Error::unsupported(what, "use --device cpu"));
+        }
+        Ok(())
+    }
 }

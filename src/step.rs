@@ -19,6 +19,13 @@ pub struct StepShape {
     pub samples: usize,
 }
 
+impl StepShape {
+    /// True if every sequence has one row: a decode step, or a prompt's last token alone.
+    pub fn is_decode(&self) -> bool {
+        self.rows == self.seqs
+    }
+}
+
 /// Sampling parameters of one sampled row, as the device reads them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowSampling {

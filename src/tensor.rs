@@ -18,7 +18,7 @@ pub enum Region {
     Kv,
     /// Image rows, kept until the prompt that uses them is prefilled.
     Embeds,
-    /// What outlives a step and is zeroed once (seen tokens for penalties).
+    /// What outlives a step and is zeroed once: seen tokens for penalties, and what kernels count with.
     State,
     /// Everything that changes between steps; one copy overwrites it.
     Step,

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts the CUDA compiler into .cuda/ of the repository, from NVIDIA's wheels; does nothing when these versions are there.
-# The emulator's tests compile their kernels with it (to PTX only: no GPU, no driver and no CUDA toolkit are needed).
+# build.rs compiles kernels/ with it, and the emulator's tests theirs (to PTX only: no GPU, no driver and no CUDA toolkit are needed).
 set -eu
 cd "$(dirname "$0")/.."
 

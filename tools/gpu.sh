@@ -25,11 +25,11 @@ step() {
 }
 
 if command -v nvidia-smi >/dev/null; then step device 20 nvidia-smi -q; fi
-REQUIRE=cuda step tests 200 $bin/suite --nocapture
+step tests 200 env REQUIRE=cuda $bin/suite --nocapture
 step lockstep 60 $bin/osprey run --model models/demo --device cuda --lockstep cpu --dtype bf16 --temperature 0 \
 	--input examples/shapes.png --prompt "How many circles are there?"
 if command -v compute-sanitizer >/dev/null; then
-	REQUIRE=cuda step sanitizer 90 compute-sanitizer --error-exitcode 1 $bin/suite kernels_match
+	step sanitizer 90 env REQUIRE=cuda compute-sanitizer --error-exitcode 1 $bin/suite kernels_match
 fi
 step kernels 120 $bin/osprey bench kernels --device cuda --json "$report/kernels.json" --html "$report/kernels.html"
 exit $failed

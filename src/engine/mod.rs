@@ -35,6 +35,8 @@ pub const BLOCK_SIZE: usize = 32;
 const SLICE: usize = 5;
 /// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
 const COUNTERS: usize = 4096;
+/// Ops after the last layer.
+const TAIL: usize = 2;
 /// Decoder plans that stay loaded.
 const LOADED_PLANS: usize = 8;
 
@@ -250,6 +252,7 @@ impl Engine {
             self.encode(&patches, row, cancel, |_, _, _| Ok(()))?;
             timing.encoded += 1;
         }
+        self.exec.wait()?;
         timing.vision = start.elapsed();
         Ok(())
     }
@@ -347,12 +350,16 @@ impl Engine {
         self.exec.write(Region::Step, 0, step.bytes())?;
         let shape = step.layout.shape;
         let ops = self.exec.plan(id).ops().len();
-        let slice = if shape.rows == shape.seqs { ops } else { SLICE };
-        for start in (0..ops).step_by(slice) {
+        let slice = if shape.is_decode() { ops } else { SLICE };
+        let mut start = 0;
+        while start < ops {
             if cancel.is_cancelled() {
                 return Ok(false);
             }
-            self.exec.run(id, start..ops.min(start + slice))?;
+            // The head and the draw stay together: what passes between them outlives no step.
+            let end = if start + slice + TAIL >= ops { ops } else { start + slice };
+            self.exec.run(id, start..end)?;
+            start = end;
         }
         Ok(true)
     }

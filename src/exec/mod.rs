@@ -55,7 +55,7 @@ pub struct PlanId(pub usize);
 
 /// What runs plans. One executor owns its regions and its weights for its whole life.
 pub trait Executor: Send {
-    /// `cpu` or `cuda`.
+    /// `cpu`, `cuda` or `emulator`.
     fn name(&self) -> &'static str;
 
     /// Copies bytes into a region.
@@ -81,6 +81,12 @@ pub trait Executor: Send {
 
     /// A loaded plan.
     fn plan(&self, id: PlanId) -> &Arc<Plan>;
+
+    /// Waits until everything that was run is done: a device may be behind.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with what went wrong on it.
+    fn wait(&mut self) -> Result<()>;
 
     /// Runs ops of a loaded plan in order.
     ///

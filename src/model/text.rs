@@ -162,7 +162,7 @@ impl Decoder {
                 k,
                 v,
             })?;
-            let splits = (rows == shape.seqs).then(|| Splits {
+            let splits = shape.is_decode().then(|| Splits {
                 partials: r.temp(DType::F32, &[Splits::partials(rows, c.num_attention_heads, c.head_dim, tokens)]),
                 counters,
             });

@@ -138,7 +138,7 @@ impl<'a, Y: Float> Dest<'a, Y> {
     }
 
     /// Widens values of a row from column `col` that the caller's task stored, or that no task will store again.
-    fn get(&self, row: usize, col: usize, to: &mut [f32]) {
+    pub fn get(&self, row: usize, col: usize, to: &mut [f32]) {
         rows::widen(self.isa, bytemuck::cast_slice(self.row(row, col, to.len())), Y::DTYPE, to);
     }
 

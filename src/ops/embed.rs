@@ -8,7 +8,7 @@ use super::{Cost, Op, Result, require_dim, require_float, require_index, require
 use crate::cpu::Cpu;
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -58,8 +58,8 @@ impl Op for Embed {
         norm::operands(launch, self.normed.as_ref()).i32(self.y.cols()).f32(norm::eps(self.normed.as_ref()))
     }
 
-    /// A block of 128 threads per token.
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    /// A warp per token.
+    fn kernel(&self) -> Result<Kernel> {
         let d = self.y.cols();
         let half = [DType::Bf16, DType::F16].contains(&self.images.dtype);
         require_kernel(self.name(), half && d.is_multiple_of(8), || format!("{} and D = {d}", self.images.dtype))?;

@@ -10,7 +10,7 @@ use super::{
 use crate::cpu::{Cpu, Unit, math, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -54,7 +54,7 @@ impl Op for GateUp {
             .i32(self.x.cols())
     }
 
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let f = self.y.cols();
         let fits = self.y.dtype == self.x.dtype && self.y.is_contiguous() && f.is_multiple_of(8);
         require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;

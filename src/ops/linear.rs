@@ -13,7 +13,7 @@ use super::{
 use crate::cpu::{Cpu, Tile, math, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -93,7 +93,7 @@ impl Op for Linear {
             .f32(norm::eps(self.normed.as_ref()))
     }
 
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let stream = if self.x.dtype == DType::F16 { DType::F32 } else { self.x.dtype };
         let stored = match (self.activation, self.store) {
             (None, Store::Set) => self.y.dtype == self.x.dtype || self.y.dtype == stream,

@@ -3,6 +3,7 @@
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::reference::{load, load_i32, project, store, weight};
+use super::sample::best;
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_bests, require_float, require_index,
     require_kernel, require_weight,
@@ -10,12 +11,12 @@ use super::{
 use crate::cpu::{Cpu, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `logits[s] = x[rows[s]] Wᵀ`; a device also keeps each row's best token for the draw.
+/// `logits[s] = x[rows[s]] Wᵀ`, and each row's best token for a draw on a device.
 #[derive(Debug)]
 pub struct LmHead {
     /// `[T, D]`
@@ -26,8 +27,15 @@ pub struct LmHead {
     pub weight: WeightId,
     /// f32 `[S, V]`
     pub logits: Tensor,
-    /// i64 `[S]`, zero before: the [`Sample`](super::sample::Sample) that follows reads it and zeroes it again. Only devices use it.
+    /// i64 `[S]`, zero before: the [`Sample`](super::sample::Sample) that follows reads it and zeroes it again.
     pub bests: Option<Tensor>,
+}
+
+impl LmHead {
+    fn keep_bests(&self, m: &OpMem, logits: impl Iterator<Item = Vec<f32>>) {
+        let Some(t) = &self.bests else { return };
+        m.write::<i64>(t).iter_mut().zip(logits).for_each(|(to, row)| *to = best(&row));
+    }
 }
 
 impl Op for LmHead {
@@ -57,7 +65,7 @@ impl Op for LmHead {
             .i32(self.x.cols())
     }
 
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         require_kernel(self.name(), self.logits.is_contiguous(), || format!("rows apart in {}", self.logits))?;
         let v = self.logits.cols();
         require_kernel(self.name(), self.bests.is_none() || v.is_multiple_of(16), || {
@@ -70,7 +78,8 @@ impl Op for LmHead {
         let (x, w) = (load(m, &self.x), weight(m, self.weight));
         let logits = |&row: &i32| project(&x[row as usize], &w);
         let rows = load_i32(m, &self.rows).iter().map(logits).collect();
-        store(m, &self.logits, &rows);
+        let rows = store(m, &self.logits, &rows);
+        self.keep_bests(m, rows.iter().map(|row| row.iter().map(|&x| x as f32).collect()));
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
@@ -82,6 +91,12 @@ impl Op for LmHead {
         matmul(cpu, &picked, self.logits.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });
+        let row = |s| {
+            let mut row = vec![0.0; w.n()];
+            logits.get(s, 0, &mut row);
+            row
+        };
+        self.keep_bests(m, (0..self.logits.rows()).map(row));
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
@@ -112,6 +127,8 @@ pub fn cases() -> Vec<Case> {
         case(DType::F32, 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 60, 257),
         case(DType::Bf16, 40, &(0..36).map(|i| i * 11 % 40).collect::<Vec<_>>(), 264, 136),
         case(DType::F16, 3, &[2, 0], 776, 152),
+        case(DType::Bf16, 5, &[4, 1, 1], 96, 144),
+        case(DType::F16, 40, &(0..36).map(|i| i * 11 % 40).collect::<Vec<_>>(), 264, 144),
         case(DType::F16, 35, &(0..35).collect::<Vec<_>>(), 64, 72),
     ]
 }

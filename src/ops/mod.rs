@@ -25,7 +25,7 @@ use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Target};
+use crate::launch::{Kernel, Launch};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -50,7 +50,7 @@ pub trait Op: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the shape or type that no kernel takes.
-    fn kernel(&self, on: &Target) -> Result<Kernel>;
+    fn kernel(&self) -> Result<Kernel>;
 
     /// The scalar reference: f64 accumulation, obvious.
     fn reference(&self, m: &OpMem);

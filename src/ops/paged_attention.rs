@@ -8,7 +8,7 @@ use super::{Cost, Op, Result, require, require_dim, require_float, require_index
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Target};
+use crate::launch::{Kernel, Launch};
 use crate::step::{HostStep, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -135,7 +135,7 @@ impl Op for PagedAttention {
     }
 
     /// Decoding, a block is 256 keys of a row and kv head, else 64 rows of a head: two entries, one arithmetic.
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let (dtype, d, block) = (self.q.dtype, self.head_dim(), self.block());
         let (rows, heads, groups) = (self.q.rows(), self.q.cols() / d, self.kv_heads());
         let half = [DType::Bf16, DType::F16].contains(&dtype) && self.k.dtype == dtype && self.y.dtype == dtype;

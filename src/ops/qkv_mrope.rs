@@ -11,7 +11,7 @@ use super::{
 use crate::cpu::{Cpu, Tile, Unit, matmul};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -118,7 +118,7 @@ impl Op for QkvMrope {
             .i32(self.rope.section[1])
     }
 
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let alike = [&self.q, &self.k, &self.v].iter().all(|t| t.dtype == self.x.dtype && t.is_contiguous());
         require_kernel(self.name(), alike && self.head_dim() == 128, || {
             format!("{} to {} and {}", self.x, self.q, self.k)

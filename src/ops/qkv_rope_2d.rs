@@ -11,7 +11,7 @@ use super::{
 use crate::cpu::{Cpu, Unit, matmul};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout, Target};
+use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -64,7 +64,7 @@ impl Op for QkvRope2d {
             .i32(self.qkv.cols() / 3 / self.head_dim)
     }
 
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let fits = self.qkv.dtype == self.x.dtype && self.qkv.is_contiguous() && self.head_dim == 80;
         require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
         product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), self.qkv.cols())

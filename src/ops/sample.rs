@@ -8,7 +8,7 @@ use super::{Cost, Op, Result, require, require_dim, require_index};
 use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Target};
+use crate::launch::{Kernel, Launch};
 use crate::step::{HostStep, RowSampling, StepShape};
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -58,7 +58,7 @@ impl Op for Sample {
     }
 
     /// A block of 1024 threads per row.
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         Ok(Kernel { entry: "sample".into(), grid: [self.logits.rows() as u32, 1, 1], block: 1024, smem: 0 })
     }
 
@@ -211,8 +211,8 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// What `lm_head` leaves of a row on a device: the order of its logit above, the id's complement below (`candidate` in `kernels/common.cuh`).
-fn best(logits: &[f32]) -> i64 {
+/// What `lm_head` leaves of a row for a device: the order of its logit above, the id's complement below (`candidate` in `kernels/common.cuh`).
+pub fn best(logits: &[f32]) -> i64 {
     let ordered = |x: f32| if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 };
     let key = |x: f32| if x.is_finite() { ordered(x) } else { u32::MAX };
     let candidates = logits.iter().zip(0..).map(|(&x, id): (_, u32)| u64::from(key(x)) << 32 | u64::from(!id));

@@ -9,7 +9,7 @@ use super::{
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Target};
+use crate::launch::{Kernel, Launch};
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::WeightSet;
@@ -59,7 +59,7 @@ impl Op for VisionAttention {
     }
 
     /// 128 queries of one segment and one head a block; with that many blocks more than segments, all tiles find one.
-    fn kernel(&self, _: &Target) -> Result<Kernel> {
+    fn kernel(&self) -> Result<Kernel> {
         let (dtype, d) = (self.qkv.dtype, self.head_dim);
         let half = [DType::Bf16, DType::F16].contains(&dtype) && self.y.dtype == dtype;
         let plain = self.qkv.is_contiguous() && self.y.is_contiguous();

@@ -96,6 +96,7 @@ fn check(name: &str, case: &Case, [got, again]: &Twice) -> f64 {
         assert!(s <= 1.0, "{name} [{}]: {what}", case.label);
         share = f64::max(share, s);
     }
+    check_bests(name, case, got);
     let launch = case.op.launch();
     let written = |scratch| {
         let outputs = launch.operands().filter(move |(_, a)| *a != Access::Read && (scratch || *a != Access::Scratch));
@@ -111,6 +112,18 @@ fn check(name: &str, case: &Case, [got, again]: &Twice) -> f64 {
         assert!(got[r.clone()] == again[r], "{name} [{}]: two runs differ", case.label);
     }
     share
+}
+
+/// The best tokens that the head keeps are those of the logits that it wrote, bit for bit.
+fn check_bests(name: &str, case: &Case, got: &[u8]) {
+    let outputs = |dtype| case.outputs.iter().map(|(t, _)| t).find(move |t| t.dtype == dtype);
+    let (true, Some(logits), Some(bests)) = (name == "lm_head", outputs(DType::F32), outputs(DType::I64)) else {
+        return;
+    };
+    let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&got[bytes_of(logits)]);
+    let want: Vec<i64> = rows.chunks(logits.cols()).map(osprey::ops::sample::best).collect();
+    let kept: Vec<i64> = bytemuck::pod_collect_to_vec(&got[bytes_of(bests)]);
+    assert_eq!(kept, want, "{name} [{}]: best tokens", case.label);
 }
 
 /// Every case on the CPU.
@@ -151,11 +164,10 @@ pub fn check_rows(driver: Driver, make: impl Fn(usize) -> Case, counts: &[usize]
 
 /// Every case that the kernels take on a driver's first device, and why the others are left out.
 pub fn check_device(driver: Driver) {
-    let target = Device::open(driver, 0).unwrap_or_else(|e| panic!("{e}")).target;
     for entry in REGISTRY {
         let (mut share, mut ran) = (0.0, 0);
         for (i, case) in (entry.cases)().iter().enumerate() {
-            match case.op.kernel(&target) {
+            match case.op.kernel() {
                 Err(Error::Unsupported { what, .. }) => println!("{:18} [{}] left out: {what}", entry.name, case.label),
                 Err(e) => panic!("{} [{}]: {e}", entry.name, case.label),
                 Ok(_) => {

@@ -76,6 +76,8 @@ impl Emulator {
     }
 }
 
+/// The driver that was asked for first.
+static DRIVER: OnceLock<Driver> = OnceLock::new();
 static EMULATOR: OnceLock<Result<Emulator, String>> = OnceLock::new();
 
 /// The library built with this program: cargo puts a fresh one into `deps`, and a copy beside the executable that may be older.
@@ -118,6 +120,12 @@ impl Device {
     /// [`Error::Device`] saying what is missing and how to get it.
     pub fn open(driver: Driver, ordinal: usize) -> Result<Self> {
         let missing = |why: String| Error::Device { at: format!("{driver:?} device {ordinal}"), why };
+        let first = *DRIVER.get_or_init(|| driver);
+        if first != driver {
+            let why =
+                format!("this process runs on {first:?}, and has one driver for its life: use --device cpu beside it");
+            return Err(missing(why));
+        }
         let emulator = match driver {
             Driver::Emulator => Some(emulator().map_err(missing)?),
             Driver::Cuda => None,
@@ -187,7 +195,7 @@ impl Device {
     /// [`Error::Device`].
     pub fn copy_in(&self, to: &Buffer, offset: usize, from: &Pinned, len: usize) -> Result<()> {
         assert!(offset + len <= to.len, "{offset}+{len} of {}", to.len);
-        // SAFETY: inside both allocations, which outlive the stream's work: dropping either waits for it.
+        // SAFETY: inside both allocations, which outlive the stream's work: freeing pinned memory waits for it, and so does the executor's end.
         let copied = unsafe {
             result::memcpy_htod_async(to.address + offset as u64, &from.bytes()[..len], self.stream.cu_stream())
         };
@@ -402,7 +410,9 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: ours, freed once; freeing waits for copies.
+        // A copy from it may be under way.
+        let _ = self.context.synchronize();
+        // SAFETY: ours, freed once, and nothing uses it any more.
         unsafe {
             let _ = self.context.bind_to_thread().and_then(|()| result::free_host(self.base.cast()));
         }

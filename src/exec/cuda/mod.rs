@@ -18,12 +18,17 @@ use crate::weights::WeightSet;
 use driver::{Buffer, Device, Function, Graph, Loaded, Operand, OperandAccess, Pinned};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a staging buffer for weights: long copies, and small beside what the weights take.
 const STAGING: usize = 32 << 20;
+
+/// What a driver may round an allocation up to, and what it takes for code, graphs and its own work (measured on nothing yet: an allowance).
+const GRAIN: u64 = 512;
+const RESERVE: u64 = 256 << 20;
 
 /// One launch with everything resolved.
 struct Step {
@@ -80,6 +85,8 @@ pub struct CudaExecutor {
     /// True while a copy from `staging` may be under way.
     copying: bool,
     next: usize,
+    /// The plan that was run last: what the device may still be at.
+    running: Option<PlanId>,
     name: &'static str,
     device: Device,
 }
@@ -88,15 +95,18 @@ impl CudaExecutor {
     /// Takes memory for everything that `needs` names and uploads the weights. `progress` is told the bytes that are done, and all.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming a shape that no kernel takes; [`Error::Memory`] with the numbers, before anything is allocated, if it does not
+    /// [`Error::Unsupported`] naming a shape that no kernel takes, or what the device lacks; [`Error::Memory`] with the numbers, before anything is allocated, if it does not
     /// fit; [`Error::Device`] if the driver fails.
     pub fn new(device: Device, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         device.bind()?;
         if ptx::MODULES.is_empty() {
             return Err(Error::Device { at: device.name.clone(), why: ptx::MISSING.into() });
         }
+        let mut modules = HashMap::new();
         for op in needs.plans.iter().flat_map(|plan| plan.ops()) {
-            op.kernel(&device.target)?;
+            let kernel = op.kernel()?;
+            kernel.check(&device.target)?;
+            find_module(&device, &mut modules, &kernel)?;
         }
         check_memory(&device, needs, weights)?;
         let regions: Vec<Buffer> =
@@ -105,12 +115,13 @@ impl CudaExecutor {
         let staging = device.pinned(STAGING)?;
         let mut executor = CudaExecutor {
             plans: HashMap::new(),
-            modules: HashMap::new(),
+            modules,
             weights: HashMap::new(),
             regions,
             staging,
             copying: false,
             next: 0,
+            running: None,
             name: if device.is_emulated() { "emulator" } else { "cuda" },
             device,
         };
@@ -160,6 +171,20 @@ impl CudaExecutor {
         &self.device
     }
 
+    /// A launch fails when the device is at it, which the host learns at a later call.
+    fn while_running(&self, e: Error) -> Error {
+        match (e, self.running.and_then(|id| self.plans.get(&id.0))) {
+            (Error::Device { at, why }, Some(resident)) => {
+                let hint = "--lockstep cpu finds the op";
+                Error::Device {
+                    at: format!("{at}, after plan {}", resident.plan.name()),
+                    why: format!("{why}; {hint}"),
+                }
+            }
+            (e, _) => e,
+        }
+    }
+
     fn range(&self, region: Region, offset: usize, len: usize) -> Result<()> {
         let size = self.regions[region as usize].size();
         match offset.checked_add(len) {
@@ -171,19 +196,16 @@ impl CudaExecutor {
     fn resolve(&mut self, plan: &Plan, index: usize) -> Result<Step> {
         let (op, launch) = (&plan.ops()[index], &plan.launches()[index]);
         check_operands(launch, plan.temps(), |r| self.regions[r as usize].size())?;
-        let kernel = op.kernel(&self.device.target)?;
+        let kernel = op.kernel()?;
+        kernel.check(&self.device.target)?;
         let function = self.function(&kernel)?;
         let (params, operands) = self.arguments(plan, launch)?;
         Ok(Step { function, kernel, params, operands })
     }
 
     fn function(&mut self, kernel: &Kernel) -> Result<Function> {
-        let module = ptx::module_of(&kernel.entry)
-            .ok_or_else(|| Error::unsupported(format!("the kernel {}", kernel.entry), "run it with --device cpu"))?;
-        if !self.modules.contains_key(module.name) {
-            self.modules.insert(module.name, self.device.load(module)?);
-        }
-        self.device.function(&self.modules[module.name], kernel)
+        let module = find_module(&self.device, &mut self.modules, kernel)?;
+        self.device.function(module, kernel)
     }
 
     /// The parameters of a launch, and what they let it touch.
@@ -223,6 +245,20 @@ impl CudaExecutor {
     }
 }
 
+/// The module that holds a kernel, loaded if it is not yet: the driver compiles it then, or says that it is too old for its PTX.
+fn find_module<'m>(
+    device: &Device,
+    modules: &'m mut HashMap<&'static str, Loaded>,
+    kernel: &Kernel,
+) -> Result<&'m Loaded> {
+    let module = ptx::module_of(&kernel.entry)
+        .ok_or_else(|| Error::unsupported(format!("the kernel {}", kernel.entry), "run it with --device cpu"))?;
+    Ok(match modules.entry(module.name) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(device.load(module)?),
+    })
+}
+
 /// Runs of pieces that fit the staging buffer, with their offsets in the weight.
 fn slices<'p>(packing: &'p Packing) -> impl Iterator<Item = (Range<usize>, usize)> + 'p {
     let mut start = 0;
@@ -259,7 +295,9 @@ fn packed_bytes(needs: &Needs, weights: &WeightSet) -> u64 {
 /// Refuses what the device has no room for.
 fn check_memory(device: &Device, needs: &Needs, weights: &WeightSet) -> Result<()> {
     let packed = packed_bytes(needs, weights);
-    let (need, have) = (needs.regions.total() as u64 + packed, device.free_memory()?);
+    let rounding = (needs.weights.len() + Region::ALL.len()) as u64 * GRAIN;
+    let need = needs.regions.total() as u64 + packed + rounding + RESERVE;
+    let have = device.free_memory()?;
     if need <= have {
         return Ok(());
     }
@@ -289,7 +327,7 @@ impl Executor for CudaExecutor {
         self.range(region, offset, bytes.len())?;
         self.device.bind()?;
         self.copying = false;
-        self.device.copy_out(bytes, &self.regions[region as usize], offset)
+        self.device.copy_out(bytes, &self.regions[region as usize], offset).map_err(|e| self.while_running(e))
     }
 
     fn load(&mut self, plan: Arc<Plan>) -> Result<PlanId> {
@@ -302,6 +340,8 @@ impl Executor for CudaExecutor {
     }
 
     fn unload(&mut self, id: PlanId) {
+        // A graph is destroyed in its context. What cannot be bound is broken, and the next call says so.
+        let _ = self.device.bind();
         self.plans.remove(&id.0);
     }
 
@@ -309,8 +349,21 @@ impl Executor for CudaExecutor {
         &self.plans[&id.0].plan
     }
 
+    fn wait(&mut self) -> Result<()> {
+        self.device.bind()?;
+        self.copying = false;
+        self.device.synchronize().map_err(|e| self.while_running(e))
+    }
+
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()> {
         self.device.bind()?;
         self.plans.get_mut(&id.0).expect("a loaded plan").run(&self.device, ops)
+    }
+}
+
+impl Drop for CudaExecutor {
+    fn drop(&mut self) {
+        // Memory and modules go only when nothing uses them any more. A device that fails here has stopped.
+        let _ = self.device.bind().and_then(|()| self.device.synchronize());
     }
 }

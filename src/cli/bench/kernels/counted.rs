@@ -65,7 +65,7 @@ pub struct Counted {
 pub fn on_emulator(w: &Workload, cpu: &Cpu, code: &mut Assembler) -> Result<Row> {
     let (device, case) = (Device::open(Driver::Emulator, 0)?, w.case());
     let mut row = Row::new(w, case.op.cost(&case.step, &case.weights));
-    let kernel = match case.op.kernel(&device.target) {
+    let kernel = match case.op.kernel() {
         Err(Error::Unsupported { what, .. }) => return Ok(Row { left_out: Some(what), ..row }),
         kernel => kernel?,
     };

@@ -149,7 +149,7 @@ pub fn on_device(driver: Driver, w: &Workload, cpu: &Cpu, code: &mut Assembler) 
     let cache = device.l2_bytes()?;
     let (case, copies) = beyond(w, cache);
     let mut row = Row::new(w, case.op.cost(&case.step, &case.weights));
-    let kernel = match case.op.kernel(&device.target) {
+    let kernel = match case.op.kernel() {
         Err(Error::Unsupported { what, .. }) => return Ok(Row { left_out: Some(what), ..row }),
         kernel => kernel?,
     };
