@@ -32,7 +32,7 @@ pub fn kernel(op: &'static str, family: &str, x: &Tensor, m: usize, n: usize) ->
 }
 
 /// The slices of K that are summed apart, as `Product::log_slices` has them.
-fn slices(k: usize) -> u32 {
+pub fn slices(k: usize) -> u32 {
     1 << [768, 1536, 6144].iter().filter(|&&most| k >= most).count()
 }
 
