@@ -53,3 +53,22 @@ fn bf16_is_no_noisier_than_transformers() {
 fn bf16_kernels_are_no_noisier_than_transformers() {
     check_bf16("tiny_a", &["--device", "emulator"]);
 }
+
+/// The kernels round where the CPU's bodies round, so their image rows are about as far from the f32 golden: at most twice, since the roundings differ.
+#[test]
+fn image_rows_of_the_kernels_are_as_near_as_the_cpus() {
+    for conversation in ["images_three", "video_5"] {
+        let want = golden("tiny_a", conversation);
+        let name = ["image_embeds", "video_embeds"].into_iter().find(|n| want.has(n)).unwrap();
+        let off = |device: &str| {
+            let got = trace("tiny_a", conversation, "bf16", &["--device", device]);
+            distance(&got.get::<f32>(name).1, &want.get::<f32>(name).1)
+        };
+        let (cpu, emulator) = (off("cpu"), off("emulator"));
+        println!("{conversation}: cpu {cpu:?}, emulator {emulator:?}");
+        assert!(
+            emulator.mean <= 2.0 * cpu.mean && emulator.p99 <= 2.0 * cpu.p99,
+            "{conversation}: {emulator:?}, {cpu:?}"
+        );
+    }
+}

@@ -22,7 +22,7 @@ impl Tensors {
         self.0.get(name).is_some()
     }
 
-    fn get<T: bytemuck::Pod>(&self, name: &str) -> (Vec<usize>, Vec<T>) {
+    pub fn get<T: bytemuck::Pod>(&self, name: &str) -> (Vec<usize>, Vec<T>) {
         let t = self.0.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.0.source().display()));
         (t.shape.to_vec(), bytemuck::pod_collect_to_vec(t.bytes))
     }
