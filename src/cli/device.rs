@@ -3,7 +3,6 @@
 //! `auto` takes the first GPU if the driver, the kernels and the model's shapes and types allow it; whoever asks learns why it did not.
 
 use super::args::Device as Flag;
-use super::load::{Placement, available_memory};
 use super::terminal::{Bar, note};
 use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
@@ -19,6 +18,16 @@ use crate::model::qwen2_vl::Qwen2Vl;
 use crate::ptx;
 use crate::weights::WeightSet;
 use std::sync::Arc;
+
+/// Where and how a model runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Placement {
+    pub device: Flag,
+    /// A second device that checks every op of the first.
+    pub lockstep: Option<Flag>,
+    pub dtype: DType,
+    pub threads: usize,
+}
 
 /// Puts a model where `placement` says.
 ///
@@ -86,4 +95,16 @@ fn check_memory(bytes: &RegionBytes) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Bytes that can be allocated without swapping, where the system says so.
+pub fn available_memory() -> Option<u64> {
+    field_kib("/proc/meminfo", "MemAvailable:")
+}
+
+/// A field of a file in `/proc` that counts KiB, in bytes.
+pub fn field_kib(file: &str, field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

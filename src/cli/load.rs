@@ -1,7 +1,7 @@
 //! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers.
 
-use super::args::{Device, Dtype, ModelArgs, PixelArgs};
-use super::device;
+use super::args::{Dtype, ModelArgs, PixelArgs};
+use super::device::{self, Placement};
 use crate::checkpoint::{ModelFiles, hub};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits};
@@ -18,16 +18,6 @@ use std::time::{Duration, Instant};
 pub const CHUNK: usize = 512;
 /// Tokens of a conversation unless `--context` says otherwise.
 const CONTEXT: usize = 8192;
-
-/// Where and how a model runs.
-#[derive(Debug, Clone, Copy)]
-pub struct Placement {
-    pub device: Device,
-    /// A second device that checks every op of the first.
-    pub lockstep: Option<Device>,
-    pub dtype: DType,
-    pub threads: usize,
-}
 
 /// A model folder, opened, with everything that turns requests into tokens and back.
 pub struct Loaded {
@@ -185,16 +175,4 @@ fn largest_patches(p: &ImageProcessor) -> usize {
         p.min_pixels as f64 + factor * (p.min_pixels as f64).sqrt() * (ratio + 1.0 / ratio) + factor * factor;
     let pixels = (p.max_pixels as f64).max(thin).max(enlarged);
     (pixels / (p.patch * p.patch) as f64).ceil() as usize
-}
-
-/// Bytes that can be allocated without swapping, where the system says so.
-pub fn available_memory() -> Option<u64> {
-    field_kib("/proc/meminfo", "MemAvailable:")
-}
-
-/// A field of a file in `/proc` that counts KiB, in bytes.
-pub fn field_kib(file: &str, field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

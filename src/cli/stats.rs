@@ -1,8 +1,8 @@
 //! What a run was and where its time went: one structure for `--stats` (text, stderr) and `--json`.
 
 use super::args::Device;
-use super::device;
-use super::load::{Loaded, field_kib};
+use super::device::{self, field_kib};
+use super::load::Loaded;
 use super::prepare::Prepared;
 use super::sampling::Choice;
 use super::terminal::note;

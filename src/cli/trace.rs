@@ -4,7 +4,8 @@
 
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs, TextArgs};
-use super::load::{Loaded, available_memory};
+use super::device::available_memory;
+use super::load::Loaded;
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::terminal::{Progress, note};

@@ -11,7 +11,8 @@ mod table;
 mod weights;
 
 use super::Exit;
-use super::load::{self, Placement, use_threads};
+use super::device::Placement;
+use super::load::{self, use_threads};
 use super::stats::peak_memory;
 use super::terminal::{Progress, put};
 use crate::checkpoint::Weights;
