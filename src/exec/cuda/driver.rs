@@ -186,7 +186,7 @@ impl Device {
         let base = self.check(&format!("cuMemHostAlloc of {len} bytes"), base)?;
         // SAFETY: it has `len` bytes of ours.
         unsafe { std::ptr::write_bytes(base.cast::<u8>(), 0, len) };
-        Ok(Pinned { base: base.cast(), len, context: self.context.clone() })
+        Ok(Pinned { base: base.cast(), len, stream: self.stream.clone() })
     }
 
     /// Starts copying the first `len` bytes of pinned memory; they must stay as they are until [`synchronize`](Self::synchronize).
@@ -391,7 +391,7 @@ impl Drop for Buffer {
 pub struct Pinned {
     base: *mut u8,
     len: usize,
-    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
 }
 
 impl Pinned {
@@ -410,11 +410,11 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A copy from it may be under way.
-        let _ = self.context.synchronize();
+        // A copy from it may be under way. Only this stream is waited for: another one may be capturing.
+        let _ = self.stream.synchronize();
         // SAFETY: ours, freed once, and nothing uses it any more.
         unsafe {
-            let _ = self.context.bind_to_thread().and_then(|()| result::free_host(self.base.cast()));
+            let _ = self.stream.context().bind_to_thread().and_then(|()| result::free_host(self.base.cast()));
         }
     }
 }
