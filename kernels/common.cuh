@@ -90,17 +90,18 @@ __device__ __forceinline__ void store(T* p, const float (&x)[1]) {
     store(p, x[0]);
 }
 
-// Floats that nobody writes during the launch, such as a bias: one, or eight at a multiple of 16 bytes.
+// Floats that nobody writes during the launch, such as a bias: four or eight at a multiple of 16 bytes, or one.
+__device__ __forceinline__ void load_constant_4(const float* p, float* x) {
+    const float4 q = __ldg(reinterpret_cast<const float4*>(p));
+    x[0] = q.x;
+    x[1] = q.y;
+    x[2] = q.z;
+    x[3] = q.w;
+}
 __device__ __forceinline__ void load_constant(const float* p, float (&x)[1]) { x[0] = __ldg(p); }
 __device__ __forceinline__ void load_constant(const float* p, float (&x)[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-        const float4 q = __ldg(reinterpret_cast<const float4*>(p + i));
-        x[i] = q.x;
-        x[i + 1] = q.y;
-        x[i + 2] = q.z;
-        x[i + 3] = q.w;
-    }
+    for (int i = 0; i < 8; i += 4) load_constant_4(p + i, x + i);
 }
 
 constexpr int WARP = 32;

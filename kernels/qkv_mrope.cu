@@ -28,15 +28,7 @@ struct Scatter {
         const int head = pair / HALF, first = pair % HALF;
         T* to = place(head, token);
         if (!to) return;
-        if (bias) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                float b[W];
-                load_constant(bias + head * HEAD + i * HALF + first, b);
-#pragma unroll
-                for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
-            }
-        }
+        if (bias) add_pair_bias(bias + head * HEAD + first, HALF, x);
         if (head < H + G) {
             float frequency[W];
             load_constant(inv_freq + first, frequency);

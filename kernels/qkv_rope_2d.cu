@@ -24,13 +24,7 @@ struct Turn {
     template <int W>
     __device__ __forceinline__ void operator()(int pair, int patch, float (&x)[2][W]) const {
         const int head = pair / HALF, first = pair % HALF;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            float b[W];
-            load_constant(bias + head * HEAD + i * HALF + first, b);
-#pragma unroll
-            for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
-        }
+        add_pair_bias(bias + head * HEAD + first, HALF, x);
         if (head < 2 * H) {
             const int2 at = *reinterpret_cast<const int2*>(positions + 2 * patch);
             float frequency[W];
@@ -50,13 +44,7 @@ struct Turn {
     __device__ __forceinline__ void frequencies(int first, float (&x)[1]) const { x[0] = __ldg(inv_freq + first % QUARTER); }
     __device__ __forceinline__ void frequencies(int first, float (&x)[8]) const {
 #pragma unroll
-        for (int i = 0; i < 8; i += 4) {
-            const float4 q = __ldg(reinterpret_cast<const float4*>(inv_freq + (first + i) % QUARTER));
-            x[i] = q.x;
-            x[i + 1] = q.y;
-            x[i + 2] = q.z;
-            x[i + 3] = q.w;
-        }
+        for (int i = 0; i < 8; i += 4) load_constant_4(inv_freq + (first + i) % QUARTER, x + i);
     }
 };
 

@@ -26,6 +26,18 @@ __device__ __forceinline__ void sin_cos(float x, float& sin, float& cos) {
     cos = __uint_as_float(__float_as_uint(odd ? p : q) ^ (quadrant + 1 & 2) << 30);
 }
 
+// Adds the bias of pairs whose members are `half` apart: x[0] are the first members, x[1] the second.
+template <int W>
+__device__ __forceinline__ void add_pair_bias(const float* bias, int half, float (&x)[2][W]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        float b[W];
+        load_constant(bias + i * half, b);
+#pragma unroll
+        for (int j = 0; j < W; ++j) x[i][j] = __fadd_rn(x[i][j], b[j]);
+    }
+}
+
 // Turns the pair (a, b) by the angle.
 __device__ __forceinline__ void rotate(float& a, float& b, float angle) {
     float sin, cos;

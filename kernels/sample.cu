@@ -1,7 +1,8 @@
 // sample: ids[s] drawn from logits[s], or -1 if a logit is NaN or infinite; marks the token as seen.
 //
-// Operands  logits f32 [S, V], bests u64 [S] (the best candidate of each row, from lm_head; zero after), reals f32 [S, 4] (temperature, top-p, min-p, repetition penalty), ints i32 [S, 5] (top-k, row of `seen`,
-//           seed low and high, counter), seen u8 [rows, V] updated, ids i32 [S] written; V
+// Operands  logits f32 [S, V], bests u64 [S] (the best candidate of each row, from lm_head; zero after),
+//           reals f32 [S, 4] (temperature, top-p, min-p, repetition penalty),
+//           ints i32 [S, 5] (top-k, row of `seen`, seed low and high, counter), seen u8 [rows, V] updated, ids i32 [S] written; V
 // Entry     sample
 // Launch    one block of 1024 threads per row
 // Numerics  Every filter keeps a beginning of the tokens in falling order (ties by id), so no list is sorted: the token at which a running sum

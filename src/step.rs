@@ -44,6 +44,11 @@ pub struct RowSampling {
 }
 
 impl RowSampling {
+    /// True if the most probable token is taken, whatever the other parameters say.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0 || self.top_k == 1
+    }
+
     /// The row as the device reads it: `[4]` reals and `[5]` integers of the step.
     pub fn from_device(reals: &[f32], ints: &[i32]) -> Self {
         RowSampling {

@@ -2,7 +2,7 @@
 
 use osprey::launch::{Arg, Kernel, Launch, Target};
 use osprey::ops::REGISTRY;
-use osprey::ptx::{MODULES, Module, module_of};
+use osprey::ptx::{MODULES, Module, Resources, module_of, resources};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -66,17 +66,8 @@ fn every_op_has_cases_in_both_storage_types() {
     }
 }
 
-/// What ptxas says of one entry.
-#[derive(Debug, Default, Clone, Copy)]
-struct Resources {
-    registers: u32,
-    shared: u32,
-    stack: u32,
-    spills: u32,
-}
-
-/// Runs ptxas over a module; entries by name.
-fn assemble(module: &Module, arch: &str) -> BTreeMap<String, Resources> {
+/// Runs ptxas over a module: what it says of every entry.
+fn assemble(module: &'static Module, arch: &str) -> Vec<(&'static str, Resources)> {
     let ptxas = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cuda/nvidia/cu13/bin/ptxas");
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = dir.join(format!("{}.{arch}.ptx", module.name));
@@ -85,38 +76,11 @@ fn assemble(module: &Module, arch: &str) -> BTreeMap<String, Resources> {
     let out = out.unwrap_or_else(|e| panic!("{}: {e}: run `make cuda`", ptxas.display()));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{arch}: {text}");
-    parse(&text)
-}
-
-/// The number before a word, such as `48 registers`.
-fn number(line: &str, word: &str) -> u32 {
-    let before = line.split(word).next().filter(|b| b.len() < line.len());
-    before.and_then(|b| b.trim().rsplit([' ', ',']).next()?.parse().ok()).unwrap_or(0)
-}
-
-fn parse(text: &str) -> BTreeMap<String, Resources> {
-    let mut found: BTreeMap<String, Resources> = BTreeMap::new();
-    let mut entry = String::new();
-    for line in text.lines() {
-        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
-            entry = rest.split('\'').next().unwrap().to_string();
-        }
-        let r = found.entry(entry.clone()).or_default();
-        r.stack += number(line, "bytes stack frame");
-        r.spills += number(line, "bytes spill stores") + number(line, "bytes spill loads");
-        r.registers += number(line, "registers");
-        r.shared += number(line, "bytes smem");
-    }
-    found.remove("");
-    found
-}
-
-#[test]
-fn assembler_output_is_understood() {
-    let text = "ptxas info    : Compiling entry function 'a' for 'sm_80'\nptxas info    : Function properties for a\n    16 bytes stack \
-                frame, 8 bytes spill stores, 4 bytes spill loads\nptxas info    : Used 52 registers, used 1 barriers, 16656 bytes smem";
-    let a = parse(text)["a"];
-    assert_eq!((a.registers, a.shared, a.stack, a.spills), (52, 16656, 16, 12));
+    let of = |&entry: &&'static str| {
+        let resources = resources(&text, entry);
+        (entry, resources.unwrap_or_else(|| panic!("ptxas says nothing of {entry} for {arch}:\n{text}")))
+    };
+    module.entries.iter().map(of).collect()
 }
 
 /// Registers of a multiprocessor, from compute capability 8.0 on (CUDA C++ Programming Guide, table of technical specifications).
@@ -133,7 +97,7 @@ fn nothing_spills_and_every_launch_fits() {
         for (entry, r) in MODULES.iter().flat_map(|m| assemble(m, arch)) {
             println!("{arch:7} {entry:40} {:3} registers {:6} bytes shared", r.registers, r.shared);
             assert_eq!((r.spills, r.stack), (0, 0), "{entry} on {arch}: bytes spilled, and of stack");
-            let Some(k) = blocks.get(&entry) else { continue };
+            let Some(k) = blocks.get(entry) else { continue };
             let registers = k.block * r.registers.next_multiple_of(8);
             assert!(registers <= REGISTERS, "{entry} on {arch}: {registers} registers a block");
             let shared = r.shared + k.smem;

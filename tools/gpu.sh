@@ -1,6 +1,7 @@
 #!/bin/sh
 # The whole suite on a real GPU, and one folder that says how it went: tools/gpu.sh [REPORT].
-# Under nine minutes, whatever happens. Needs nothing but NVIDIA's driver and what `make gpu-bundle` built: run it in the repository or in a copy that has target/gpu.
+# Under nine minutes, whatever happens. Needs nothing but NVIDIA's driver and what `make gpu-bundle` built: run it in the
+# repository, or in a copy that has target/gpu.
 set -u
 cd "$(dirname "$0")/.."
 bin=target/gpu

@@ -54,6 +54,18 @@ impl Tolerance {
     }
 }
 
+/// An element of any type that an op may write, as a number.
+pub fn value(dtype: DType, bytes: &[u8]) -> f64 {
+    match dtype {
+        DType::F32 => bytemuck::pod_read_unaligned::<f32>(bytes) as f64,
+        DType::Bf16 => bytemuck::pod_read_unaligned::<half::bf16>(bytes).to_f64(),
+        DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
+        DType::I64 => bytemuck::pod_read_unaligned::<i64>(bytes) as f64,
+        DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
+        other => unreachable!("no op writes {other}"),
+    }
+}
+
 /// The largest relative distance between neighbours of a type.
 fn ulp(dtype: DType) -> f64 {
     match dtype {

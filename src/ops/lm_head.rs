@@ -16,7 +16,7 @@ use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
 
-/// `logits[s] = x[rows[s]] Wᵀ`, and each row's best token for a draw on a device.
+/// `logits[s] = x[rows[s]] Wᵀ`, and each row's best token for the draw.
 #[derive(Debug)]
 pub struct LmHead {
     /// `[T, D]`

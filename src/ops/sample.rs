@@ -18,7 +18,7 @@ use crate::weights::WeightSet;
 pub struct Sample {
     /// f32 `[S, V]`
     pub logits: Tensor,
-    /// i64 `[S]`: each row's best token as [`LmHead`](super::lm_head::LmHead) found it on a device; zero after. The host looks at the logits.
+    /// i64 `[S]`: each row's best token as [`LmHead`](super::lm_head::LmHead) found it; zero after.
     pub bests: Tensor,
     /// f32 `[S, 4]`, see [`StepLayout`](crate::step::StepLayout).
     pub reals: Tensor,
@@ -63,22 +63,17 @@ impl Op for Sample {
     }
 
     fn reference(&self, m: &OpMem) {
-        let (logits, v) = (m.read::<f32>(&self.logits), self.logits.cols());
-        let (reals, ints) = (m.read::<f32>(&self.reals), m.read::<i32>(&self.ints));
-        let (seen, ids) = (m.write::<u8>(&self.seen), m.write::<i32>(&self.ids));
+        self.fill(m, |_, logits, seen, row| draw(logits, seen, row));
         m.write::<i64>(&self.bests).fill(0);
-        for (s, id) in ids.iter_mut().enumerate() {
-            let row = RowSampling::from_device(&reals[4 * s..][..4], &ints[5 * s..][..5]);
-            let seen = &mut seen[row.state_row as usize * v..][..v];
-            *id = draw(&logits[s * v..][..v], seen, &row);
-            if let Ok(token) = usize::try_from(*id) {
-                seen[token] = 1;
-            }
-        }
     }
 
     fn cpu(&self, m: &OpMem, _: &Cpu) {
-        self.reference(m)
+        let bests = m.write::<i64>(&self.bests);
+        self.fill(m, |s, logits, seen, row| match row.is_greedy() && row.repetition_penalty == 1.0 {
+            true => best_id(bests[s]),
+            false => draw(logits, seen, row),
+        });
+        bests.fill(0);
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
@@ -93,6 +88,21 @@ impl Op for Sample {
 }
 
 impl Sample {
+    /// Gives every row the token that `pick` finds from its number, its logits, the tokens it has seen and its parameters.
+    fn fill(&self, m: &OpMem, pick: impl Fn(usize, &[f32], &[u8], &RowSampling) -> i32) {
+        let (logits, v) = (m.read::<f32>(&self.logits), self.logits.cols());
+        let (reals, ints) = (m.read::<f32>(&self.reals), m.read::<i32>(&self.ints));
+        let (seen, ids) = (m.write::<u8>(&self.seen), m.write::<i32>(&self.ids));
+        for (s, id) in ids.iter_mut().enumerate() {
+            let row = RowSampling::from_device(&reals[4 * s..][..4], &ints[5 * s..][..5]);
+            let seen = &mut seen[row.state_row as usize * v..][..v];
+            *id = pick(s, &logits[s * v..][..v], seen, &row);
+            if let Ok(token) = usize::try_from(*id) {
+                seen[token] = 1;
+            }
+        }
+    }
+
     /// For each row of a step: how often a device reads its logits, and the bytes of one reading, with the marks that a penalty asks for.
     fn readings(&self, step: &HostStep) -> impl Iterator<Item = (usize, usize)> {
         let (v, l) = (self.logits.cols(), &step.layout);
@@ -107,7 +117,7 @@ impl Sample {
 
 /// How often a device reads a row's logits to draw from them: three times for each place in their order, once for each sum and for the id.
 fn passes(row: &RowSampling, v: usize) -> usize {
-    if row.temperature <= 0.0 || row.top_k == 1 {
+    if row.is_greedy() {
         return 0;
     }
     let top_k = if (1..v as i32).contains(&row.top_k) { 3 } else { 0 };
@@ -122,7 +132,7 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
         return -1;
     }
     let penalised = |i: usize| f64::from(penalise(logits[i], seen[i] != 0, row.repetition_penalty));
-    if row.temperature <= 0.0 || row.top_k == 1 {
+    if row.is_greedy() {
         return argmax((0..logits.len()).map(penalised)) as i32;
     }
     // In f64 a tiny temperature does not turn finite logits into infinities.
@@ -217,6 +227,11 @@ pub fn best(logits: &[f32]) -> i64 {
     let key = |x: f32| if x.is_finite() { ordered(x) } else { u32::MAX };
     let candidates = logits.iter().zip(0..).map(|(&x, id): (_, u32)| u64::from(key(x)) << 32 | u64::from(!id));
     candidates.max().unwrap_or(0) as i64
+}
+
+/// The id in what [`best`] packed, or -1 if a logit was unusable.
+fn best_id(best: i64) -> i32 {
+    if (best as u64 >> 32) as u32 == u32::MAX { -1 } else { !(best as u32) as i32 }
 }
 
 /// Greedy, every filter, and unusable logits.

@@ -9,7 +9,7 @@ use osprey::exec::cuda::driver::{Device, Driver};
 use osprey::exec::{Executor, Needs};
 use osprey::hostmem::{HostRegions, OpMem};
 use osprey::launch::Access;
-use osprey::ops::case::{Case, Tolerance};
+use osprey::ops::case::{Case, Tolerance, value};
 use osprey::ops::{Op, REGISTRY};
 use osprey::plan::Recorder;
 use osprey::tensor::{Place, Region, Tensor};
@@ -55,17 +55,6 @@ fn on_device(driver: Driver, case: Case) -> Result<Twice> {
 fn bytes_of(t: &Tensor) -> Range<usize> {
     let Place::At { offset, .. } = t.place else { panic!("cases use fixed places") };
     offset..offset + t.bytes()
-}
-
-fn value(dtype: DType, bytes: &[u8]) -> f64 {
-    match dtype {
-        DType::F32 => bytemuck::pod_read_unaligned::<f32>(bytes) as f64,
-        DType::Bf16 => bytemuck::pod_read_unaligned::<half::bf16>(bytes).to_f64(),
-        DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
-        DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
-        DType::I64 => bytemuck::pod_read_unaligned::<i64>(bytes) as f64,
-        other => panic!("{other} is no output type"),
-    }
 }
 
 /// The worst element of an output as (difference / allowed, description).

@@ -95,8 +95,8 @@ impl CudaExecutor {
     /// Takes memory for everything that `needs` names and uploads the weights. `progress` is told the bytes that are done, and all.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] naming a shape that no kernel takes, or what the device lacks; [`Error::Memory`] with the numbers, before anything is allocated, if it does not
-    /// fit; [`Error::Device`] if the driver fails.
+    /// [`Error::Unsupported`] naming a shape that no kernel takes, or what the device lacks; [`Error::Memory`] with the numbers, before anything is
+    /// allocated, if it does not fit; [`Error::Device`] if the driver fails.
     pub fn new(device: Device, needs: &Needs, weights: &WeightSet, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         device.bind()?;
         if ptx::MODULES.is_empty() {
@@ -357,6 +357,7 @@ impl Executor for CudaExecutor {
 
     fn run(&mut self, id: PlanId, ops: Range<usize>) -> Result<()> {
         self.device.bind()?;
+        self.running = Some(id);
         self.plans.get_mut(&id.0).expect("a loaded plan").run(&self.device, ops)
     }
 }

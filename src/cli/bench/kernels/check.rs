@@ -1,7 +1,6 @@
 //! A workload on the CPU and on a device, and how far their outputs are apart.
 
 use crate::cpu::Cpu;
-use crate::dtype::DType;
 use crate::error::Result;
 use crate::exec::cuda::CudaExecutor;
 use crate::exec::cuda::driver::Device;
@@ -9,7 +8,7 @@ use crate::exec::{Executor, Needs, PlanId};
 use crate::hostmem::HostRegions;
 use crate::launch::Launch;
 use crate::ops::Op;
-use crate::ops::case::{Case, Tolerance};
+use crate::ops::case::{Case, Tolerance, value};
 use crate::plan::Recorder;
 use crate::tensor::{Place, Region, Tensor};
 use crate::weights::WeightSet;
@@ -54,17 +53,6 @@ impl Difference {
             }
         }
         Difference { of_bound, mean: sum / count as f64 }
-    }
-}
-
-fn value(dtype: DType, bytes: &[u8]) -> f64 {
-    match dtype {
-        DType::F32 => bytemuck::pod_read_unaligned::<f32>(bytes) as f64,
-        DType::Bf16 => bytemuck::pod_read_unaligned::<half::bf16>(bytes).to_f64(),
-        DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
-        DType::I64 => bytemuck::pod_read_unaligned::<i64>(bytes) as f64,
-        DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
-        other => unreachable!("no op writes {other}"),
     }
 }
 
@@ -136,6 +124,7 @@ impl OnDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DType;
 
     #[test]
     fn a_difference_is_a_share_of_twice_the_tolerance() {

@@ -3,7 +3,7 @@
 //! Both tools are optional. The surprise: the main loop is found, not named: it is the innermost loop with the most matrix instructions.
 
 use crate::launch::{Kernel, Target};
-use crate::ptx::{self, Module};
+use crate::ptx::{self, Module, Resources};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::process::Command;
 const WHEELS: &str = ".cuda/nvidia/cu13/bin";
 
 /// What is known of an entry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Code {
     pub registers: u32,
     /// Bytes spilled, stored and loaded.
@@ -84,8 +84,8 @@ impl Assembler {
         let text = self.nvdisasm.as_ref().and_then(|tool| Command::new(tool).arg("-c").arg(&cubin).output().ok());
         let text = text.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
         for &entry in module.entries {
-            if let Some(code) = resources(&said, entry) {
-                self.done.insert(entry, Code { main_loop: main_loop(&text, entry), ..code });
+            if let Some(Resources { registers, spills, .. }) = ptx::resources(&said, entry) {
+                self.done.insert(entry, Code { registers, spills, main_loop: main_loop(&text, entry) });
             }
         }
         // It lies in the system's folder for such files: nobody misses it if this fails.
@@ -104,18 +104,6 @@ fn find(tool: &str) -> Option<PathBuf> {
 fn temporary() -> std::io::Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("osprey-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map(|()| dir)
-}
-
-/// What `ptxas -v` says of an entry.
-fn resources(said: &str, entry: &str) -> Option<Code> {
-    let mut lines = said.lines().skip_while(|l| !l.contains(&format!("Compiling entry function '{entry}'"))).skip(1);
-    let about: Vec<&str> = lines.by_ref().take_while(|l| !l.contains("Compiling entry function")).collect();
-    let number = |unit: &str| {
-        let line = about.iter().find(|l| l.contains(unit))?;
-        line.split(unit).next()?.trim().rsplit([' ', ',']).next()?.parse::<u32>().ok()
-    };
-    let spills = number("bytes spill stores")? + number("bytes spill loads")?;
-    Some(Code { registers: number("registers")?, spills, main_loop: None })
 }
 
 /// The innermost loop of an entry with the most HMMA in what `nvdisasm -c` prints; where several have as many, the first.
@@ -149,17 +137,6 @@ fn main_loop(text: &str, entry: &str) -> Option<MainLoop> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_ptxas_says_is_understood() {
-        let said = "ptxas info    : Compiling entry function 'a' for 'sm_80'\nptxas info    : Function properties for a\n    0 bytes stack \
-                    frame, 8 bytes spill stores, 4 bytes spill loads\nptxas info    : Used 52 registers, used 1 barriers, 16656 bytes \
-                    smem\nptxas info    : Compiling entry function 'ab' for 'sm_80'\n    0 bytes stack frame, 0 bytes spill stores, 0 \
-                    bytes spill loads\nptxas info    : Used 255 registers";
-        assert_eq!(resources(said, "a"), Some(Code { registers: 52, spills: 12, main_loop: None }));
-        assert_eq!(resources(said, "ab"), Some(Code { registers: 255, spills: 0, main_loop: None }));
-        assert_eq!(resources(said, "b"), None);
-    }
 
     #[test]
     fn the_main_loop_is_the_innermost_one_with_most_hmma() {
