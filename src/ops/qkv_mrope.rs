@@ -2,11 +2,12 @@
 
 use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::reference::{edit, load, load_i32, project, rotate, store, vector, weight};
+use super::input::Input;
+use super::reference::{edit, load_i32, load_input, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
-    require_kernel, require_vector, require_weight, with_float,
+    require_kernel, require_vector, with_float,
 };
 use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
@@ -20,7 +21,7 @@ use crate::weights::{Matrix, WeightSet};
 #[derive(Debug)]
 pub struct QkvMrope {
     /// `[T, D]`
-    pub x: Tensor,
+    pub x: Input,
     /// Three parts: q `[H d, D]`, k `[G d, D]`, v `[G d, D]`.
     pub weight: Matrix,
     /// Three parts: `[H d]`, `[G d]`, `[G d]`.
@@ -77,7 +78,7 @@ impl Op for QkvMrope {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        for t in [&self.x, &self.q, &self.k, &self.v] {
+        for t in [&self.q, &self.k, &self.v] {
             require_float(name, t)?;
         }
         let (t, d) = (self.x.rows(), self.head_dim());
@@ -90,7 +91,7 @@ impl Op for QkvMrope {
             format!("{} columns of q do not split into heads of {d} for {} kv heads", self.q.cols(), self.kv_heads())
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * d;
-        require_weight(name, weights, self.weight, n, self.x.cols())?;
+        self.x.check_product(name, weights, self.weight, n)?;
         require_dim(name, "parts of the weight", weights.get(self.weight.id).parts.len(), 3)?;
         self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, n))?;
         require_index(name, &self.positions, 3 * t)?;
@@ -99,9 +100,9 @@ impl Op for QkvMrope {
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("qkv_mrope_{}", self.q.dtype))
-            .read(&self.x)
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.head_dim() / 2 })
+        let family = product::family(format!("qkv_mrope_{}", self.q.dtype), self.weight);
+        (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim() / 2 })
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -119,16 +120,18 @@ impl Op for QkvMrope {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let alike = [&self.q, &self.k, &self.v].iter().all(|t| t.dtype == self.x.dtype && t.is_contiguous());
+        let alike = [&self.q, &self.k, &self.v].iter().all(|t| self.x.stands_for(t.dtype) && t.is_contiguous());
+        let alike = alike && self.k.dtype == self.q.dtype;
         require_kernel(self.name(), alike && self.head_dim() == 128, || {
             format!("{} to {} and {}", self.x, self.q, self.k)
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * self.head_dim();
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), n)
+        let family = self.launch().entry;
+        product::kernel(self.name(), &family, &self.x, self.q.dtype, self.weight, self.x.rows(), n)
     }
 
     fn reference(&self, m: &OpMem) {
-        let (x, w) = (load(m, &self.x), weight(m, self.weight.id));
+        let (x, w) = (load_input(m, &self.x), weight(m, self.weight.id));
         let bias = self.bias.map(|b| vector(m, b));
         let (positions, slots) = (load_i32(m, &self.positions), load_i32(m, &self.slots));
         let (t, d, groups) = (x.len(), self.head_dim(), self.kv_heads());
@@ -159,7 +162,7 @@ impl Op for QkvMrope {
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, d, t) = (m.weight(self.weight.id), self.head_dim(), self.x.rows());
         let bias = self.bias.map(|b| body::vector(m.weight(b)));
-        let x = body::load(m, cpu, &self.x);
+        let x = body::operand(m, cpu, &self.x);
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
         body::require_distinct(slots);
         let freq = self.rope.frequencies(m);
@@ -226,7 +229,7 @@ pub fn cases() -> Vec<Case> {
         let k = b.updated(dtype, &cache, 1.0, tolerance);
         let v = b.updated(dtype, &cache, 1.0, tolerance);
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
-        b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
+        b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k, v })
     };
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };

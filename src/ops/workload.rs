@@ -272,7 +272,7 @@ impl Shape {
             Store::Add => b.updated(stream, &[rows, n], 1.0, tolerance),
         };
         let normed = norm.map(|kind| b.normed(kind, self.dtype, &y, tolerance));
-        Box::new(Linear { x, weight, bias, activation, store, y, normed })
+        Box::new(Linear { x: x.into(), weight, bias, activation, store, y, normed })
     }
 
     /// A linear layer that completes the decoder's residual stream.
@@ -325,7 +325,7 @@ fn qkv_mrope(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let q = b.output(s.dtype, &[s.rows, c.q_dim()], tolerance);
     let [k, v] = [(); 2].map(|()| b.updated(s.dtype, &s.kv_cache(), 1.0, tolerance));
     let rope = Mrope { inv_freq: b.table(&inv_freq(c.rope_theta as f32, c.head_dim)), section: c.mrope_section };
-    Box::new(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
+    Box::new(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k, v })
 }
 
 fn paged_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
@@ -359,7 +359,7 @@ fn gate_up(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let weight = b.matrix(s.dtype, &[(f, d), (f, d)], scale(d));
     // As in the cases of the op.
     let y = b.output(s.dtype, &[s.rows, f], Tolerance::rounded(8.0 * product_error(d)));
-    Box::new(GateUp { x, weight, y })
+    Box::new(GateUp { x: x.into(), weight, y })
 }
 
 fn down_proj(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
@@ -404,7 +404,7 @@ fn qkv_rope_2d(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     // As in the cases of the op.
     let qkv = b.output(s.dtype, &[s.rows, 3 * width], Tolerance::rounded(4.0 * product_error(width)));
     let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, d / 2)) };
-    Box::new(QkvRope2d { x, weight, bias, rope, positions, head_dim: d, qkv })
+    Box::new(QkvRope2d { x: x.into(), weight, bias, rope, positions, head_dim: d, qkv })
 }
 
 fn vision_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
