@@ -83,7 +83,8 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let positions = b.indices(&positions);
             let slots = b.indices(&(0..m as i32).collect::<Vec<_>>());
             let x = b.random(dtype, &[m, k], 1.0);
-            let mut case = b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
+            let mut case =
+                b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
             case.outputs.extend(cache.map(|t| (t, ANY)));
             case
         });

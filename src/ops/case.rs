@@ -222,8 +222,7 @@ impl CaseBuilder {
         let elements: usize = shape.iter().product();
         // -128 is no int8 of a row.
         let codes: Vec<i8> = (0..elements).map(|_| (self.rng.next() % 255) as i32 - 127).map(|c| c as i8).collect();
-        let scales: Vec<f32> =
-            (0..shape[0]).map(|_| (0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0).collect();
+        let scales: Vec<f32> = (0..shape[0]).map(|_| (0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0).collect();
         let x = self.bytes(DType::I8, shape, bytemuck::cast_slice(&codes));
         Input { x, scales: Some(self.bytes(DType::F32, &[shape[0]], bytemuck::cast_slice(&scales))) }
     }
@@ -281,6 +280,14 @@ impl CaseBuilder {
     pub fn matrix(&mut self, dtype: DType, parts: &[(usize, usize)], scale: f32) -> Matrix {
         let id = self.weight(dtype, parts, scale);
         self.weights.matrix(id)
+    }
+
+    /// The operand of a product in any format: floats of `dtype`, or codes.
+    pub fn operand(&mut self, format: Format, dtype: DType, parts: &[(usize, usize)], scale: f32) -> Matrix {
+        match format {
+            Format::Float => self.matrix(dtype, parts, scale),
+            _ => self.quantized(format, parts, scale),
+        }
     }
 
     /// A quantized weight of parts `[n, k]` whose values are in `-scale..scale`, scales from a fifth of the largest on.

@@ -12,6 +12,7 @@ use crate::cpu::{Cpu, Unit, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
@@ -110,14 +111,15 @@ impl Op for GateUp {
 
 /// Decode and prefill rows, widths that split unevenly.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, t: usize, d: usize, f: usize| {
-        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
-        let x = b.random(dtype, &[t, d], 1.0);
-        let weight = b.matrix(dtype, &[(f, d), (f, d)], 0.1);
+    let of = |format: Format, dtype: DType, t: usize, d: usize, f: usize| {
+        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={d} F={f}"));
+        let x = b.input(format, dtype, &[t, d], 1.0);
+        let weight = b.operand(format, dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
         let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * dot_error(d, 1.0, 0.1)));
-        b.finish(GateUp { x: x.into(), weight, y })
+        b.finish(GateUp { x, weight, y })
     };
+    let case = |dtype, t, d, f| of(Format::Float, dtype, t, d, f);
     vec![
         case(DType::F32, 1, 128, 256),
         case(DType::Bf16, 1, 300, 77),
@@ -127,5 +129,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 1, 1536, 72),
         case(DType::Bf16, 33, 264, 136),
         case(DType::F16, 129, 776, 72),
+        of(Format::W8A8, DType::F32, 3, 65, 77),
+        of(Format::W8A8, DType::Bf16, 1, 1536, 72),
+        of(Format::W8A8, DType::Bf16, 33, 272, 136),
+        of(Format::W8A8, DType::F16, 20, 784, 40),
+        of(Format::W8A8, DType::F16, 129, 784, 72),
     ]
 }

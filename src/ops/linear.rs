@@ -15,6 +15,7 @@ use crate::cpu::{Cpu, Tile, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -118,9 +119,8 @@ impl Op for Linear {
         require_kernel(self.name(), stored && self.y.is_contiguous(), || {
             format!("{} to {}: {}", self.x, self.y, self.launch().entry)
         })?;
-        let counted = |n: &Normed| {
-            n.activations == x && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements()
-        };
+        let counted =
+            |n: &Normed| n.activations == x && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements();
         require_kernel(self.name(), self.normed.is_none_or(|n| counted(&n)), || {
             format!("a norm of {} rows after {x} products", self.y.rows())
         })?;
@@ -248,6 +248,39 @@ fn followed(dtype: DType, kind: NormKind, store: Store, Shape { m, n, k }: Shape
     b.finish(Linear { x: x.into(), weight, bias, activation: None, store, y, normed })
 }
 
+/// int8 with int8, in every form that a model has. Without a norm `y` is `stored`.
+fn int8(
+    dtype: DType,
+    stored: DType,
+    form: (Option<Activation>, Store, Option<NormKind>),
+    Shape { m, n, k }: Shape,
+) -> Case {
+    let (activation, store, norm) = form;
+    let mut b = CaseBuilder::new(format!("w8a8 {dtype} to {stored} {form:?} M={m} N={n} K={k}"));
+    let x = b.input(Format::W8A8, dtype, &[m, k], 1.0);
+    let weight = b.quantized(Format::W8A8, &[(n, k)], 0.1);
+    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
+    let tolerance = Tolerance::rounded(2.0 * dot_error(k, 1.0, 0.1));
+    let y = match store {
+        Store::Set => b.output(stored, &[m, n], tolerance),
+        Store::Add => b.updated(stored, &[m, n], 1.0, tolerance),
+    };
+    let normed = norm.map(|kind| b.normed_int8(kind, dtype, &y, tolerance));
+    b.finish(Linear { x, weight, bias, activation, store, y, normed })
+}
+
+/// Floats whose norm is read as int8, as after the tower's first layer.
+fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
+    let mut b = CaseBuilder::new(format!("{dtype}, then int8 of {kind:?} M={m} N={n} K={k}"));
+    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let x = b.random(dtype, &[m, k], 1.0).into();
+    let weight = b.matrix(dtype, &[(n, k)], 0.1);
+    let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
+    let y = b.output(stream, &[m, n], tolerance);
+    let normed = Some(b.normed_int8(kind, dtype, &y, tolerance));
+    b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed })
+}
+
 /// Every form on odd sizes, decode and prefill row counts, several K blocks.
 pub fn cases() -> Vec<Case> {
     use Activation::*;
@@ -283,5 +316,28 @@ pub fn cases() -> Vec<Case> {
         followed(F16, NormKind::Layer, Store::Set, s(8, 160, 120)),
         followed(F16, NormKind::Layer, Store::Set, s(40, 160, 1544)),
         followed(F16, NormKind::Rms, Store::Add, s(32, 72, 6200)),
+        before_int8(F32, NormKind::Rms, s(3, 40, 24)),
+        before_int8(Bf16, NormKind::Layer, s(35, 264, 200)),
+        before_int8(F16, NormKind::Rms, s(5, 80, 160)),
+        int8(F32, F32, (None, Store::Set, None), s(3, 7, 5)),
+        int8(F32, F32, (None, Store::Add, Some(NormKind::Rms)), s(35, 72, 300)),
+        int8(Bf16, Bf16, (None, Store::Set, None), s(1, 40, 80)),
+        int8(Bf16, Bf16, (None, Store::Set, None), s(33, 136, 1168)),
+        int8(F16, F16, (None, Store::Set, None), s(9, 24, 784)),
+        int8(F16, F16, (None, Store::Set, None), s(130, 152, 16)),
+        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(8, 160, 128)),
+        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(40, 160, 1552)),
+        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(17, 264, 1552)),
+        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(140, 264, 208)),
+        int8(F16, F32, (None, Store::Add, Some(NormKind::Rms)), s(32, 72, 6208)),
+        int8(F16, F32, (None, Store::Add, Some(NormKind::Layer)), s(36, 72, 6208)),
+        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(16, 104, 144)),
+        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(48, 104, 144)),
+        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(5, 40, 768)),
+        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(34, 40, 768)),
+        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(2, 48, 80)),
+        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(36, 48, 80)),
+        int8(F16, F16, (Some(Gelu), Store::Set, None), s(1, 8, 16)),
+        int8(F16, F16, (Some(Gelu), Store::Set, None), s(33, 8, 16)),
     ]
 }

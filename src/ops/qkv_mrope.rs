@@ -13,6 +13,7 @@ use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -213,12 +214,13 @@ pub fn cases() -> Vec<Case> {
         d: usize,
         section: [usize; 3],
     }
-    let case = |dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
+    let of = |format: Format, dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
         let t = slots.len();
-        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
-        let x = b.random(dtype, &[t, hidden], 1.0);
+        let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
+        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={hidden} {heads}"));
+        let x = b.input(format, dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
-        let weight = b.matrix(dtype, &rows.map(|n| (n, hidden)), 0.1);
+        let weight = b.operand(format, dtype, &rows.map(|n| (n, hidden)), 0.1);
         let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
@@ -229,8 +231,9 @@ pub fn cases() -> Vec<Case> {
         let k = b.updated(dtype, &cache, 1.0, tolerance);
         let v = b.updated(dtype, &cache, 1.0, tolerance);
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
-        b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k, v })
+        b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
     };
+    let case = |dtype, hidden, h, slots: &[i32]| of(Format::Float, dtype, hidden, h, slots);
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
     let grouped = || Heads { heads: 4, groups: 2, d: 128, section: [16, 24, 24] };
@@ -244,5 +247,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 264, grouped(), &many),
         case(DType::F16, 776, grouped(), &many[..17]),
         case(DType::F16, 96, big(), &many),
+        of(Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
+        of(Format::W8A8, DType::Bf16, 272, grouped(), &many),
+        of(Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
+        of(Format::W8A8, DType::F16, 784, grouped(), &[9]),
+        of(Format::W8A8, DType::F16, 96, big(), &many),
     ]
 }

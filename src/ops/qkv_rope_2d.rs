@@ -13,6 +13,7 @@ use crate::cpu::{Cpu, Unit};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -126,18 +127,19 @@ impl Op for QkvRope2d {
 
 /// Native head_dim 80, and others.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, patches: usize, heads: usize, d: usize| {
+    let of = |format: Format, dtype: DType, patches: usize, heads: usize, d: usize| {
         let width = heads * d;
-        let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
-        let x = b.random(dtype, &[patches, width], 1.0);
-        let weight = b.matrix(dtype, &[(3 * width, width)], 0.1);
+        let mut b = CaseBuilder::new(format!("{format} {dtype} P={patches} H={heads} d={d}"));
+        let x = b.input(format, dtype, &[patches, width], 1.0);
+        let weight = b.operand(format, dtype, &[(3 * width, width)], 0.1);
         let bias = b.weight(dtype, &[(3 * width, 1)], 0.5);
         let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
         let positions = b.indices(&positions);
         let qkv = b.output(dtype, &[patches, 3 * width], Tolerance::rounded(4.0 * dot_error(width, 1.0, 0.1)));
         let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, d / 2)) };
-        b.finish(QkvRope2d { x: x.into(), weight, bias, rope, positions, head_dim: d, qkv })
+        b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: d, qkv })
     };
+    let case = |dtype, patches, heads, d| of(Format::Float, dtype, patches, heads, d);
     vec![
         case(DType::F32, 16, 2, 80),
         case(DType::Bf16, 20, 2, 80),
@@ -146,5 +148,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 130, 3, 80),
         case(DType::F16, 9, 10, 80),
         case(DType::F16, 40, 2, 80),
+        of(Format::W8A8, DType::F32, 8, 3, 32),
+        of(Format::W8A8, DType::Bf16, 130, 3, 80),
+        of(Format::W8A8, DType::Bf16, 20, 2, 80),
+        of(Format::W8A8, DType::F16, 9, 10, 80),
+        of(Format::W8A8, DType::F16, 40, 2, 80),
     ]
 }
