@@ -13,6 +13,7 @@ pub enum DType {
     F16,
     I64,
     I32,
+    I8,
     U8,
 }
 
@@ -23,7 +24,7 @@ impl DType {
             DType::I64 => 8,
             DType::F32 | DType::I32 => 4,
             DType::Bf16 | DType::F16 => 2,
-            DType::U8 => 1,
+            DType::I8 | DType::U8 => 1,
         }
     }
 
@@ -35,6 +36,7 @@ impl DType {
             DType::F16 => "f16",
             DType::I64 => "i64",
             DType::I32 => "i32",
+            DType::I8 => "i8",
             DType::U8 => "u8",
         }
     }
@@ -68,7 +70,7 @@ pub trait Float: Element {
 macro_rules! element {
     ($($t:ty => $d:ident),*) => { $(impl Element for $t { const DTYPE: DType = DType::$d; })* };
 }
-element!(f32 => F32, bf16 => Bf16, f16 => F16, i64 => I64, i32 => I32, u8 => U8);
+element!(f32 => F32, bf16 => Bf16, f16 => F16, i64 => I64, i32 => I32, i8 => I8, u8 => U8);
 
 impl Float for f32 {
     #[inline(always)]

@@ -164,7 +164,7 @@ fn raw_entries(file: &Path, header: &[u8]) -> Result<Vec<(String, Raw)>> {
 /// Checks one entry against the `data` bytes that start at `start` in the file. The error carries the name back.
 fn checked(name: String, raw: Raw, start: usize, data: usize) -> std::result::Result<Entry, (String, String)> {
     let Some(dtype) = dtype(&raw.dtype) else {
-        let why = format!("dtype {} is none of F32, BF16, F16, I64, I32, U8", shown(&raw.dtype));
+        let why = format!("dtype {} is none of F32, BF16, F16, I64, I32, I8, U8", shown(&raw.dtype));
         return Err((name, why));
     };
     let [from, to] = raw.data_offsets;
@@ -203,9 +203,23 @@ fn dtype(name: &str) -> Option<DType> {
         "F16" => DType::F16,
         "I64" => DType::I64,
         "I32" => DType::I32,
+        "I8" => DType::I8,
         "U8" => DType::U8,
         _ => return None,
     })
+}
+
+/// A dtype as a header says it.
+pub(crate) const fn stored_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::Bf16 => "BF16",
+        DType::F16 => "F16",
+        DType::I64 => "I64",
+        DType::I32 => "I32",
+        DType::I8 => "I8",
+        DType::U8 => "U8",
+    }
 }
 
 /// Tensors must cover the data without overlap or hole, up to the end of the file.

@@ -15,6 +15,7 @@ pub mod safetensors;
 pub mod storage;
 pub mod summary;
 pub mod weights;
+pub mod writer;
 
 pub use config::{Config, TextConfig, VisionConfig};
 pub use generation::GenerationConfig;
@@ -22,3 +23,4 @@ pub use safetensors::{Checkpoint, TensorView};
 pub use storage::{StoredTensor, TensorData};
 pub use summary::Summary;
 pub use weights::{ModelFiles, Weights};
+pub use writer::{Declared, FolderWriter, Job};
