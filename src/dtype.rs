@@ -1,6 +1,6 @@
 //! Element types of tensors, as safetensors names them.
 //!
-//! Only what the engine computes with. Quantized storage is a weight format, not a dtype.
+//! Quantized storage is a weight format, not a dtype.
 
 use half::{bf16, f16};
 use std::fmt;

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod cpu;
+pub mod data;
 pub mod dtype;
 pub mod engine;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod ops;
 pub mod pack;
 pub mod plan;
 pub mod ptx;
+pub mod quant;
 pub mod step;
 pub mod tensor;
 pub mod text;

@@ -112,12 +112,13 @@ fn scatter<const PAIR: usize>(row: usize, from: &[u8], tile: &mut [u8]) {
 
 /// Elements of a part from `start`, as `dtype`, until `out` is full.
 fn convert(part: &Part, start: usize, dtype: DType, out: &mut [u8]) {
-    let from = &part.data.bytes()[start * part.dtype.size()..];
-    if part.dtype == dtype {
+    let (bytes, stored) = part.float();
+    let from = &bytes[start * stored.size()..];
+    if stored == dtype {
         return out.copy_from_slice(&from[..out.len()]);
     }
-    with_float!(part.dtype, S => with_float!(dtype, T => {
-        for (to, from) in out.chunks_exact_mut(dtype.size()).zip(from.chunks_exact(part.dtype.size())) {
+    with_float!(stored, S => with_float!(dtype, T => {
+        for (to, from) in out.chunks_exact_mut(dtype.size()).zip(from.chunks_exact(stored.size())) {
             let x = bytemuck::pod_read_unaligned::<S>(from).to_f32();
             to.copy_from_slice(bytemuck::bytes_of(&T::from_f32(x)));
         }
@@ -127,7 +128,8 @@ fn convert(part: &Part, start: usize, dtype: DType, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::TensorData;
+    use crate::data::TensorData;
+    use crate::quant::Values;
     use half::bf16;
 
     /// Row `r`, column `c` holds `100 r + c`, which bf16 has exactly below 256 only; f32 stays exact.
@@ -139,7 +141,7 @@ mod tests {
                 let values: Vec<f32> = (first * k..(first + n) * k).map(|i| (i / k * 100 + i % k) as f32).collect();
                 first += n;
                 let data = TensorData::from_bytes(bytemuck::cast_slice(&values).to_vec());
-                Part { data, dtype: DType::F32, n, k }
+                Part { values: Values::Float(data, DType::F32), n, k }
             })
             .collect();
         Weight { name: "w".into(), parts }

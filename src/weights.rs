@@ -3,20 +3,30 @@
 //! A weight is a list of checkpoint tensors that stay where they are (q, k and v; gate and up), read in place, possibly unaligned.
 //! It refuses to know what they are for.
 
-use crate::checkpoint::TensorData;
+use crate::data::TensorData;
 use crate::dtype::DType;
+use crate::quant::{Format, Values};
 use crate::tensor::WeightId;
 
 /// One checkpoint tensor of a weight, as `[n, k]` rows (a vector is `[n, 1]`).
 #[derive(Debug, Clone)]
 pub struct Part {
-    pub data: TensorData,
-    pub dtype: DType,
+    pub values: Values,
     pub n: usize,
     pub k: usize,
 }
 
-/// Tensors that one op uses together; their rows follow each other.
+impl Part {
+    /// The bytes and type of one that is not quantized, as vectors and tables always are.
+    pub fn float(&self) -> (&[u8], DType) {
+        match &self.values {
+            Values::Float(data, dtype) => (data.bytes(), *dtype),
+            Values::Quantized(_) => unreachable!("contracts admit codes in products only"),
+        }
+    }
+}
+
+/// Tensors that one op uses together; their rows follow each other, and their formats are the same.
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// Names of the checkpoint tensors, joined by `+`.
@@ -28,7 +38,7 @@ impl Weight {
     /// A vector that no checkpoint holds.
     pub fn table(name: String, values: &[f32]) -> Self {
         let data = TensorData::from_bytes(bytemuck::cast_slice(values).to_vec());
-        Weight { name, parts: vec![Part { data, dtype: DType::F32, n: values.len(), k: 1 }] }
+        Weight { name, parts: vec![Part { values: Values::Float(data, DType::F32), n: values.len(), k: 1 }] }
     }
 
     /// Rows of all parts.
@@ -41,10 +51,22 @@ impl Weight {
         self.parts[0].k
     }
 
+    /// The format, the same in every part.
+    pub fn format(&self) -> Format {
+        self.parts[0].values.format()
+    }
+
     /// Bytes in the checkpoint.
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|p| p.data.bytes().len()).sum()
+        self.parts.iter().map(|p| p.values.bytes()).sum()
     }
+}
+
+/// A weight that rows are multiplied with, and its format: an op's launch follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix {
+    pub id: WeightId,
+    pub format: Format,
 }
 
 /// All weights of a model.
@@ -64,5 +86,10 @@ impl WeightSet {
     /// The weight behind an identity.
     pub fn get(&self, id: WeightId) -> &Weight {
         &self.weights[id.0 as usize]
+    }
+
+    /// A weight as the operand of a product.
+    pub fn matrix(&self, id: WeightId) -> Matrix {
+        Matrix { id, format: self.get(id).format() }
     }
 }

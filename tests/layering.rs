@@ -9,25 +9,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dtype", &[]),
     // Leaves.
     ("file", &[]),
-    ("checkpoint", &["file"]),
+    ("data", &[]),
+    ("quant", &["data"]),
+    ("checkpoint", &["data", "file", "quant"]),
     ("media", &["file"]),
     ("text", &["file"]),
     ("cpu", &[]),
     ("kv", &[]),
     ("tensor", &[]),
     ("step", &["tensor"]),
-    ("weights", &["checkpoint", "tensor"]),
+    ("weights", &["data", "quant", "tensor"]),
     ("launch", &["tensor"]),
     ("hostmem", &["launch", "tensor", "weights"]),
-    // Ops see memory, weights, the step and the fast bodies; `checkpoint` only to build test weights.
-    ("ops", &["checkpoint", "cpu", "hostmem", "launch", "step", "tensor", "weights"]),
+    // Ops see memory, weights, the step and the fast bodies; `checkpoint` for the sizes of real models, `data` to build test weights.
+    ("ops", &["checkpoint", "cpu", "data", "hostmem", "launch", "quant", "step", "tensor", "weights"]),
     ("plan", &["hostmem", "launch", "ops", "step", "tensor", "weights"]),
     // An executor never sees a model, a model never an executor.
     // The kernels as a device takes them: their text, and weights in their layouts.
     ("ptx", &[]),
-    ("pack", &["checkpoint", "launch", "ops", "weights"]),
+    ("pack", &["data", "launch", "ops", "quant", "weights"]),
     ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
-    ("model", &["checkpoint", "ops", "plan", "step", "tensor", "weights"]),
+    ("model", &["checkpoint", "ops", "plan", "quant", "step", "tensor", "weights"]),
     (
         "engine",
         &["checkpoint", "exec", "hostmem", "kv", "media", "model", "ops", "plan", "step", "tensor", "text", "weights"],
@@ -37,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "checkpoint",
             "cpu",
+            "data",
             "engine",
             "exec",
             "hostmem",

@@ -38,7 +38,7 @@ fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
     let linear = |dtype, stream, activation, norm: Option<NormKind>, n, k| {
         check_rows(move |m| {
             let mut b = CaseBuilder::new(format!("{dtype} {activation:?} {norm:?} N={n} K={k}"));
-            let weight = b.weight(dtype, &[(n, k)], 0.1);
+            let weight = b.matrix(dtype, &[(n, k)], 0.1);
             let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
             let y = b.output(stream, &[m, n], ANY);
             let normed = norm.map(|kind| b.normed(kind, dtype, &y, ANY));
@@ -57,14 +57,14 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
     for (dtype, k) in [(DType::Bf16, 264), (DType::F16, 776)] {
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("gate_up {dtype}"));
-            let weight = b.weight(dtype, &[(72, k), (72, k)], 0.1);
+            let weight = b.matrix(dtype, &[(72, k), (72, k)], 0.1);
             let y = b.output(dtype, &[m, 72], ANY);
             let x = b.random(dtype, &[m, k], 1.0);
             b.finish(GateUp { x, weight, y })
         });
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("lm_head {dtype}"));
-            let weight = b.weight(dtype, &[(136, k)], 0.1);
+            let weight = b.matrix(dtype, &[(136, k)], 0.1);
             let x = b.random(dtype, &[m, k], 1.0);
             let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
             let logits = b.output(DType::F32, &[m, 136], ANY);
@@ -73,7 +73,7 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("qkv_mrope {dtype}"));
             let parts = [2 * 128, 128, 128];
-            let weight = b.weight(dtype, &parts.map(|n| (n, k)), 0.1);
+            let weight = b.matrix(dtype, &parts.map(|n| (n, k)), 0.1);
             let bias = Some(b.weight(dtype, &parts.map(|n| (n, 1)), 0.5));
             let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, 128)), section: [16, 24, 24] };
             let q = b.output(dtype, &[m, 2 * 128], ANY);
@@ -89,7 +89,7 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
         });
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("qkv_rope_2d {dtype}"));
-            let weight = b.weight(dtype, &[(3 * 160, k)], 0.1);
+            let weight = b.matrix(dtype, &[(3 * 160, k)], 0.1);
             let bias = b.weight(dtype, &[(3 * 160, 1)], 0.5);
             let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, 40)) };
             let qkv = b.output(dtype, &[m, 3 * 160], ANY);

@@ -9,8 +9,9 @@ pub mod vision;
 use crate::checkpoint::{StoredTensor, Weights};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::Values;
 use crate::tensor::{Region, Tensor, WeightId};
-use crate::weights::{Part, Weight, WeightSet};
+use crate::weights::{Matrix, Part, Weight, WeightSet};
 
 /// The type that activations and the KV cache are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,20 +76,24 @@ struct WeightLoader<'a> {
 
 impl WeightLoader<'_> {
     /// One weight made of tensors whose rows follow each other. A convolution's trailing dimensions are its columns; a vector has one.
-    fn join(&mut self, names: &[String]) -> Result<WeightId> {
+    fn vector(&mut self, names: &[String]) -> Result<WeightId> {
         let parts = names.iter().map(|name| Ok(part(self.tensors.get(name)?))).collect::<Result<Vec<_>>>()?;
-        if let Some(i) = parts.iter().position(|p| p.dtype != parts[0].dtype) {
-            let why = format!(
-                "is {}, but {} is {}: they are one product, so save both alike",
-                parts[i].dtype, names[0], parts[0].dtype
-            );
+        if let Some(i) = parts.iter().position(|p| storage(p) != storage(&parts[0])) {
+            let (this, first) = (storage(&parts[i]), storage(&parts[0]));
+            let why = format!("is {this}, but {} is {first}: they are one product, so save both alike", names[0]);
             return Err(Error::checkpoint(self.tensors.get(&names[i])?.file(), &names[i], why));
         }
         Ok(self.set.push(Weight { name: names.join("+"), parts }))
     }
 
+    /// The same as the operand of a product.
+    fn matrix(&mut self, names: &[String]) -> Result<Matrix> {
+        let id = self.vector(names)?;
+        Ok(self.set.matrix(id))
+    }
+
     fn one(&mut self, name: String) -> Result<WeightId> {
-        self.join(&[name])
+        self.vector(&[name])
     }
 
     /// A vector that follows from the configuration.
@@ -103,7 +108,15 @@ fn part(t: &StoredTensor) -> Part {
         [n, rest @ ..] => (*n, rest.iter().product()),
         [] => (1, 1),
     };
-    Part { data: t.data().clone(), dtype: t.dtype(), n, k }
+    Part { values: Values::Float(t.data().clone(), t.dtype()), n, k }
+}
+
+/// How a part is stored, in words.
+fn storage(p: &Part) -> String {
+    match &p.values {
+        Values::Float(_, dtype) => dtype.to_string(),
+        Values::Quantized(q) => format!("{:?}", q.format()),
+    }
 }
 
 /// A point of a plan that a debugger may stop at.

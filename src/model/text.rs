@@ -18,17 +18,17 @@ use crate::ops::sample::Sample;
 use crate::plan::{Plan, Recorder};
 use crate::step::{StepLayout, StepShape};
 use crate::tensor::{Region, Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 
 #[derive(Debug)]
 struct Layer {
     input_norm: WeightId,
-    qkv: WeightId,
+    qkv: Matrix,
     qkv_bias: WeightId,
-    o: WeightId,
+    o: Matrix,
     post_norm: WeightId,
-    gate_up: WeightId,
-    down: WeightId,
+    gate_up: Matrix,
+    down: Matrix,
 }
 
 /// The decoder's weights and shape.
@@ -38,7 +38,7 @@ pub struct Decoder {
     embed: WeightId,
     layers: Vec<Layer>,
     norm: WeightId,
-    head: WeightId,
+    head: Matrix,
     inv_freq: WeightId,
 }
 
@@ -89,17 +89,18 @@ pub fn outputs(samples: usize, vocab: usize) -> (Tensor, Tensor) {
 impl Decoder {
     pub(super) fn load(w: &mut WeightLoader, config: &TextConfig, tied: bool) -> Result<Self> {
         let embed = w.one("model.embed_tokens.weight".into())?;
+        let head = if tied { w.set.matrix(embed) } else { w.matrix(&["lm_head.weight".into()])? };
         let layer = |i: usize, w: &mut WeightLoader| {
             let name = |part: &str| format!("model.layers.{i}.{part}");
             let qkv = |kind: &str| ["q", "k", "v"].map(|p| name(&format!("self_attn.{p}_proj.{kind}")));
             Ok(Layer {
                 input_norm: w.one(name("input_layernorm.weight"))?,
-                qkv: w.join(&qkv("weight"))?,
-                qkv_bias: w.join(&qkv("bias"))?,
-                o: w.one(name("self_attn.o_proj.weight"))?,
+                qkv: w.matrix(&qkv("weight"))?,
+                qkv_bias: w.vector(&qkv("bias"))?,
+                o: w.matrix(&[name("self_attn.o_proj.weight")])?,
                 post_norm: w.one(name("post_attention_layernorm.weight"))?,
-                gate_up: w.join(&["gate", "up"].map(|p| name(&format!("mlp.{p}_proj.weight"))))?,
-                down: w.one(name("mlp.down_proj.weight"))?,
+                gate_up: w.matrix(&["gate", "up"].map(|p| name(&format!("mlp.{p}_proj.weight"))))?,
+                down: w.matrix(&[name("mlp.down_proj.weight")])?,
             })
         };
         Ok(Decoder {
@@ -107,7 +108,7 @@ impl Decoder {
             embed,
             layers: (0..config.num_hidden_layers).map(|i| layer(i, w)).collect::<Result<_>>()?,
             norm: w.one("model.norm.weight".into())?,
-            head: if tied { embed } else { w.one("lm_head.weight".into())? },
+            head,
             inv_freq: w.table("rotary_emb.inv_freq", &inv_freq(config.rope_theta as f32, config.head_dim)),
         })
     }
@@ -197,6 +198,6 @@ impl Decoder {
     }
 }
 
-fn add(x: Tensor, weight: WeightId, y: Tensor, normed: Option<Normed>) -> Linear {
+fn add(x: Tensor, weight: Matrix, y: Tensor, normed: Option<Normed>) -> Linear {
     Linear { x, weight, bias: None, activation: None, store: Store::Add, y, normed }
 }

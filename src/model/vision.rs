@@ -13,25 +13,32 @@ use crate::ops::rope::{Rope2d, inv_freq};
 use crate::ops::vision_attention::VisionAttention;
 use crate::plan::{Plan, Recorder};
 use crate::tensor::{Region, Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 
 /// LayerNorm's epsilon in every block and the merger (transformers, modeling_qwen2_vl.py).
 const EPS: f32 = 1e-6;
 /// The base of the tower's rotary frequencies.
 const THETA: f32 = 10_000.0;
 
+/// A linear layer.
 #[derive(Debug)]
 struct Affine {
+    weight: Matrix,
+    bias: WeightId,
+}
+
+#[derive(Debug)]
+struct LayerNorm {
     weight: WeightId,
     bias: WeightId,
 }
 
 #[derive(Debug)]
 struct Block {
-    norm1: Affine,
+    norm1: LayerNorm,
     qkv: Affine,
     proj: Affine,
-    norm2: Affine,
+    norm2: LayerNorm,
     fc1: Affine,
     fc2: Affine,
 }
@@ -40,9 +47,9 @@ struct Block {
 #[derive(Debug)]
 pub struct VisionTower {
     config: VisionConfig,
-    patch_embed: WeightId,
+    patch_embed: Matrix,
     blocks: Vec<Block>,
-    ln_q: Affine,
+    ln_q: LayerNorm,
     mlp0: Affine,
     mlp2: Affine,
     inv_freq: WeightId,
@@ -64,27 +71,24 @@ pub struct VisionIo {
 
 impl VisionTower {
     pub(super) fn load(w: &mut WeightLoader, config: &VisionConfig) -> Result<Self> {
-        let mut affine = |name: String| {
-            Ok(Affine { weight: w.one(format!("{name}.weight"))?, bias: w.one(format!("{name}.bias"))? })
-        };
-        let block = |i: usize, affine: &mut dyn FnMut(String) -> Result<Affine>| {
-            let mut part = |name: &str| affine(format!("visual.blocks.{i}.{name}"));
+        let block = |i: usize, w: &mut WeightLoader| {
+            let name = |part: &str| format!("visual.blocks.{i}.{part}");
             Ok(Block {
-                norm1: part("norm1")?,
-                qkv: part("attn.qkv")?,
-                proj: part("attn.proj")?,
-                norm2: part("norm2")?,
-                fc1: part("mlp.fc1")?,
-                fc2: part("mlp.fc2")?,
+                norm1: layer_norm(w, name("norm1"))?,
+                qkv: affine(w, name("attn.qkv"))?,
+                proj: affine(w, name("attn.proj"))?,
+                norm2: layer_norm(w, name("norm2"))?,
+                fc1: affine(w, name("mlp.fc1"))?,
+                fc2: affine(w, name("mlp.fc2"))?,
             })
         };
         Ok(VisionTower {
             config: config.clone(),
-            blocks: (0..config.depth).map(|i| block(i, &mut affine)).collect::<Result<_>>()?,
-            ln_q: affine("visual.merger.ln_q".into())?,
-            mlp0: affine("visual.merger.mlp.0".into())?,
-            mlp2: affine("visual.merger.mlp.2".into())?,
-            patch_embed: w.one("visual.patch_embed.proj.weight".into())?,
+            blocks: (0..config.depth).map(|i| block(i, w)).collect::<Result<_>>()?,
+            ln_q: layer_norm(w, "visual.merger.ln_q".into())?,
+            mlp0: affine(w, "visual.merger.mlp.0".into())?,
+            mlp2: affine(w, "visual.merger.mlp.2".into())?,
+            patch_embed: w.matrix(&["visual.patch_embed.proj.weight".into()])?,
             inv_freq: w.table("visual.rotary_pos_emb.inv_freq", &inv_freq(THETA, config.head_dim / 2)),
         })
     }
@@ -108,8 +112,8 @@ impl VisionTower {
         let positions = r.input(DType::I32, &[patches, 2]);
         let cu_seqlens = r.input(DType::I32, &[t + 1]);
         let x = r.temp(precision.stream, &[patches, width]);
-        let normed = |r: &mut Recorder, a: &Affine| Normed {
-            norm: layer_norm(a),
+        let normed = |r: &mut Recorder, a: &LayerNorm| Normed {
+            norm: norm_of(a),
             y: r.temp(dtype, &[patches, width]),
             counters,
         };
@@ -154,7 +158,7 @@ impl VisionTower {
     }
 
     /// The norm that block `i` begins with, or the merger.
-    fn norm_before(&self, i: usize) -> &Affine {
+    fn norm_before(&self, i: usize) -> &LayerNorm {
         self.blocks.get(i).map_or(&self.ln_q, |b| &b.norm1)
     }
 
@@ -178,7 +182,15 @@ impl VisionTower {
     }
 }
 
-fn layer_norm(a: &Affine) -> Norm {
+fn affine(w: &mut WeightLoader, name: String) -> Result<Affine> {
+    Ok(Affine { weight: w.matrix(&[format!("{name}.weight")])?, bias: w.one(format!("{name}.bias"))? })
+}
+
+fn layer_norm(w: &mut WeightLoader, name: String) -> Result<LayerNorm> {
+    Ok(LayerNorm { weight: w.one(format!("{name}.weight"))?, bias: w.one(format!("{name}.bias"))? })
+}
+
+fn norm_of(a: &LayerNorm) -> Norm {
     Norm { kind: NormKind::Layer, weight: a.weight, bias: Some(a.bias), eps: EPS }
 }
 

@@ -2,11 +2,12 @@
 
 use super::norm::{NormKind, Normed};
 use super::with_float;
-use crate::cpu::{Buffer, Cpu, Isa, Rows, Tile, Unit, norm, rows};
+use crate::cpu::{Buffer, Cpu, Epilogue, Isa, Rows, Tile, Unit, matmul, norm, rows};
 use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
+use crate::quant::Values;
 use crate::tensor::Tensor;
-use crate::weights::Weight;
+use crate::weights::{Part, Weight};
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -84,15 +85,33 @@ fn fill_rows(cpu: &Cpu, out: &mut [f32], cols: usize, fill: impl Fn(usize, &mut 
 pub fn vector(w: &Weight) -> Vec<f32> {
     let mut out = Vec::new();
     for p in &w.parts {
-        let bytes = p.data.bytes().chunks_exact(p.dtype.size());
-        with_float!(p.dtype, T => out.extend(bytes.map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32())));
+        let (bytes, dtype) = p.float();
+        let bytes = bytes.chunks_exact(dtype.size());
+        with_float!(dtype, T => out.extend(bytes.map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32())));
     }
     out
 }
 
-/// A weight's parts, in place.
-pub fn parts(w: &Weight) -> Vec<Rows<'_>> {
-    w.parts.iter().map(|p| Rows { bytes: p.data.bytes(), dtype: p.dtype, n: p.n, k: p.k }).collect()
+/// Multiplies rows with a weight, the rows that each unit names; see [`matmul`].
+pub fn product(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
+    let widened: Vec<Vec<f32>> = w.parts.iter().map(dequantized).collect();
+    let parts: Vec<Rows> = w.parts.iter().zip(&widened).map(|(p, widened)| in_place(p, widened)).collect();
+    matmul(cpu, x, rows, &parts, units, epilogue);
+}
+
+fn in_place<'w>(p: &'w Part, widened: &'w [f32]) -> Rows<'w> {
+    let (bytes, dtype) = match &p.values {
+        Values::Float(data, dtype) => (data.bytes(), *dtype),
+        Values::Quantized(_) => (bytemuck::cast_slice(widened), DType::F32),
+    };
+    Rows { bytes, dtype, n: p.n, k: p.k }
+}
+
+fn dequantized(p: &Part) -> Vec<f32> {
+    match &p.values {
+        Values::Float(..) => Vec::new(),
+        Values::Quantized(q) => (0..q.n).flat_map(|n| (0..q.k).map(move |k| q.value(n, k))).collect(),
+    }
 }
 
 /// Units of 64 rows of a weight with one part; unit `i` begins at column `64 i`.

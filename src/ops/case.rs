@@ -2,13 +2,15 @@
 
 use super::Op;
 use super::norm::{Norm, NormKind, Normed};
-use crate::checkpoint::TensorData;
+use crate::data::TensorData;
 use crate::dtype::{DType, Float};
 use crate::hostmem::{HostRegions, RegionBytes};
 use crate::ops::with_float;
+use crate::quant::{Activations, Codes, Format, Quantized, Values};
 use crate::step::{HostStep, StepShape};
 use crate::tensor::{Region, Tensor, WeightId};
-use crate::weights::{Part, Weight, WeightSet};
+use crate::weights::{Matrix, Part, Weight, WeightSet};
+use std::sync::Arc;
 
 /// Bytes around every operand that nobody may touch.
 const RED_ZONE: usize = 256;
@@ -221,10 +223,55 @@ impl CaseBuilder {
             .iter()
             .map(|&(n, k)| {
                 let data = TensorData::from_bytes(self.random_bytes(dtype, n * k, scale));
-                Part { data, dtype, n, k }
+                Part { values: Values::Float(data, dtype), n, k }
             })
             .collect();
         self.weights.push(Weight { name: format!("{} weight", self.label), parts })
+    }
+
+    /// The same as the operand of a product.
+    pub fn matrix(&mut self, dtype: DType, parts: &[(usize, usize)], scale: f32) -> Matrix {
+        let id = self.weight(dtype, parts, scale);
+        self.weights.matrix(id)
+    }
+
+    /// A quantized weight of parts `[n, k]` whose values are in `-scale..scale`, scales from a fifth of the largest on.
+    pub fn quantized(&mut self, format: Format, parts: &[(usize, usize)], scale: f32) -> Matrix {
+        let parts = parts
+            .iter()
+            .map(|&(n, k)| Part { values: Values::Quantized(Arc::new(self.codes(format, n, k, scale))), n, k })
+            .collect();
+        let id = self.weights.push(Weight { name: format!("{} weight", self.label), parts });
+        self.weights.matrix(id)
+    }
+
+    fn codes(&mut self, format: Format, n: usize, k: usize, scale: f32) -> Quantized {
+        let (group, zeros) = match format {
+            Format::W4A16 { group, zeros } | Format::W8A16 { group, zeros } => (group, zeros),
+            Format::W8A8 => (k, false),
+            Format::Float => unreachable!("floats have no codes"),
+        };
+        let four = matches!(format, Format::W4A16 { .. });
+        let bytes: Vec<u8> = (0..n * if four { k / 2 } else { k }).map(|_| self.rng.next() as u8).collect();
+        let data = TensorData::from_bytes(bytes);
+        let (codes, activations) = match format {
+            Format::W8A8 => (Codes::I8(data), Activations::Int8),
+            _ if four => (Codes::U4(data), Activations::Float),
+            _ => (Codes::U8(data), Activations::Float),
+        };
+        // Zero points of 4 to 11, or 64 to 191, are at most so far from a code.
+        let (low, farthest) = match (four, zeros) {
+            (true, true) => (4, 11.0),
+            (true, false) => (8, 8.0),
+            (false, true) => (64, 191.0),
+            (false, false) => (128, 128.0),
+        };
+        let groups = n * (k / group);
+        let scales = (0..groups).map(|_| (0.6 + 0.4 * self.rng.uniform()) * scale / farthest).collect();
+        let zeros = zeros.then(|| (0..groups).map(|_| low + (self.rng.next() % (2 * low as u64)) as u8).collect());
+        let q = Quantized { n, k, codes, group, scales, zeros, order: None, activations };
+        q.check().expect("made to fit");
+        q
     }
 
     /// The finished case for an op without step inputs.

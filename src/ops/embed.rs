@@ -4,11 +4,14 @@ use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::norm::{self, NormKind, Normed};
 use super::reference::{load, load_i32, store, store_normed, weight};
-use super::{Cost, Op, Result, require_dim, require_float, require_index, require_kernel, require_weight, with_float};
+use super::{
+    Cost, Op, Result, require, require_dim, require_float, require_index, require_kernel, require_weight, with_float,
+};
 use crate::cpu::Cpu;
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::WeightSet;
@@ -40,8 +43,10 @@ impl Op for Embed {
         require_float(name, &self.y)?;
         require_index(name, &self.ids, self.y.rows())?;
         require_index(name, &self.rows, self.y.rows())?;
-        require_weight(name, weights, self.table, table.n(), self.y.cols())?;
-        require_dim(name, "parts of the table", table.parts.len(), 1)?;
+        require_weight(name, weights, weights.matrix(self.table), table.n(), self.y.cols())?;
+        require(name, table.parts.len() == 1 && table.format() == Format::Float, || {
+            format!("{} is no table", table.name)
+        })?;
         require_dim(name, "D of the image rows", self.images.cols(), self.y.cols())?;
         self.normed.map_or(Ok(()), |n| n.check(name, weights, &self.y))
     }
@@ -78,8 +83,9 @@ impl Op for Embed {
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (ids, rows) = (m.read::<i32>(&self.ids), m.read::<i32>(&self.rows));
         let table = &m.weight(self.table).parts[0];
-        let row_bytes = table.k * table.dtype.size();
-        with_float!(self.y.dtype, Y => with_float!(self.images.dtype, I => with_float!(table.dtype, W => {
+        let (stored, dtype) = table.float();
+        let row_bytes = table.k * dtype.size();
+        with_float!(self.y.dtype, Y => with_float!(self.images.dtype, I => with_float!(dtype, W => {
             let images = m.read::<I>(&self.images);
             let y = Dest::<Y>::new(m, cpu, &self.y);
             for (t, (&id, &image)) in ids.iter().zip(rows).enumerate() {
@@ -87,8 +93,8 @@ impl Op for Embed {
                     let row = &images[image as usize * self.images.row_stride..][..table.k];
                     row.iter().map(|x| x.to_f32()).collect()
                 } else {
-                    let row = &table.data.bytes()[id as usize * row_bytes..][..row_bytes];
-                    let row = row.chunks_exact(table.dtype.size());
+                    let row = &stored[id as usize * row_bytes..][..row_bytes];
+                    let row = row.chunks_exact(dtype.size());
                     row.map(|x| bytemuck::pod_read_unaligned::<W>(x).to_f32()).collect()
                 };
                 y.put(t, 0, &row);

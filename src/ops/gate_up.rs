@@ -7,13 +7,13 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_kernel,
     require_weight, with_float,
 };
-use crate::cpu::{Cpu, Unit, math, matmul};
+use crate::cpu::{Cpu, Unit, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
-use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::tensor::Tensor;
+use crate::weights::{Matrix, WeightSet};
 
 /// Gate columns that are multiplied at a time, with as many of up.
 const COLUMNS: usize = 64;
@@ -24,7 +24,7 @@ pub struct GateUp {
     /// `[T, D]`
     pub x: Tensor,
     /// Two parts: gate `[F, D]`, up `[F, D]`.
-    pub weight: WeightId,
+    pub weight: Matrix,
     /// `[T, F]`
     pub y: Tensor,
 }
@@ -40,14 +40,14 @@ impl Op for GateUp {
         require_float(name, &self.y)?;
         require_dim(name, "T of y", self.y.rows(), self.x.rows())?;
         require_weight(name, weights, self.weight, 2 * self.y.cols(), self.x.cols())?;
-        let parts = &weights.get(self.weight).parts;
+        let parts = &weights.get(self.weight.id).parts;
         require(name, parts.len() == 2 && parts[0].n == parts[1].n, || "gate and up must be two equal parts".into())
     }
 
     fn launch(&self) -> Launch {
         Launch::new(format!("gate_up_{}", self.y.dtype))
             .read(&self.x)
-            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.y.cols() })
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.y.cols() })
             .write(&self.y)
             .i32(self.x.rows())
             .i32(self.y.cols())
@@ -58,11 +58,11 @@ impl Op for GateUp {
         let f = self.y.cols();
         let fits = self.y.dtype == self.x.dtype && self.y.is_contiguous() && f.is_multiple_of(8);
         require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), 2 * f)
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), 2 * f)
     }
 
     fn reference(&self, m: &OpMem) {
-        let w = weight(m, self.weight);
+        let w = weight(m, self.weight.id);
         let gate_up = |row: &Vec<f64>| {
             let both = project(row, &w);
             let (gate, up) = both.split_at(both.len() / 2);
@@ -83,7 +83,7 @@ impl Op for GateUp {
         let x = body::load(m, cpu, &self.x);
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
-            matmul(cpu, &x, self.x.rows(), &body::parts(m.weight(self.weight)), &units, &|unit, tile| {
+            body::product(cpu, &x, self.x.rows(), m.weight(self.weight.id), &units, &|unit, tile| {
                 let half = tile.cols / 2;
                 for i in 0..tile.rows {
                     let row = tile.row0 + i;
@@ -112,7 +112,7 @@ pub fn cases() -> Vec<Case> {
     let case = |dtype: DType, t: usize, d: usize, f: usize| {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
         let x = b.random(dtype, &[t, d], 1.0);
-        let weight = b.weight(dtype, &[(f, d), (f, d)], 0.1);
+        let weight = b.matrix(dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
         let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * dot_error(d, 1.0, 0.1)));
         b.finish(GateUp { x, weight, y })

@@ -10,13 +10,13 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require_dim, require_float, require_kernel, require_vector,
     require_weight, with_float,
 };
-use crate::cpu::{Cpu, Tile, math, matmul};
+use crate::cpu::{Cpu, Tile, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 
 /// The function after the product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Linear {
     /// `[M, K]`
     pub x: Tensor,
     /// `[N, K]`
-    pub weight: WeightId,
+    pub weight: Matrix,
     /// `[N]`
     pub bias: Option<WeightId>,
     pub activation: Option<Activation>,
@@ -80,7 +80,7 @@ impl Op for Linear {
         let dtypes = if x == y { format!("{y}") } else { format!("{x}_{y}") };
         let launch = Launch::new(format!("linear_{activation}{store}{dtypes}"))
             .read(&self.x)
-            .weight(self.weight, Layout::Tiled(x))
+            .weight(self.weight.id, Layout::Tiled(x))
             .maybe_vector(self.bias);
         let launch = match self.store {
             Store::Set => launch.write(&self.y),
@@ -110,11 +110,11 @@ impl Op for Linear {
         require_kernel(self.name(), self.normed.is_none_or(|n| counted(&n)), || {
             format!("a norm of {} rows to {}", self.y.rows(), self.normed.map_or(self.y, |n| n.y))
         })?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), self.y.cols())
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), self.y.cols())
     }
 
     fn reference(&self, m: &OpMem) {
-        let w = weight(m, self.weight);
+        let w = weight(m, self.weight.id);
         let bias = self.bias.map(|b| vector(m, b));
         let products: Vec<Vec<f64>> = load(m, &self.x).iter().map(|row| project(row, &w)).collect();
         let y = edit(m, &self.y, |r, c, old| {
@@ -126,11 +126,11 @@ impl Op for Linear {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        let (w, bias) = (m.weight(self.weight), self.bias.map(|b| body::vector(m.weight(b))));
+        let (w, bias) = (m.weight(self.weight.id), self.bias.map(|b| body::vector(m.weight(b))));
         let x = body::load(m, cpu, &self.x);
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
-            matmul(cpu, &x, self.x.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
+            body::product(cpu, &x, self.x.rows(), w, &body::even_units(w.n()), &|unit, tile| {
                 let column = body::even_column(unit);
                 bias.iter().for_each(|b| body::add_bias(tile, &b[column..]));
                 self.activation.iter().for_each(|a| activate_tile(cpu, *a, tile));
@@ -198,7 +198,7 @@ struct Shape {
 fn plain(store_as: DType, weight: DType, Shape { m, n, k }: Shape) -> Case {
     let mut b = CaseBuilder::new(format!("{store_as} x {weight} M={m} N={n} K={k}"));
     let x = b.random(store_as, &[m, k], 1.0);
-    let weight = b.weight(weight, &[(n, k)], 0.1);
+    let weight = b.matrix(weight, &[(n, k)], 0.1);
     let y = b.output(store_as, &[m, n], Tolerance::rounded(dot_error(k, 1.0, 0.1)));
     b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed: None })
 }
@@ -207,7 +207,7 @@ fn plain(store_as: DType, weight: DType, Shape { m, n, k }: Shape) -> Case {
 fn fused(dtype: DType, activation: Option<Activation>, store: Store, Shape { m, n, k }: Shape) -> Case {
     let mut b = CaseBuilder::new(format!("{dtype} {activation:?} {store:?} M={m} N={n} K={k}"));
     let x = b.random(dtype, &[m, k], 1.0);
-    let weight = b.weight(dtype, &[(n, k)], 0.1);
+    let weight = b.matrix(dtype, &[(n, k)], 0.1);
     let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
     let tolerance = Tolerance::rounded(2.0 * dot_error(k, 1.0, 0.1));
     let y = match store {
@@ -222,7 +222,7 @@ fn followed(dtype: DType, kind: NormKind, store: Store, Shape { m, n, k }: Shape
     let mut b = CaseBuilder::new(format!("{dtype} {store:?}, then {kind:?} M={m} N={n} K={k}"));
     let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
     let x = b.random(dtype, &[m, k], 1.0);
-    let weight = b.weight(dtype, &[(n, k)], 0.1);
+    let weight = b.matrix(dtype, &[(n, k)], 0.1);
     let bias = (kind == NormKind::Layer).then(|| b.weight(dtype, &[(n, 1)], 0.5));
     let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
     let y = match store {

@@ -8,13 +8,13 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_bests, require_float, require_index,
     require_kernel, require_weight,
 };
-use crate::cpu::{Cpu, matmul};
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
-use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::tensor::Tensor;
+use crate::weights::{Matrix, WeightSet};
 
 /// `logits[s] = x[rows[s]] Wᵀ`, and each row's best token for the draw.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct LmHead {
     /// i32 `[S]`
     pub rows: Tensor,
     /// `[V, D]`
-    pub weight: WeightId,
+    pub weight: Matrix,
     /// f32 `[S, V]`
     pub logits: Tensor,
     /// i64 `[S]`, zero before: the [`Sample`](super::sample::Sample) that follows reads it and zeroes it again.
@@ -56,7 +56,7 @@ impl Op for LmHead {
         let launch = Launch::new(format!("lm_head_{}", self.x.dtype))
             .read(&self.x)
             .read(&self.rows)
-            .weight(self.weight, Layout::Tiled(self.x.dtype))
+            .weight(self.weight.id, Layout::Tiled(self.x.dtype))
             .write(&self.logits);
         self.bests
             .map_or(launch.clone().absent(), |b| launch.scratch(&b))
@@ -71,11 +71,11 @@ impl Op for LmHead {
         require_kernel(self.name(), self.bests.is_none() || v.is_multiple_of(16), || {
             format!("best tokens of V = {v}")
         })?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.logits.rows(), self.logits.cols())
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.logits.rows(), self.logits.cols())
     }
 
     fn reference(&self, m: &OpMem) {
-        let (x, w) = (load(m, &self.x), weight(m, self.weight));
+        let (x, w) = (load(m, &self.x), weight(m, self.weight.id));
         let logits = |&row: &i32| project(&x[row as usize], &w);
         let rows = load_i32(m, &self.rows).iter().map(logits).collect();
         let rows = store(m, &self.logits, &rows);
@@ -83,12 +83,12 @@ impl Op for LmHead {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        let (w, d) = (m.weight(self.weight), self.x.cols());
+        let (w, d) = (m.weight(self.weight.id), self.x.cols());
         let x = body::load(m, cpu, &self.x);
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
-        matmul(cpu, &picked, self.logits.rows(), &body::parts(w), &body::even_units(w.n()), &|unit, tile| {
+        body::product(cpu, &picked, self.logits.rows(), w, &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });
         let row = |s| {
@@ -116,7 +116,7 @@ pub fn cases() -> Vec<Case> {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} S={} D={d} V={v}", rows.len()));
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
-        let weight = b.weight(dtype, &[(v, d)], 0.1);
+        let weight = b.matrix(dtype, &[(v, d)], 0.1);
         let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(dot_error(d, 1.0, 0.1)));
         let bests = v.is_multiple_of(16).then(|| b.zeros(DType::I64, &[rows.len()], Tolerance::Anything));
         b.finish(LmHead { x, rows: rows_at, weight, logits, bests })

@@ -26,9 +26,10 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 use case::Case;
 use std::fmt::Debug;
 
@@ -151,17 +152,20 @@ fn require_dim(op: &'static str, what: &str, got: usize, want: usize) -> Result<
     require(op, got == want, || format!("{what} is {got}, expected {want}"))
 }
 
-/// Checks a weight's rows and columns.
-fn require_weight(op: &'static str, weights: &WeightSet, id: WeightId, n: usize, k: usize) -> Result<()> {
-    let w = weights.get(id);
-    require(op, w.n() == n && w.k() == k, || format!("{} is [{}, {}], expected [{n}, {k}]", w.name, w.n(), w.k()))
+/// Checks a weight's rows, columns and format.
+fn require_weight(op: &'static str, weights: &WeightSet, weight: Matrix, n: usize, k: usize) -> Result<()> {
+    let w = weights.get(weight.id);
+    require(op, w.n() == n && w.k() == k, || format!("{} is [{}, {}], expected [{n}, {k}]", w.name, w.n(), w.k()))?;
+    let alike = w.parts.iter().all(|p| p.values.format() == weight.format);
+    require(op, alike, || format!("{} is not {} in every part", w.name, weight.format))
 }
 
 /// Checks a vector's length; its parts follow each other.
 fn require_vector(op: &'static str, weights: &WeightSet, id: WeightId, len: usize) -> Result<()> {
     let w = weights.get(id);
     let have: usize = w.parts.iter().map(|p| p.n * p.k).sum();
-    require(op, have == len, || format!("{} has {have} elements, expected {len}", w.name))
+    require(op, have == len, || format!("{} has {have} elements, expected {len}", w.name))?;
+    require(op, w.format() == Format::Float, || format!("{} is quantized, which vectors are not", w.name))
 }
 
 /// Checks that a tensor stores floating-point numbers.

@@ -5,7 +5,9 @@
 use super::{Result, require_kernel};
 use crate::dtype::DType;
 use crate::launch::Kernel;
+use crate::quant::Format;
 use crate::tensor::Tensor;
+use crate::weights::Matrix;
 
 /// The most rows that the narrow shape takes: one pass over the weights, whatever the rows.
 const NARROW_ROWS: usize = 32;
@@ -19,7 +21,8 @@ pub const ROWS_PER_COUNTER: usize = WIDE;
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::error::Error::Unsupported) if the rows of an operand cannot be read or written 16 bytes at a time.
-pub fn kernel(op: &'static str, family: &str, x: &Tensor, m: usize, n: usize) -> Result<Kernel> {
+pub fn kernel(op: &'static str, family: &str, x: &Tensor, weight: Matrix, m: usize, n: usize) -> Result<Kernel> {
+    require_kernel(op, weight.format == Format::Float, || format!("{} weights", weight.format))?;
     let k = x.cols();
     let half = [DType::Bf16, DType::F16].contains(&x.dtype) && x.is_contiguous();
     require_kernel(op, half && k.is_multiple_of(8) && n.is_multiple_of(8), || format!("{x} and N = {n}"))?;

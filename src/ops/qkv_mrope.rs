@@ -8,13 +8,13 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
     require_kernel, require_vector, require_weight, with_float,
 };
-use crate::cpu::{Cpu, Tile, Unit, matmul};
+use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 
 /// `q, k, v = x Wᵀ + b`; q and k turned by M-RoPE; k and v written to the row's KV slot (none if the slot is -1).
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct QkvMrope {
     /// `[T, D]`
     pub x: Tensor,
     /// Three parts: q `[H d, D]`, k `[G d, D]`, v `[G d, D]`.
-    pub weight: WeightId,
+    pub weight: Matrix,
     /// Three parts: `[H d]`, `[G d]`, `[G d]`.
     pub bias: Option<WeightId>,
     pub rope: Mrope,
@@ -91,7 +91,7 @@ impl Op for QkvMrope {
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * d;
         require_weight(name, weights, self.weight, n, self.x.cols())?;
-        require_dim(name, "parts of the weight", weights.get(self.weight).parts.len(), 3)?;
+        require_dim(name, "parts of the weight", weights.get(self.weight.id).parts.len(), 3)?;
         self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, n))?;
         require_index(name, &self.positions, 3 * t)?;
         require_index(name, &self.slots, t)?;
@@ -101,7 +101,7 @@ impl Op for QkvMrope {
     fn launch(&self) -> Launch {
         Launch::new(format!("qkv_mrope_{}", self.q.dtype))
             .read(&self.x)
-            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.head_dim() / 2 })
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.head_dim() / 2 })
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -124,11 +124,11 @@ impl Op for QkvMrope {
             format!("{} to {} and {}", self.x, self.q, self.k)
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * self.head_dim();
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), n)
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), n)
     }
 
     fn reference(&self, m: &OpMem) {
-        let (x, w) = (load(m, &self.x), weight(m, self.weight));
+        let (x, w) = (load(m, &self.x), weight(m, self.weight.id));
         let bias = self.bias.map(|b| vector(m, b));
         let (positions, slots) = (load_i32(m, &self.positions), load_i32(m, &self.slots));
         let (t, d, groups) = (x.len(), self.head_dim(), self.kv_heads());
@@ -157,7 +157,7 @@ impl Op for QkvMrope {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        let (w, d, t) = (m.weight(self.weight), self.head_dim(), self.x.rows());
+        let (w, d, t) = (m.weight(self.weight.id), self.head_dim(), self.x.rows());
         let bias = self.bias.map(|b| body::vector(m.weight(b)));
         let x = body::load(m, cpu, &self.x);
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
@@ -172,7 +172,7 @@ impl Op for QkvMrope {
         with_float!(self.q.dtype, Y => with_float!(self.k.dtype, C => {
             let q = Dest::<Y>::new(m, cpu, &self.q);
             let (keys, values) = (Dest::<C>::new(m, cpu, &self.k), Dest::<C>::new(m, cpu, &self.v));
-            matmul(cpu, &x, t, &body::parts(w), &units, &|unit, tile| {
+            body::product(cpu, &x, t, w, &units, &|unit, tile| {
                 bias.iter().for_each(|b| body::add_bias(tile, &b[unit * d..]));
                 if unit < heads + groups {
                     (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));
@@ -192,12 +192,12 @@ impl Op for QkvMrope {
         let written = 2 * t * self.kv_heads() * self.head_dim() * self.k.dtype.size();
         Cost {
             bytes: launch_bytes(&self.launch(), weights) - cache as u64 + written as u64,
-            flops: matmul_flops(t, weights.get(self.weight).n(), self.x.cols()),
+            flops: matmul_flops(t, weights.get(self.weight.id).n(), self.x.cols()),
         }
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let n = weights.get(self.weight).n();
+        let n = weights.get(self.weight.id).n();
         self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n, self.bias.is_some())
     }
 }
@@ -215,7 +215,7 @@ pub fn cases() -> Vec<Case> {
         let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
         let x = b.random(dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
-        let weight = b.weight(dtype, &rows.map(|n| (n, hidden)), 0.1);
+        let weight = b.matrix(dtype, &rows.map(|n| (n, hidden)), 0.1);
         let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));

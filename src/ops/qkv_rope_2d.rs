@@ -8,13 +8,13 @@ use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
     require_vector, require_weight, with_float,
 };
-use crate::cpu::{Cpu, Unit, matmul};
+use crate::cpu::{Cpu, Unit};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
-use crate::weights::WeightSet;
+use crate::weights::{Matrix, WeightSet};
 
 /// `qkv = x Wᵀ + b` with q and k turned by the patch's row and column.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct QkvRope2d {
     /// `[P, E]`
     pub x: Tensor,
     /// `[3 H d, E]`: q, k, v.
-    pub weight: WeightId,
+    pub weight: Matrix,
     /// `[3 H d]`
     pub bias: WeightId,
     pub rope: Rope2d,
@@ -54,7 +54,7 @@ impl Op for QkvRope2d {
     fn launch(&self) -> Launch {
         Launch::new(format!("qkv_rope_2d_{}", self.qkv.dtype))
             .read(&self.x)
-            .weight(self.weight, Layout::Paired { dtype: self.x.dtype, half: self.head_dim / 2 })
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.head_dim / 2 })
             .vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -67,11 +67,11 @@ impl Op for QkvRope2d {
     fn kernel(&self) -> Result<Kernel> {
         let fits = self.qkv.dtype == self.x.dtype && self.qkv.is_contiguous() && self.head_dim == 80;
         require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.x.rows(), self.qkv.cols())
+        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), self.qkv.cols())
     }
 
     fn reference(&self, m: &OpMem) {
-        let (w, bias) = (weight(m, self.weight), vector(m, self.bias));
+        let (w, bias) = (weight(m, self.weight.id), vector(m, self.bias));
         let positions = load_i32(m, &self.positions);
         let freq = self.rope.frequencies(m);
         let mut angles = vec![0.0; self.head_dim / 2];
@@ -88,7 +88,7 @@ impl Op for QkvRope2d {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        let (w, bias, d) = (m.weight(self.weight), body::vector(m.weight(self.bias)), self.head_dim);
+        let (w, bias, d) = (m.weight(self.weight.id), body::vector(m.weight(self.bias)), self.head_dim);
         let x = body::load(m, cpu, &self.x);
         let positions = m.read::<i32>(&self.positions);
         let freq = self.rope.frequencies(m);
@@ -99,7 +99,7 @@ impl Op for QkvRope2d {
         let turned = heads.len() / 3 * 2;
         with_float!(self.qkv.dtype, Y => {
             let qkv = Dest::<Y>::new(m, cpu, &self.qkv);
-            matmul(cpu, &x, self.x.rows(), &body::parts(w), &heads, &|head, tile| {
+            body::product(cpu, &x, self.x.rows(), w, &heads, &|head, tile| {
                 body::add_bias(tile, &bias[head * d..]);
                 if head < turned {
                     (0..tile.rows).for_each(|i| turns.apply(tile.row0 + i, tile.row(i)));
@@ -129,7 +129,7 @@ pub fn cases() -> Vec<Case> {
         let width = heads * d;
         let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
         let x = b.random(dtype, &[patches, width], 1.0);
-        let weight = b.weight(dtype, &[(3 * width, width)], 0.1);
+        let weight = b.matrix(dtype, &[(3 * width, width)], 0.1);
         let bias = b.weight(dtype, &[(3 * width, 1)], 0.5);
         let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
         let positions = b.indices(&positions);

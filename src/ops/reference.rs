@@ -4,7 +4,9 @@ use super::norm::{Norm, NormKind, Normed};
 use super::with_float;
 use crate::dtype::{DType, Element, Float};
 use crate::hostmem::OpMem;
+use crate::quant::Values;
 use crate::tensor::{Tensor, WeightId};
+use crate::weights::Part;
 
 /// Rows of a matrix in f64.
 pub type Rows = Vec<Vec<f64>>;
@@ -51,10 +53,14 @@ pub fn store_normed(m: &OpMem, normed: Option<&Normed>, rows: &Rows) {
 
 /// A weight's rows, the parts one after the other.
 pub fn weight(m: &OpMem, id: WeightId) -> Rows {
-    let parts = m.weight(id).parts.iter();
-    parts
-        .flat_map(|p| widen(p.data.bytes(), p.dtype).chunks_exact(p.k).map(<[f64]>::to_vec).collect::<Rows>())
-        .collect()
+    m.weight(id).parts.iter().flat_map(part).collect()
+}
+
+fn part(p: &Part) -> Rows {
+    match &p.values {
+        Values::Float(data, dtype) => widen(data.bytes(), *dtype).chunks_exact(p.k).map(<[f64]>::to_vec).collect(),
+        Values::Quantized(q) => (0..q.n).map(|n| (0..q.k).map(|k| q.value(n, k) as f64).collect()).collect(),
+    }
 }
 
 /// A weight's elements in one vector.

@@ -262,7 +262,7 @@ impl Shape {
     fn linear(&self, b: &mut CaseBuilder, rows: usize, form: Form) -> Box<dyn Op> {
         let Form { n, k, bias, activation, store, norm } = form;
         let x = b.random(self.dtype, &[rows, k], 1.0);
-        let weight = b.weight(self.dtype, &[(n, k)], scale(k));
+        let weight = b.matrix(self.dtype, &[(n, k)], scale(k));
         let bias = bias.then(|| b.weight(self.dtype, &[(n, 1)], 0.5));
         // No activation's slope reaches 2.
         let tolerance = Tolerance::rounded(2.0 * product_error(k));
@@ -316,7 +316,7 @@ fn qkv_mrope(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (l, c) = (&s.step.layout, &s.text);
     let x = b.random(s.dtype, &[s.rows, c.hidden_size], 1.0);
     let parts = [c.q_dim(), c.kv_dim(), c.kv_dim()];
-    let weight = b.weight(s.dtype, &parts.map(|n| (n, c.hidden_size)), scale(c.hidden_size));
+    let weight = b.matrix(s.dtype, &parts.map(|n| (n, c.hidden_size)), scale(c.hidden_size));
     let bias = Some(b.weight(s.dtype, &parts.map(|n| (n, 1)), 0.5));
     let positions = b.indices(s.step.i32s(&l.positions));
     let slots = b.indices(s.step.i32s(&l.slots));
@@ -356,7 +356,7 @@ fn o_proj(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 fn gate_up(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (d, f) = (s.text.hidden_size, s.text.intermediate_size);
     let x = b.random(s.dtype, &[s.rows, d], 1.0);
-    let weight = b.weight(s.dtype, &[(f, d), (f, d)], scale(d));
+    let weight = b.matrix(s.dtype, &[(f, d), (f, d)], scale(d));
     // As in the cases of the op.
     let y = b.output(s.dtype, &[s.rows, f], Tolerance::rounded(8.0 * product_error(d)));
     Box::new(GateUp { x, weight, y })
@@ -370,7 +370,7 @@ fn lm_head(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (l, d, v) = (&s.step.layout, s.text.hidden_size, s.text.vocab_size);
     let x = b.random(s.dtype, &[s.rows, d], 1.0);
     let rows = b.indices(s.step.i32s(&l.sample_rows));
-    let weight = b.weight(s.dtype, &[(v, d)], scale(d));
+    let weight = b.matrix(s.dtype, &[(v, d)], scale(d));
     let logits = b.output(DType::F32, &[l.shape.samples, v], Tolerance::rounded(product_error(d)));
     let bests = Some(b.zeros(DType::I64, &[l.shape.samples], Tolerance::Anything));
     Box::new(LmHead { x, rows, weight, logits, bests })
@@ -397,7 +397,7 @@ fn patch_embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 fn qkv_rope_2d(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (width, d) = (s.vision.embed_dim, s.vision.head_dim);
     let x = b.random(s.dtype, &[s.rows, width], 1.0);
-    let weight = b.weight(s.dtype, &[(3 * width, width)], scale(width));
+    let weight = b.matrix(s.dtype, &[(3 * width, width)], scale(width));
     let bias = b.weight(s.dtype, &[(3 * width, 1)], 0.5);
     let positions: Vec<i32> = (0..s.rows).flat_map(|i| [(i / SIDE) as i32, (i % SIDE) as i32]).collect();
     let positions = b.indices(&positions);

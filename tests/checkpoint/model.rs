@@ -4,7 +4,8 @@ use std::fs;
 
 use osprey::checkpoint::inventory::{Kind, Part, expected};
 use osprey::checkpoint::names::canonical;
-use osprey::checkpoint::{Checkpoint, Config, ModelFiles, StoredTensor, Summary, TensorData, Weights};
+use osprey::checkpoint::{Checkpoint, Config, ModelFiles, StoredTensor, Summary, Weights};
+use osprey::data::TensorData;
 use osprey::dtype::DType;
 use serde_json::{Value, json};
 

@@ -3,7 +3,8 @@
 //! Values come from a table of normal numbers picked by a cheap generator; a tensor is allocated once, so the peak is the weights themselves.
 
 use crate::checkpoint::inventory::{Expected, Kind, expected};
-use crate::checkpoint::{Config, StoredTensor, TensorData};
+use crate::checkpoint::{Config, StoredTensor};
+use crate::data::TensorData;
 use crate::dtype::DType;
 use crate::error::Result;
 use half::bf16;
