@@ -11,6 +11,7 @@ mod device;
 mod inspect;
 mod load;
 mod media;
+mod merge_lora;
 mod prepare;
 mod report;
 mod run;
@@ -41,6 +42,8 @@ enum Command {
     Trace(Box<trace::TraceArgs>),
     /// Show what a model folder holds and the memory it takes
     Inspect(Box<inspect::InspectArgs>),
+    /// Add a LoRA adapter to a model's weights and write the result as a model folder
+    MergeLora(Box<merge_lora::MergeLoraArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::MergeLora(args) => merge_lora::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {
