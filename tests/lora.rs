@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
 use osprey::checkpoint::lora::{Adapter, Merged};
-use osprey::checkpoint::{Checkpoint, ModelFiles, StoredTensor};
+use osprey::checkpoint::{Checkpoint, ModelFiles, StoredMatrix, StoredTensor, Weights};
 use osprey::data::TensorData;
 use osprey::dtype::DType;
 use osprey::error::Result;
+use osprey::quant::{Activations, Codes, Quantized};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -213,7 +215,7 @@ fn stored_as(files: &ModelFiles, dtype: DType) -> ModelFiles {
         StoredTensor::new(t.name(), dtype, t.shape(), TensorData::from_bytes(bytes)).unwrap()
     };
     let tensors: Vec<_> = files.weights.tensors().map(convert).collect();
-    let weights = osprey::checkpoint::Weights::from_tensors(&files.config, &tensors).unwrap();
+    let weights = Weights::from_tensors(&files.config, &tensors, &[]).unwrap();
     ModelFiles { weights, ..files.clone() }
 }
 
@@ -299,6 +301,22 @@ fn what_is_not_plain_lora_is_refused_by_name() {
         tied,
         "adapter_config.json: ensure_weight_tying is not supported: merge this adapter with PEFT's merge_and_unload"
     );
+}
+
+#[test]
+fn quantized_weights_are_refused() {
+    const NAME: &str = "model.layers.0.self_attn.k_proj.weight";
+    let mut files = model("tiny_a");
+    let (n, k) = (128, 256);
+    let codes = Codes::I8(TensorData::from_bytes(vec![0; n * k]));
+    let (zeros, order, activations) = (None, None, Activations::Float);
+    let matrix = Quantized { n, k, codes, group: k, scales: vec![1.0; n].into(), zeros, order, activations };
+    let matrix = StoredMatrix::new(NAME, Arc::new(matrix)).unwrap();
+    let others: Vec<_> = files.weights.tensors().filter(|t| t.name() != NAME).cloned().collect();
+    files.weights = Weights::from_tensors(&files.config, &others, &[matrix]).unwrap();
+    let message = Draft::of("plain").refusal(&files);
+    let want = "a change of quantized weights is not supported: take the bf16 or f16 original";
+    assert_eq!(message, format!("memory: {NAME}: {want}"));
 }
 
 #[test]

@@ -39,7 +39,12 @@ pub struct Merged {
 
 impl Merged {
     /// Checks an adapter against a model. Fails with the adapter's tensor that the model does not have, or has in another shape.
+    /// A model whose weights are quantized is refused.
     pub fn new(files: &ModelFiles, adapter: Option<Adapter>) -> Result<Merged> {
+        if let Some(matrix) = files.weights.matrices().next() {
+            let what = format!("{}: {}: a change of quantized weights", matrix.file().display(), matrix.name());
+            return Err(Error::unsupported(what, "take the bf16 or f16 original"));
+        }
         let mut config = files.config.clone();
         let untied = config.tie_word_embeddings && adapter.as_ref().is_some_and(touches_vocabulary);
         if let Some(adapter) = adapter.as_ref().filter(|a| untied && a.ensure_weight_tying) {
