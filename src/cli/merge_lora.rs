@@ -1,7 +1,7 @@
 //! `osprey merge-lora`: a model folder with a LoRA adapter in its weights. One tensor is in memory at a time, and a run that was cut off goes on where it was.
 
 use super::Exit;
-use super::terminal::{Bar, note, put};
+use super::terminal::{Bar, Unit, note, put};
 use crate::checkpoint::lora::{Adapter, Merged};
 use crate::checkpoint::writer::SHARD_BYTES;
 use crate::checkpoint::{Declared, FolderWriter, Job, ModelFiles, hub};
@@ -89,7 +89,7 @@ fn write(merged: &Merged, tensors: &[Declared], source: &Path, out: &Path) -> Re
     let (earlier, rest) = tensors.split_at(writer.done());
     let total = tensors.iter().map(Declared::bytes).sum();
     let mut done: u64 = earlier.iter().map(Declared::bytes).sum();
-    let mut bar = Bar::new("merging".into());
+    let mut bar = Bar::new("merging".into(), Unit::Bytes);
     for tensor in rest {
         writer.write(&tensor.name, merged.get(&tensor.name)?.bytes())?;
         done += tensor.bytes();

@@ -8,10 +8,12 @@ mod args;
 mod bench;
 mod chat;
 mod device;
+mod eval;
 mod inspect;
 mod load;
 mod media;
 mod merge_lora;
+mod page;
 mod prepare;
 mod report;
 mod run;
@@ -44,6 +46,8 @@ enum Command {
     Inspect(Box<inspect::InspectArgs>),
     /// Add a LoRA adapter to a model's weights and write the result as a model folder
     MergeLora(Box<merge_lora::MergeLoraArgs>),
+    /// Measure how right a model is, and how far it is from the one it was quantized from
+    Eval(Box<eval::EvalArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::MergeLora(args) => merge_lora::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {
