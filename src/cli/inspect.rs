@@ -7,7 +7,6 @@ use super::terminal::put;
 use crate::checkpoint::Summary;
 use crate::engine::{Limits, needs};
 use crate::error::Result;
-use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::tensor::Region;
 use clap::Args;
@@ -52,6 +51,7 @@ struct Memory {
     weights: u64,
     /// By region.
     regions: BTreeMap<&'static str, u64>,
+    kv_cache_dtype: &'static str,
     kv_bytes_per_token: u64,
     total: u64,
 }
@@ -67,7 +67,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let context = context(args.context, &files)?;
     let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
     let summary = Summary::new(&files);
-    let loaded = Qwen2Vl::load(&files.config, &files.weights, Precision::new(placement.dtype))?;
+    let loaded = Qwen2Vl::load(&files.config, &files.weights, placement.precision)?;
     let memory = measure(&loaded, &limits, summary.total.bytes)?;
     let output = Output { model, folder: files.dir.display().to_string(), summary, memory };
     put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { output.to_string() })?;
@@ -83,6 +83,7 @@ fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64) -> Result<Memory> {
         patches: limits.patches,
         weights,
         regions: Region::ALL.into_iter().map(|r| (r.name(), bytes.get(r) as u64)).collect(),
+        kv_cache_dtype: model.precision.cache.name(),
         kv_bytes_per_token: model.kv_layout(1, 1).bytes_per_token() as u64,
         total: weights + bytes.total() as u64,
     })
@@ -105,6 +106,6 @@ impl fmt::Display for Memory {
             writeln!(f, "{name:<8}{:>12.2} MiB", mib(*bytes))?;
         }
         writeln!(f, "{:<8}{:>12.2} MiB", "total", mib(self.total))?;
-        writeln!(f, "{:<8}{:>12} bytes a token", "kv", self.kv_bytes_per_token)
+        writeln!(f, "{:<8}{:>12} bytes a token, {}", "kv", self.kv_bytes_per_token, self.kv_cache_dtype)
     }
 }

@@ -18,6 +18,11 @@ const WIDE_SMEM: u32 = 3 * 2 * (WIDE * 64 * 2) as u32;
 /// Rows that share a counter of the norm after a product.
 pub const ROWS_PER_COUNTER: usize = WIDE;
 
+/// Whether so many rows are multiplied in the narrow shape, whose blocks have 16 features each.
+pub fn is_narrow(m: usize) -> bool {
+    m <= NARROW_ROWS
+}
+
 /// The name of a family of kernels, with the format of the weights unless they are floats.
 pub fn family(name: String, weight: Matrix) -> String {
     if weight.format == Format::Float { name } else { format!("{name}_{}", weight.format) }

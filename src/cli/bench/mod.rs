@@ -151,12 +151,13 @@ fn take_probe(cpu: &Cpu) -> Probe {
 fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(Engine, u64)> {
     let _progress = Progress::start("making random weights".into());
     let config = args.shape.config()?;
+    let precision = Precision::new(dtype);
     let tensors = Weights::from_tensors(&config, &weights::random(&config, dtype)?, &[])?;
-    let model = Qwen2Vl::load(&config, &tensors, Precision::new(dtype))?;
+    let model = Qwen2Vl::load(&config, &tensors, precision)?;
     let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
     let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
-    let placement = Placement { device: super::args::Device::Cpu, lockstep: None, dtype, threads };
+    let placement = Placement { device: super::args::Device::Cpu, lockstep: None, precision, threads };
     Ok((super::device::engine(model, limits, &placement)?, tensors.bytes()))
 }
