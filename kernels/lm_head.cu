@@ -8,7 +8,7 @@
 //          wide: ceil(V / 128) * ceil(S / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
 // Numerics f32 sums in one order per D
 // Cost     S D + V D elements, 4 S V bytes, 2 S V D flops
-#include "linear.cuh"
+#include "floats.cuh"
 
 struct Logits {
     static constexpr int MEMBERS = 1;
@@ -38,7 +38,7 @@ struct Logits {
 #define ENTRY(NAME, SHAPE, T)                                                                                \
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
         NAME(const T* x, const int* rows, const T* weight, float* logits, u64* bests, int S, int V, int D) { \
-        SHAPE::run(Product<T>{x, rows, weight, S, V, D}, Logits{logits, bests, V});                          \
+        SHAPE::run(Product<Floats<T>>{x, rows, {weight}, S, V, D}, Logits{logits, bests, V});                          \
     }
 
 ENTRY(lm_head_bf16_narrow, Narrow, bf16)

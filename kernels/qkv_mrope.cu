@@ -10,7 +10,7 @@
 //           wide: (H + 2G) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
 // Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T
 // Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
-#include "linear.cuh"
+#include "floats.cuh"
 #include "rope.cuh"
 
 constexpr int HEAD = 128, HALF = HEAD / 2;
@@ -58,7 +58,7 @@ struct Scatter {
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
         NAME(const TYPE* x, const TYPE* weight, const float* bias, const float* inv_freq, const int* positions, const int* slots,     \
              TYPE* q, TYPE* k, TYPE* v, int T, int D, int H, int G, int block, int section_t, int section_h) {                        \
-        SHAPE::run(Product<TYPE>{x, nullptr, weight, T, (H + 2 * G) * HEAD, D},                                                        \
+        SHAPE::run(Product<Floats<TYPE>>{x, nullptr, {weight}, T, (H + 2 * G) * HEAD, D},                                                        \
                    Scatter<TYPE>{bias, inv_freq, positions, slots, q, k, v, T, H, G, block, section_t, section_h});                    \
     }
 
