@@ -33,9 +33,9 @@ struct SwiGlu {
         SHAPE::run(Product<Floats<TYPE>>{x, nullptr, {weight}, T, 2 * F, D}, SwiGlu<TYPE>{y, F});                      \
     }
 
-#define ENTRY_CODES(NAME, SHAPE, TYPE, BITS)                                                                 \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
-        NAME(const TYPE* x, const u8* weight, TYPE* y, int T, int F, int D, int group, int zeros) {          \
+#define ENTRY_CODES(NAME, SHAPE, BITS, TYPE)                                                                         \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                               \
+        NAME(const TYPE* x, const u8* weight, TYPE* y, int T, int F, int D, int group, int zeros) {                  \
         SHAPE::run(Product<Codes<TYPE, BITS>>{x, nullptr, {weight, group, zeros}, T, 2 * F, D}, SwiGlu<TYPE>{y, F}); \
     }
 
@@ -43,11 +43,11 @@ ENTRY(gate_up_bf16_narrow, Narrow, bf16)
 ENTRY(gate_up_bf16_wide, Wide, bf16)
 ENTRY(gate_up_f16_narrow, Narrow, f16)
 ENTRY(gate_up_f16_wide, Wide, f16)
-ENTRY_CODES(gate_up_bf16_w4a16_narrow, Narrow, bf16, 4)
-ENTRY_CODES(gate_up_bf16_w4a16_wide, Wide, bf16, 4)
-ENTRY_CODES(gate_up_bf16_w8a16_narrow, Narrow, bf16, 8)
-ENTRY_CODES(gate_up_bf16_w8a16_wide, Wide, bf16, 8)
-ENTRY_CODES(gate_up_f16_w4a16_narrow, Narrow, f16, 4)
-ENTRY_CODES(gate_up_f16_w4a16_wide, Wide, f16, 4)
-ENTRY_CODES(gate_up_f16_w8a16_narrow, Narrow, f16, 8)
-ENTRY_CODES(gate_up_f16_w8a16_wide, Wide, f16, 8)
+ENTRY_CODES(gate_up_bf16_w4a16_narrow, Narrow, 4, bf16)
+ENTRY_CODES(gate_up_bf16_w4a16_wide, Wide, 4, bf16)
+ENTRY_CODES(gate_up_bf16_w8a16_narrow, Narrow, 8, bf16)
+ENTRY_CODES(gate_up_bf16_w8a16_wide, Wide, 8, bf16)
+ENTRY_CODES(gate_up_f16_w4a16_narrow, Narrow, 4, f16)
+ENTRY_CODES(gate_up_f16_w4a16_wide, Wide, 4, f16)
+ENTRY_CODES(gate_up_f16_w8a16_narrow, Narrow, 8, f16)
+ENTRY_CODES(gate_up_f16_w8a16_wide, Wide, 8, f16)

@@ -10,6 +10,7 @@
 //          wide: ceil(N / 128) * ceil(M / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
 // Numerics f32 sums in one order per K (linear.cuh), f32 epilogue, one rounding to Y; norm: f32 statistics of the rounded y
 // Cost     M K + M N + N K elements, 2 M N K flops
+#include "codes.cuh"
 #include "floats.cuh"
 #include "norm.cuh"
 
@@ -71,6 +72,19 @@ __device__ __forceinline__ void linear(const Product<W>& p, const float* bias, Y
     ENTRY(NAME##_narrow, Narrow, T, Y, ACT, ADD) \
     ENTRY(NAME##_wide, Wide, T, Y, ACT, ADD)
 
+#define ENTRY_CODES(NAME, SHAPE, BITS, T, Y, ADD)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
+        NAME(const T* x, const u8* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, T* out,          \
+             int* counters, int M, int N, int K, int group, int zeros, float eps) {                                                    \
+        linear<SHAPE, Y, Identity, ADD>(Product<Codes<T, BITS>>{x, nullptr, {weight, group, zeros}, M, N, K}, bias, y,                  \
+                                        Norm<T>{norm_weight, norm_bias, out, eps}, counters);                                           \
+    }
+#define LINEAR_CODES(NAME, T, Y, ADD)                        \
+    ENTRY_CODES(NAME##_w4a16_narrow, Narrow, 4, T, Y, ADD) \
+    ENTRY_CODES(NAME##_w4a16_wide, Wide, 4, T, Y, ADD)     \
+    ENTRY_CODES(NAME##_w8a16_narrow, Narrow, 8, T, Y, ADD) \
+    ENTRY_CODES(NAME##_w8a16_wide, Wide, 8, T, Y, ADD)
+
 LINEAR(linear_bf16, bf16, bf16, Identity, false)
 LINEAR(linear_f16, f16, f16, Identity, false)
 LINEAR(linear_f16_f32, f16, float, Identity, false)
@@ -80,3 +94,8 @@ LINEAR(linear_quick_gelu_bf16, bf16, bf16, QuickGelu, false)
 LINEAR(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
 LINEAR(linear_gelu_bf16, bf16, bf16, Gelu, false)
 LINEAR(linear_gelu_f16, f16, f16, Gelu, false)
+
+LINEAR_CODES(linear_bf16, bf16, bf16, false)
+LINEAR_CODES(linear_f16, f16, f16, false)
+LINEAR_CODES(linear_add_bf16, bf16, bf16, true)
+LINEAR_CODES(linear_add_f16_f32, f16, float, true)
