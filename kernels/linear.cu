@@ -13,6 +13,7 @@
 #include "codes.cuh"
 #include "floats.cuh"
 #include "norm.cuh"
+#include "w8a8.cuh"
 
 // x sigmoid(1.702 x)
 struct QuickGelu {
@@ -100,3 +101,26 @@ LINEAR_CODES(linear_bf16, bf16, bf16, false)
 LINEAR_CODES(linear_f16, f16, f16, false)
 LINEAR_CODES(linear_add_bf16, bf16, bf16, true)
 LINEAR_CODES(linear_add_f16_f32, f16, float, true)
+
+#define ENTRY_INT8(NAME, SHAPE, T, Y, ACT, ADD)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
+        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, Y* y, const float* norm_weight,                  \
+             const float* norm_bias, void* out, float* scales, int* counters, int M, int N, int K, float eps) {                        \
+        const Product<Int8> p{x, nullptr, {weight}, M, N, K};                                                                           \
+        const Share share = SHAPE::run(p, x_scales, Store<Y, ACT, ADD>{bias, y, N});                                                    \
+        then_norm(Norm<T>{norm_weight, norm_bias, out, scales, eps}, y, share.first, share.rows, N, counters + share.index,             \
+                  share.parts);                                                                                                         \
+    }
+#define LINEAR_INT8(NAME, T, Y, ACT, ADD)                         \
+    ENTRY_INT8(NAME##_w8a8_narrow, NarrowInt8, T, Y, ACT, ADD) \
+    ENTRY_INT8(NAME##_w8a8_wide, WideInt8, T, Y, ACT, ADD)
+
+LINEAR_INT8(linear_bf16, bf16, bf16, Identity, false)
+LINEAR_INT8(linear_f16, f16, f16, Identity, false)
+LINEAR_INT8(linear_f16_f32, f16, float, Identity, false)
+LINEAR_INT8(linear_add_bf16, bf16, bf16, Identity, true)
+LINEAR_INT8(linear_add_f16_f32, f16, float, Identity, true)
+LINEAR_INT8(linear_quick_gelu_bf16, bf16, bf16, QuickGelu, false)
+LINEAR_INT8(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
+LINEAR_INT8(linear_gelu_bf16, bf16, bf16, Gelu, false)
+LINEAR_INT8(linear_gelu_f16, f16, f16, Gelu, false)

@@ -13,6 +13,7 @@
 #include "codes.cuh"
 #include "floats.cuh"
 #include "rope.cuh"
+#include "w8a8.cuh"
 
 constexpr int HEAD = 128, HALF = HEAD / 2;
 
@@ -83,3 +84,16 @@ ENTRY_CODES(qkv_mrope_f16_w4a16_narrow, Narrow, 4, f16)
 ENTRY_CODES(qkv_mrope_f16_w4a16_wide, Wide, 4, f16)
 ENTRY_CODES(qkv_mrope_f16_w8a16_narrow, Narrow, 8, f16)
 ENTRY_CODES(qkv_mrope_f16_w8a16_wide, Wide, 8, f16)
+
+#define ENTRY_INT8(NAME, SHAPE, TYPE)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, const float* inv_freq, const int* positions,    \
+             const int* slots, TYPE* q, TYPE* k, TYPE* v, int T, int D, int H, int G, int block, int section_t, int section_h) {      \
+        SHAPE::run(Product<Int8>{x, nullptr, {weight}, T, (H + 2 * G) * HEAD, D}, x_scales,                                            \
+                   Scatter<TYPE>{bias, inv_freq, positions, slots, q, k, v, T, H, G, block, section_t, section_h});                    \
+    }
+
+ENTRY_INT8(qkv_mrope_bf16_w8a8_narrow, NarrowInt8, bf16)
+ENTRY_INT8(qkv_mrope_bf16_w8a8_wide, WideInt8, bf16)
+ENTRY_INT8(qkv_mrope_f16_w8a8_narrow, NarrowInt8, f16)
+ENTRY_INT8(qkv_mrope_f16_w8a8_wide, WideInt8, f16)

@@ -15,6 +15,8 @@ const NARROW_ROWS: usize = 32;
 /// Rows and features of a block in the wide shape, and its dynamic shared memory: three stages of 64 k of both.
 const WIDE: usize = 128;
 const WIDE_SMEM: u32 = 3 * 2 * (WIDE * 64 * 2) as u32;
+/// The same of int8: three stages of 64 k.
+const WIDE_INT8_SMEM: u32 = 3 * 2 * (WIDE * 64) as u32;
 /// Rows that share a counter of the norm after a product.
 pub const ROWS_PER_COUNTER: usize = WIDE;
 
@@ -36,7 +38,8 @@ pub fn kernel(
     m: usize,
     n: usize,
 ) -> Result<Kernel> {
-    require_kernel(op, weight.format == Format::Float, || format!("{} weights", weight.format))?;
+    let int8 = weight.format == Format::W8A8;
+    require_kernel(op, int8 || weight.format == Format::Float, || format!("{} weights", weight.format))?;
     let k = x.cols();
     let half = [DType::Bf16, DType::F16].contains(&activations) && x.x.is_contiguous();
     let lines = (k * x.x.dtype.size()).is_multiple_of(16) && n.is_multiple_of(8);
@@ -44,7 +47,8 @@ pub fn kernel(
     let (shape, blocks, block, smem) = if m <= NARROW_ROWS {
         ("narrow", n.div_ceil(16), 32 * slices(k), 0)
     } else {
-        ("wide", n.div_ceil(WIDE) * m.div_ceil(WIDE), 256, WIDE_SMEM)
+        let (block, smem) = if int8 { (128, WIDE_INT8_SMEM) } else { (256, WIDE_SMEM) };
+        ("wide", n.div_ceil(WIDE) * m.div_ceil(WIDE), block, smem)
     };
     Ok(Kernel { entry: format!("{family}_{shape}"), grid: [blocks as u32, 1, 1], block, smem })
 }
@@ -58,7 +62,8 @@ pub fn slices(k: usize) -> u32 {
 pub fn again(x: &Input, m: usize, n: usize, biased: bool) -> u64 {
     let row = x.cols() * x.x.dtype.size();
     let (rows, weights) = (m * row, n * row);
-    let bias = if biased { m * n * 4 } else { 0 };
+    // So is the scale of a feature.
+    let vectors = usize::from(biased) + usize::from(x.scales.is_some());
     // A row is read in pieces of 64 bytes: where rows end in the middle of a sector, every other row's pieces lie in three.
     let split = if row.is_multiple_of(32) { 0 } else { n.div_ceil(WIDE) * rows / 4 };
     let tiles = if m <= NARROW_ROWS {
@@ -66,7 +71,7 @@ pub fn again(x: &Input, m: usize, n: usize, biased: bool) -> u64 {
     } else {
         (n.div_ceil(WIDE) - 1) * rows + (m.div_ceil(WIDE) - 1) * weights
     };
-    (tiles + split + bias) as u64
+    (tiles + split + m * n * 4 * vectors) as u64
 }
 
 /// Bytes that storing or loading the results asks for again: in the wide shape eight floats of a lane are two accesses to the same sectors.

@@ -119,10 +119,17 @@ mod tests {
     fn part(four: bool, zeros: bool, first: usize, n: usize, k: usize, group: usize) -> Part {
         let code = |i: usize| ((first + i / k) * 37 + i % k * 11 + i % k / 16) as u8;
         let data = |per: usize| {
-            let bytes = (0..n * k).step_by(per).map(|i| if per == 2 { code(i) & 15 | code(i + 1) << 4 } else { code(i) });
+            let bytes =
+                (0..n * k).step_by(per).map(|i| if per == 2 { code(i) & 15 | code(i + 1) << 4 } else { code(i) });
             TensorData::from_bytes(bytes.collect::<Vec<_>>())
         };
-        let codes = if four { Codes::U4(data(2)) } else if zeros { Codes::U8(data(1)) } else { Codes::I8(data(1)) };
+        let codes = if four {
+            Codes::U4(data(2))
+        } else if zeros {
+            Codes::U8(data(1))
+        } else {
+            Codes::I8(data(1))
+        };
         let all = n * (k / group);
         let scales = (0..all).map(|i| (1000 * first + i) as f32).collect();
         let zeros = zeros.then(|| (0..all).map(|i| (first + i) as u8 & 15).collect());
@@ -145,7 +152,14 @@ mod tests {
         }
     }
 
-    fn check(four: bool, zeros: bool, k: usize, group: usize, half: Option<usize>, source: impl Fn(usize) -> Option<usize>) {
+    fn check(
+        four: bool,
+        zeros: bool,
+        k: usize,
+        group: usize,
+        half: Option<usize>,
+        source: impl Fn(usize) -> Option<usize>,
+    ) {
         // Two matrices, so that strips cross from one to the other.
         let parts: Vec<Part> = [(0, 24), (24, 24)].map(|(first, n)| part(four, zeros, first, n, k, group)).into();
         let of = |row: usize| {
