@@ -3,6 +3,7 @@
 // Names follow the instruction. Addresses in shared memory are the 32-bit ones of shared_address().
 #pragma once
 
+using s8 = signed char;
 using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned int;
@@ -128,6 +129,13 @@ __device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
 __device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
     u32 d;
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+// Bytes, from the lowest: a and b saturated to s8, the lower two of `above`.
+__device__ __forceinline__ u32 cvt_pack_s8(int a, int b, u32 above) {
+    u32 d;
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(a), "r"(above));
     return d;
 }
 
