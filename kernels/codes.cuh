@@ -4,7 +4,7 @@
 //   codes   turns of 128 k, in each 2 (4 bits) or 4 (8 bits) times 512 bytes, 16 for each lane: its registers of the A operands, two of a
 //           tile after those of the tile before. 4 bits: a word is one operand, register r has its codes at bits 4r and 16 + 4r.
 //           8 bits: a word is registers 2j and 2j + 1, the first in its even bytes.
-//   scales  f32 [group][8][2], zeros u8 [group][8][2]: of rows g and g + 8
+//   scales  f32 [group][8][2], zeros u8 [group][8][2], padded to 32 bytes: of rows g and g + 8
 // Numerics (code - zero) is exact in T. A group's products make one mma chain (128 k where the whole row is one group), and its scale
 // multiplies the f32 sum: acc = fma(scale, chain, acc) in ascending k.
 #pragma once
@@ -252,7 +252,7 @@ private:
     static __device__ constexpr bool used_up(int tile) { return load(tile + 1) != load(tile); }
 
     static __device__ int strip_bytes(const Product<Codes>& p) {
-        return p.turns() * TURN_BYTES + p.weight.groups(p.K) * STRIP * (p.weight.zeros ? 5 : 4);
+        return p.turns() * TURN_BYTES + p.weight.groups(p.K) * 4 * STRIP + (p.weight.zeros ? ceil_div(p.weight.groups(p.K), 2) * 2 * STRIP : 0);
     }
     static __device__ __forceinline__ const u8* strip(const Product<Codes>& p, int s) {
         return p.weight.data + static_cast<size_t>(p.strip(s)) * strip_bytes(p);

@@ -1,6 +1,6 @@
 // The first half of the decoder's MLP: y = silu(x Wg^T) * (x Wu^T).
 //
-// Entries  gate_up_bf16|f16_narrow|wide
+// Entries  gate_up_bf16|f16[_w4a16|_w8a16|_w8a8]_narrow|wide; weights, rows and blocks of quantized ones as in linear.cu
 // x        T [T, D] read        weight  T [2F, D] paired by F (gate, up), read        y  T [T, F] write
 // Needs    D and F multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (T <= 32): F / 8 blocks of 32 * slices threads (slices of D: linear.cuh)

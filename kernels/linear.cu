@@ -1,6 +1,7 @@
 // y = act(x W^T + b), or y += it; then the norm of y where it completes the residual stream.
 //
-// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>]_narrow|wide, listed below
+// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>]_narrow|wide, listed below; _w4a16, _w8a16: codes.cuh; _w8a8: w8a8.cuh, where x is s8 with
+//          scales f32 [M] behind it, K a multiple of 16, and a wide block has 128 threads and 49152 bytes
 // x        T [M, K] read        weight  T [N, K] tiled, read        bias  f32 [N] or null
 // y        Y [M, N] write (add: update)
 // norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T or s8 [M, N] write or null, scales f32 [M] write (of s8) or null

@@ -1,6 +1,6 @@
 // The decoder's attention input: fused q/k/v projection with bias, M-RoPE, and the keys and values to the paged cache. d = 128.
 //
-// Entries   qkv_mrope_bf16|f16_narrow|wide
+// Entries   qkv_mrope_bf16|f16[_w4a16|_w8a16|_w8a8]_narrow|wide; weights, rows and blocks of quantized ones as in linear.cu
 // x         T [T, D] read        weight  T [(H + 2G) d, D] paired by d / 2 (q, k, v), read        bias  f32 [(H + 2G) d] or null
 // inv_freq  f32 [d / 2] read     positions  i32 [3, T] read        slots  i32 [T] read (-1: the row keeps no key and value)
 // q         T [T, H d] write     k, v  T [blocks, G, block, d] update

@@ -1,6 +1,6 @@
 // The tower's attention input: fused q/k/v projection with bias, q and k turned by the patch's row and column. d = 80.
 //
-// Entries   qkv_rope_2d_bf16|f16_narrow|wide
+// Entries   qkv_rope_2d_bf16|f16[_w8a8]_narrow|wide; weights, rows and blocks of quantized ones as in linear.cu
 // x         T [P, E] read        weight  T [3 H d, E] paired by d / 2 (q, k, v), read        bias  f32 [3 H d] read
 // inv_freq  f32 [d / 4] read     positions  i32 [P, 2] read        qkv  T [P, 3 H d] write
 // Needs     E a multiple of 8, rows aligned to 16 bytes

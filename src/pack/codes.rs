@@ -3,7 +3,7 @@
 //! Columns come in turns of 128, padded with codes that are zero points. A turn of 4-bit codes is two pieces of 512 bytes, of 8-bit codes four: 16
 //! bytes for each lane, which are its registers of the A operands of two tiles, or of one. A word of 4-bit codes is one operand, register `r` at bits
 //! `4 r` (even column) and `16 + 4 r`; a word of 8-bit codes is two registers, the first in its even bytes. Scales are f32 `[group][8][2]` and zero
-//! points u8 `[group][8][2]`, of rows `g` and `g + 8` side by side.
+//! points u8 `[group][8][2]`, padded to 32 bytes, of rows `g` and `g + 8` side by side.
 
 use super::ROWS;
 use crate::quant::{Codes, Format, Quantized};
@@ -36,7 +36,9 @@ impl Strip {
 
     /// Bytes of all three.
     pub fn bytes(&self) -> usize {
-        self.code_bytes() + self.groups * ROWS * if self.zeros { 5 } else { 4 }
+        // A strip begins where a sector of memory does.
+        let zeros = if self.zeros { self.groups.next_multiple_of(2) } else { 0 };
+        self.code_bytes() + (4 * self.groups + zeros) * ROWS
     }
 
     fn code_bytes(&self) -> usize {
@@ -48,6 +50,7 @@ impl Strip {
         let (codes, rest) = out.split_at_mut(self.code_bytes());
         let (scales, zeros) = rest.split_at_mut(self.groups * ROWS * 4);
         codes.fill(0);
+        zeros.fill(0);
         let mut line = vec![0; self.k.next_multiple_of(TURN)];
         for (row, source) in rows.iter().enumerate() {
             // Rows g and g + 8 of a group are neighbours.
@@ -173,7 +176,8 @@ mod tests {
         let codes = k.next_multiple_of(128) * 16 * bits / 8;
         for piece in 0..packing.pieces() {
             let mut strip = vec![0xAA; packing.bytes(piece..piece + 1)];
-            assert_eq!(strip.len(), codes + groups * 16 * if zeros { 5 } else { 4 });
+            let zero_points = if zeros { (groups * 16).next_multiple_of(32) } else { 0 };
+            assert_eq!(strip.len(), codes + groups * 64 + zero_points);
             packing.write(piece, &mut strip);
             let scales: Vec<f32> = bytemuck::pod_collect_to_vec(&strip[codes..][..groups * 64]);
             for row in 0..16 {
