@@ -100,6 +100,15 @@ __device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const u32 (&a)[4
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// d += a b of s8, with a [16, 32], b [32, 8]. Lane 4g + t holds a: (g, 4t..), (g + 8, 4t..), (g, 4t + 16..), (g + 8, 4t + 16..),
+// b: (4t.., g), (4t + 16.., g), d as above.
+__device__ __forceinline__ void mma_m16n8k32_s8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // Two floats to one register, the first in the lower half; to nearest, ties to even.
 __device__ __forceinline__ u32 cvt_bf16x2(float low, float high) {
     u32 d;
@@ -116,6 +125,19 @@ __device__ __forceinline__ u32 cvt_f16x2(float low, float high) {
 __device__ __forceinline__ float cvt_f32_f16(u16 x) {
     float d;
     asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(x));
+    return d;
+}
+
+// a b + c of two elements each, rounded once; subnormal numbers are numbers.
+__device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+__device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
 

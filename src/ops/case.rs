@@ -93,10 +93,11 @@ fn ulp(dtype: DType) -> f64 {
 
 /// Bound on the error of an f32 dot product of `k` uniform numbers below `a` and `b`, and of a bias added to it: the longest chain of roundings
 /// times the sum of the products' magnitudes (Higham, Accuracy and Stability, eq. 3.5). The CPU's chains have 256 terms; the kernels' are
-/// slices, with borders at multiples of 192 and at most eight of them. A tensor core may truncate, so a rounding is 2^-23. Magnitudes have mean
+/// slices, with borders at multiples of 192 and at most eight of them. Codes have shorter ones: at most 128 terms in a group, then a rounding for
+/// each group of a slice. A tensor core may truncate, so a rounding is 2^-23. Magnitudes have mean
 /// `a b / 4` and deviation `0.22 a b`; six deviations of the mean are beyond any case.
 pub fn dot_error(k: usize, a: f64, b: f64) -> f64 {
-    let slice = (k.div_ceil(super::product::slices(k) as usize) + 192).min(k);
+    let slice = (k.div_ceil(super::product::slices(Format::Float, k) as usize) + 192).min(k);
     let chain = slice.max(k.min(256) + k.div_ceil(256)) + 8;
     let magnitude = (0.25 + 6.0 * 0.22 / (k as f64).sqrt()).min(1.0);
     chain as f64 * 2f64.powi(-23) * magnitude * k as f64 * a * b
@@ -229,12 +230,13 @@ impl CaseBuilder {
 
     /// int8 rows and their scales that stand for numbers in `-scale..scale`.
     pub fn int8(&mut self, shape: &[usize], scale: f32) -> Input {
-        let elements: usize = shape.iter().product();
-        let of_rows = &shape[..shape.len() - 1];
-        // -128 is no int8 of a row.
-        let codes: Vec<i8> = (0..elements).map(|_| (self.rng.next() % 255) as i32 - 127).map(|c| c as i8).collect();
-        let rows = of_rows.iter().product::<usize>();
-        let scales: Vec<f32> = (0..rows).map(|_| (0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0).collect();
+        let (of_rows, cols) = (&shape[..shape.len() - 1], shape[shape.len() - 1]);
+        // Row after row: what a row holds does not depend on how many there are. -128 is no int8 of a row.
+        let (mut codes, mut scales) = (Vec::<i8>::new(), Vec::<f32>::new());
+        for _ in 0..of_rows.iter().product() {
+            scales.push((0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0);
+            codes.extend((0..cols).map(|_| ((self.rng.next() % 255) as i32 - 127) as i8));
+        }
         let x = self.bytes(DType::I8, shape, bytemuck::cast_slice(&codes));
         Input { x, scales: Some(self.bytes(DType::F32, of_rows, bytemuck::cast_slice(&scales))) }
     }

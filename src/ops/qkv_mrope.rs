@@ -14,7 +14,7 @@ use super::{
 use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
@@ -129,7 +129,7 @@ impl Op for QkvMrope {
     fn launch(&self) -> Launch {
         let family = product::family(format!("qkv_mrope_{}{}", self.q.dtype, cache_suffix(&self.k)), self.weight);
         let launch = (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim() / 2 })
+            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.head_dim() / 2)))
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -141,14 +141,15 @@ impl Op for QkvMrope {
             None if self.k.scales.is_some() => launch.absent().absent(),
             None => launch,
         };
-        launch
+        let launch = launch
             .i32(self.x.rows())
             .i32(self.x.cols())
             .i32(self.heads())
             .i32(self.kv_heads())
             .i32(self.block())
             .i32(self.rope.section[0])
-            .i32(self.rope.section[1])
+            .i32(self.rope.section[1]);
+        product::groups(launch, self.weight)
     }
 
     fn kernel(&self) -> Result<Kernel> {
@@ -240,7 +241,7 @@ impl Op for QkvMrope {
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         let n = weights.get(self.weight.id).n();
-        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n, self.bias.is_some())
+        self.cost(step, weights).bytes + product::again(&self.x, self.weight, self.x.rows(), n, self.bias.is_some())
     }
 }
 
@@ -274,11 +275,11 @@ pub fn cases() -> Vec<Case> {
         d: usize,
         section: [usize; 3],
     }
-    let of = |format: Format, int8: bool, dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
+    let of = |format: Format, int8: bool, dtype: DType, hidden: usize, h: &Heads, slots: &[i32]| {
         let t = slots.len();
         let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
         let cache = if int8 { "int8" } else { dtype.name() };
-        let mut b = CaseBuilder::new(format!("{format} {dtype} cache={cache} T={t} D={hidden} {heads}"));
+        let mut b = CaseBuilder::new(format!("{format:?} {dtype} cache={cache} T={t} D={hidden} {heads}"));
         let x = b.input(format, dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.operand(format, dtype, &rows.map(|n| (n, hidden)), 0.1);
@@ -294,33 +295,38 @@ pub fn cases() -> Vec<Case> {
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
         b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v, meeting })
     };
-    let case = |dtype, hidden, h, slots: &[i32]| of(Format::Float, false, dtype, hidden, h, slots);
-    let int8 = |dtype, hidden, h, slots: &[i32]| of(Format::Float, true, dtype, hidden, h, slots);
-    let w8a8 = |dtype, hidden, h, slots: &[i32]| of(Format::W8A8, false, dtype, hidden, h, slots);
+    let int4 = |group, zeros| Format::W4A16 { group, zeros };
+    let int8 = |group, zeros| Format::W8A16 { group, zeros };
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
     let grouped = || Heads { heads: 4, groups: 2, d: 128, section: [16, 24, 24] };
     // All slots and rows without one, in no order.
     let many: Vec<i32> = (0..35).map(|i| if i % 16 == 3 || i > 31 { -1 } else { i * 5 % 32 }).collect();
-    vec![
-        case(DType::F32, 256, big(), &[9]),
-        case(DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
-        case(DType::F32, 144, odd(), &[30, 3, -1, 12]),
-        case(DType::F16, 100, odd(), &(0..32).collect::<Vec<_>>()),
-        case(DType::Bf16, 264, grouped(), &many),
-        case(DType::F16, 776, grouped(), &many[..17]),
-        case(DType::F16, 96, big(), &many),
-        w8a8(DType::F32, 50, odd(), &[30, 3, -1, 12]),
-        w8a8(DType::Bf16, 272, grouped(), &many),
-        w8a8(DType::Bf16, 80, big(), &many[..17]),
-        w8a8(DType::F16, 784, grouped(), &[9]),
-        w8a8(DType::F16, 96, big(), &many),
-        int8(DType::F32, 144, odd(), &[30, 3, -1, 12]),
-        int8(DType::Bf16, 100, odd(), &(0..32).collect::<Vec<_>>()),
-        int8(DType::Bf16, 264, grouped(), &many),
-        int8(DType::Bf16, 776, big(), &[0, 1, 2, 31, 7, -1]),
-        int8(DType::F16, 96, grouped(), &many),
-        int8(DType::F16, 1544, grouped(), &many[..17]),
-        of(Format::W8A8, true, DType::F32, 50, odd(), &[30, 3, -1, 12]),
-    ]
+    let all_slots: Vec<i32> = (0..32).collect();
+    let shapes: Vec<(Format, DType, usize, Heads, &[i32])> = vec![
+        (Format::Float, DType::F32, 256, big(), &[9]),
+        (Format::Float, DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
+        (Format::Float, DType::F32, 144, odd(), &[30, 3, -1, 12]),
+        (Format::Float, DType::F16, 100, odd(), &all_slots),
+        (Format::Float, DType::Bf16, 264, grouped(), &many),
+        (Format::Float, DType::F16, 776, grouped(), &many[..17]),
+        (Format::Float, DType::F16, 96, big(), &many),
+        (Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
+        (Format::W8A8, DType::Bf16, 272, grouped(), &many),
+        (Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
+        (Format::W8A8, DType::F16, 784, grouped(), &[9]),
+        (Format::W8A8, DType::F16, 96, big(), &many),
+        (int4(128, false), DType::Bf16, 256, big(), &[9]),
+        (int4(32, false), DType::Bf16, 160, grouped(), &many),
+        (int4(64, true), DType::F16, 192, grouped(), &many[..17]),
+        (int4(128, true), DType::F16, 1536, big(), &many),
+        (int8(200, false), DType::Bf16, 200, big(), &many[..9]),
+        (int8(64, false), DType::Bf16, 1600, big(), &many),
+        (int8(32, true), DType::F16, 96, grouped(), &[30, 3, -1, 12]),
+        (int8(128, false), DType::F16, 384, big(), &many),
+    ];
+    let in_both = |(format, dtype, hidden, heads, slots): (Format, DType, usize, Heads, &[i32])| {
+        [false, true].map(|int8| of(format, int8, dtype, hidden, &heads, slots))
+    };
+    shapes.into_iter().flat_map(in_both).collect()
 }
