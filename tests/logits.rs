@@ -58,6 +58,33 @@ fn kernels_are_no_noisier_than_transformers() {
     check_rounded("tiny_a", "f16", &["--device", "emulator"]);
 }
 
+/// Codes are off by at most half of 1/127 of the largest element of their row, evenly spread: by 1/sqrt(12) of that step in the mean square. The
+/// largest of `d` normal numbers is sqrt(2 ln 2d) deviations at most in the mean (Boucheron, Lugosi and Massart, Concentration Inequalities, 2.5), so
+/// a row's elements are off by a share e of their deviation. Errors of values add up in an output as the values themselves do, and so do those of
+/// the outputs in the residual stream: a share e. Keys move scores by e of the scores' deviation, about 1, and outputs by another e. The mean
+/// magnitude of a normal number is 0.8 deviations, its 99th percentile 2.6.
+#[test]
+fn int8_keys_and_values_are_off_by_their_rounding() {
+    for (model, d) in [("tiny_a", 128.0), ("tiny_b", 24.0)] {
+        let e = (2.0 * f64::ln(2.0 * d)).sqrt() / 127.0 / 12f64.sqrt();
+        for conversation in conversations() {
+            let at = format!("{model}/{conversation}");
+            let got = trace(model, &conversation, "f32", &["--kv-cache-dtype", "int8"]);
+            let (g, w, _) = logits(&got, &golden(model, &conversation));
+            let far = distance(&g, &w);
+            println!(
+                "{at}: int8 cache: mean {:.1e} of {:.1e}, p99 {:.1e} of {:.1e}",
+                far.mean,
+                1.6 * e,
+                far.p99,
+                5.2 * e
+            );
+            assert!(far.mean <= 1.6 * e && far.p99 <= 5.2 * e, "{at}: {far:?}");
+            assert!(far.mean > F32_MEAN, "{at}: {far:?}: nothing was rounded");
+        }
+    }
+}
+
 /// The kernels round where the CPU's bodies round, so their image rows are about as far from the f32 golden: at most twice, since the roundings differ.
 #[test]
 fn image_rows_of_the_kernels_are_as_near_as_the_cpus() {
