@@ -181,5 +181,12 @@ fn memory_is_known_before_it_is_allocated() {
         let need = vision_plan(&model, grid).regions().get(Region::VisionArena);
         assert!(need <= bytes.get(Region::VisionArena), "{grid:?} needs {need}");
     }
-    assert!(text_plan(&model, 16, Tail::Sample).regions().get(Region::Arena) <= bytes.get(Region::Arena));
+    for model in [&model, &with_int8_cache(DType::Bf16)] {
+        let limits = Limits { chunk: 40, ..limits };
+        let arena = engine::needs(model, &limits).unwrap().regions.get(Region::Arena);
+        for rows in 1..=limits.chunk {
+            let need = text_plan(model, rows, Tail::Sample).regions().get(Region::Arena);
+            assert!(need <= arena, "{rows} rows need {need} of {arena}");
+        }
+    }
 }

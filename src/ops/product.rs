@@ -10,8 +10,8 @@ use crate::quant::Format;
 use crate::tensor::Tensor;
 use crate::weights::Matrix;
 
-/// The most rows that the narrow shape takes: one pass over the weights, whatever the rows.
-const NARROW_ROWS: usize = 32;
+/// The most rows that the narrow shape takes: one pass over the weights, whatever the rows. Its blocks have 16 features each.
+pub const NARROW_ROWS: usize = 32;
 
 /// A block of the wide shape.
 struct Wide {
@@ -67,11 +67,6 @@ pub fn groups(launch: Launch, weight: Matrix) -> Launch {
         Some((_, group, zeros)) => launch.i32(group).i32(zeros.into()),
         None => launch,
     }
-}
-
-/// Whether so many rows are multiplied in the narrow shape, whose blocks have 16 features each.
-pub fn is_narrow(m: usize) -> bool {
-    m <= NARROW_ROWS
 }
 
 /// The name of a family of kernels, with the format of the weights unless they are floats.

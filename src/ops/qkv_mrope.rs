@@ -54,9 +54,12 @@ pub struct Meeting {
 }
 
 impl QkvMrope {
+    /// The most rows that meet.
+    pub const MEETING_ROWS: usize = product::NARROW_ROWS;
+
     /// Whether rows of this cache, so many at a time, come together from several blocks of a device.
     pub fn meets(cache: &Input, rows: usize) -> bool {
-        cache.scales.is_some() && product::is_narrow(rows)
+        cache.scales.is_some() && rows <= Self::MEETING_ROWS
     }
 
     fn kv_heads(&self) -> usize {
