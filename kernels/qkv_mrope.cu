@@ -1,6 +1,6 @@
 // The decoder's attention input: fused q/k/v projection with bias, M-RoPE, and the keys and values to the paged cache. d = 128.
 //
-// Entries   qkv_mrope_bf16|f16_narrow|wide
+// Entries   qkv_mrope_bf16|f16[_w4a16|_w8a16]_narrow|wide
 // x         T [T, D] read        weight  T [(H + 2G) d, D] paired by d / 2 (q, k, v), read        bias  f32 [(H + 2G) d] or null
 // inv_freq  f32 [d / 2] read     positions  i32 [3, T] read        slots  i32 [T] read (-1: the row keeps no key and value)
 // q         T [T, H d] write     k, v  T [blocks, G, block, d] update
@@ -8,6 +8,7 @@
 // Needs     D a multiple of 8, rows aligned to 16 bytes
 // Launch    narrow (T <= 32): 8 (H + 2G) blocks of 32 * slices threads (slices of D: linear.cuh)
 //           wide: (H + 2G) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//           wide with codes (weight u8, codes.cuh): ceil((H + 2G) / 2) * ceil(T / 64) blocks of 256 threads, 99328 bytes
 // Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T
 // Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
 #include "codes.cuh"
