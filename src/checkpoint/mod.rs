@@ -11,6 +11,7 @@ mod index;
 pub mod inventory;
 mod json;
 pub mod names;
+pub mod quantized;
 pub mod safetensors;
 pub mod storage;
 pub mod summary;
