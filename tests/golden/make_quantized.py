@@ -215,7 +215,7 @@ def layers():
         t = write(random(seed, (n, k)), q, shuffled)
         tensors.update({f"{name}.{suffix}": value for suffix, value in t.items()})
         tensors[f"{name}.values"] = values(t, q)
-    save_file(tensors, path("quantized", "layers.safetensors"))
+    save_file({n: np.ascontiguousarray(v) for n, v in tensors.items()}, path("quantized", "layers.safetensors"))
     write_json("quantized/layers.json", {name: {"n": n, "k": k, "quantization_config": q} for name, (q, n, k, _) in LAYERS.items()}, rows=())
 
 

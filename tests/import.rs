@@ -3,9 +3,9 @@
 
 mod traces;
 
-#[path = "quantized/folder.rs"]
+#[path = "import/folder.rs"]
 mod folder;
-#[path = "quantized/lies.rs"]
+#[path = "import/lies.rs"]
 mod lies;
 
 use std::collections::BTreeMap;
