@@ -115,7 +115,8 @@ fn layout(m: &Module) -> Result<Layout> {
     } else if m.get("weight").is_some() && m.get("weight_scale").is_some() {
         Layout::Int8
     } else {
-        return Err(foreign(m, m.first()));
+        let other = m.suffixes().find(|suffix| *suffix != "weight");
+        return Err(foreign(m, other.unwrap_or(m.first())));
     };
     match m.suffixes().find(|s| !layout.suffixes().contains(s)) {
         Some(other) => Err(foreign(m, other)),
