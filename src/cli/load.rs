@@ -1,4 +1,4 @@
-//! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers.
+//! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers, unless codes must be unpacked.
 
 use super::args::{Dtype, ModelArgs, PixelArgs};
 use super::device::{self, Placement};

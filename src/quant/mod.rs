@@ -138,6 +138,12 @@ impl Quantized {
         self.codes.bytes().len() + 4 * self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len())
     }
 
+    /// Bytes that lie in memory, and not in a file's mapping.
+    pub fn unmapped(&self) -> usize {
+        let (Codes::U4(data) | Codes::U8(data) | Codes::I8(data)) = &self.codes;
+        self.bytes() - if data.is_mapped() { data.len() } else { 0 }
+    }
+
     /// The bytes of row `n` of the codes.
     pub fn row(&self, n: usize) -> &[u8] {
         let bytes = self.codes.row_bytes(self.k);
