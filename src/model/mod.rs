@@ -6,7 +6,7 @@ pub mod qwen2_vl;
 pub mod text;
 pub mod vision;
 
-use crate::checkpoint::{StoredTensor, Weights};
+use crate::checkpoint::Weights;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::quant::Values;
@@ -75,15 +75,20 @@ struct WeightLoader<'a> {
 }
 
 impl WeightLoader<'_> {
-    /// One weight made of tensors whose rows follow each other. A convolution's trailing dimensions are its columns; a vector has one.
+    /// One weight made of tensors whose rows follow each other.
     fn vector(&mut self, names: &[String]) -> Result<WeightId> {
-        let parts = names.iter().map(|name| Ok(part(self.tensors.get(name)?))).collect::<Result<Vec<_>>>()?;
+        let parts = names.iter().map(|name| self.part(name)).collect::<Result<Vec<_>>>()?;
         if let Some(i) = parts.iter().position(|p| storage(p) != storage(&parts[0])) {
             let (this, first) = (storage(&parts[i]), storage(&parts[0]));
             let why = format!("is {this}, but {} is {first}: they are one product, so save both alike", names[0]);
-            return Err(Error::checkpoint(self.tensors.get(&names[i])?.file(), &names[i], why));
+            return Err(Error::checkpoint(self.tensors.file(&names[i])?, &names[i], why));
         }
         Ok(self.set.push(Weight { name: names.join("+"), parts }))
+    }
+
+    fn part(&self, name: &str) -> Result<Part> {
+        let (values, n, k) = self.tensors.values(name)?;
+        Ok(Part { values, n, k })
     }
 
     /// The same as the operand of a product.
@@ -100,15 +105,6 @@ impl WeightLoader<'_> {
     fn table(&mut self, name: &str, values: &[f32]) -> WeightId {
         self.set.push(Weight::table(name.into(), values))
     }
-}
-
-fn part(t: &StoredTensor) -> Part {
-    let (n, k) = match t.shape() {
-        [len] => (*len, 1),
-        [n, rest @ ..] => (*n, rest.iter().product()),
-        [] => (1, 1),
-    };
-    Part { values: Values::Float(t.data().clone(), t.dtype()), n, k }
 }
 
 /// How a part is stored, in words.
