@@ -8,6 +8,7 @@
 mod attention;
 mod gemm;
 mod gemv;
+pub mod int8;
 pub mod math;
 mod matmul;
 pub mod norm;

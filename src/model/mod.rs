@@ -9,7 +9,10 @@ pub mod vision;
 use crate::checkpoint::Weights;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::quant::Values;
+use crate::ops::input::Input;
+use crate::ops::quantize_rows::QuantizeRows;
+use crate::plan::Recorder;
+use crate::quant::{Format, Values};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Matrix, Part, Weight, WeightSet};
 
@@ -113,6 +116,24 @@ fn storage(p: &Part) -> String {
         Values::Float(_, dtype) => dtype.to_string(),
         Values::Quantized(q) => format!("{:?}", q.format()),
     }
+}
+
+/// A temporary for rows that a weight is multiplied with: int8 with scales where it takes those.
+fn rows_for(r: &mut Recorder, weight: Matrix, dtype: DType, shape: &[usize; 2]) -> Input {
+    match weight.format {
+        Format::W8A8 => Input { x: r.temp(DType::I8, shape), scales: Some(r.temp(DType::F32, &shape[..1])) },
+        _ => r.temp(dtype, shape).into(),
+    }
+}
+
+/// Finished rows in the form that a weight is multiplied with: as they are, or int8 made of them by an op of its own.
+fn input_of(r: &mut Recorder, weight: Matrix, x: Tensor) -> Result<Input> {
+    if weight.format != Format::W8A8 {
+        return Ok(x.into());
+    }
+    let y = rows_for(r, weight, x.dtype, &[x.rows(), x.cols()]);
+    r.push(QuantizeRows { x, y })?;
+    Ok(y)
 }
 
 /// A point of a plan that a debugger may stop at.

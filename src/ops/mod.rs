@@ -8,6 +8,7 @@ mod body;
 pub mod case;
 pub mod embed;
 pub mod gate_up;
+pub mod input;
 pub mod linear;
 pub mod lm_head;
 pub mod norm;
@@ -15,6 +16,7 @@ pub mod paged_attention;
 mod product;
 pub mod qkv_mrope;
 pub mod qkv_rope_2d;
+pub mod quantize_rows;
 pub mod reference;
 pub mod rope;
 pub mod sample;
@@ -99,6 +101,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "qkv_rope_2d", cases: qkv_rope_2d::cases },
     Entry { name: "paged_attention", cases: paged_attention::cases },
     Entry { name: "vision_attention", cases: vision_attention::cases },
+    Entry { name: "quantize_rows", cases: quantize_rows::cases },
     Entry { name: "lm_head", cases: lm_head::cases },
     Entry { name: "sample", cases: sample::cases },
 ];
