@@ -10,6 +10,7 @@ pub mod hub;
 mod index;
 pub mod inventory;
 mod json;
+pub mod lora;
 pub mod names;
 pub mod safetensors;
 pub mod storage;

@@ -40,6 +40,13 @@ pub struct Declared {
     pub shape: Vec<usize>,
 }
 
+impl Declared {
+    /// Its size; the largest number if that overflows.
+    pub fn bytes(&self) -> u64 {
+        byte_size(&self.shape, self.dtype).map_or(u64::MAX, |n| n as u64)
+    }
+}
+
 /// What to write. Two runs with equal jobs write equal folders, and the second continues the first.
 #[derive(Debug)]
 pub struct Job<'a> {

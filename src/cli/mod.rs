@@ -12,6 +12,7 @@ mod eval;
 mod inspect;
 mod load;
 mod media;
+mod merge_lora;
 mod page;
 mod prepare;
 mod report;
@@ -45,6 +46,8 @@ enum Command {
     Inspect(Box<inspect::InspectArgs>),
     /// Measure how right a model is, and how far it is from the one it was quantized from
     Eval(Box<eval::EvalArgs>),
+    /// Add a LoRA adapter to a model's weights and write the result as a model folder
+    MergeLora(Box<merge_lora::MergeLoraArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::MergeLora(args) => merge_lora::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {
