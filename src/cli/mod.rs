@@ -15,6 +15,7 @@ mod media;
 mod merge_lora;
 mod page;
 mod prepare;
+mod quantize;
 mod report;
 mod run;
 mod sampling;
@@ -48,6 +49,8 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Add a LoRA adapter to a model's weights and write the result as a model folder
     MergeLora(Box<merge_lora::MergeLoraArgs>),
+    /// Round a model's weights to int8 or int4 and write the result as a model folder
+    Quantize(Box<quantize::QuantizeArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::MergeLora(args) => merge_lora::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -199,11 +199,13 @@ mod tests {
     fn the_search_beats_the_full_range_where_an_outlier_is() {
         let mut w = gaussian(3, 128);
         w[7] = 9.0;
+        // That column hardly counts, so it may be cut off.
+        let mut moments = [1.0; 128];
+        moments[7] = 0.01;
         for grid in [GRIDS[0], GRIDS[1]] {
             let (low, high) = w.iter().fold((0.0f32, 0.0f32), |(l, h), &w| (l.min(w), h.max(w)));
-            let moments = [1.0; 128];
             let error = |step| grid.error(step, &w, &moments);
-            assert!(error(grid.fit(&w, &moments)) < 0.9 * error(grid.step(low, high)), "{grid:?}");
+            assert!(error(grid.fit(&w, &moments)) < 0.7 * error(grid.step(low, high)), "{grid:?}");
         }
         // A column that matters most is met best.
         let mut heavy = [1.0; 128];

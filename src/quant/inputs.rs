@@ -68,9 +68,12 @@ impl Inputs {
         &self.largest
     }
 
-    /// Mean square of each column.
+    /// Mean square of each column; ones where nothing was seen.
     pub fn moments(&self) -> Vec<f32> {
-        self.squares.iter().map(|s| (s / self.seen.max(1) as f64) as f32).collect()
+        if self.seen == 0 {
+            return vec![1.0; self.k];
+        }
+        self.squares.iter().map(|s| (s / self.seen as f64) as f32).collect()
     }
 
     /// The second moments, taken out, where they were collected.
@@ -90,6 +93,27 @@ impl Inputs {
         self
     }
 
+    /// How far outputs with `values` instead of `w`, `[N, K]`, are off, as a part of the outputs' norm; none where nothing was seen. With `int8` the inputs are
+    /// rounded too, as W8A8 does.
+    pub fn error(&self, w: &[f32], values: &[f32], int8: bool) -> Option<f64> {
+        let k = self.k;
+        let rounded: Vec<f32> = if int8 { self.sample.chunks_exact(k).flat_map(int8_row).collect() } else { Vec::new() };
+        let read = if int8 { &rounded } else { &self.sample };
+        let of = |(w, values): (&[f32], &[f32])| {
+            let mut sums = (0.0, 0.0);
+            for (x, read) in self.sample.chunks_exact(k).zip(read.chunks_exact(k)) {
+                for (w, v) in w.chunks_exact(k).zip(values.chunks_exact(k)) {
+                    let (y, off) = (dot(w, x) as f64, (dot(v, read) - dot(w, x)) as f64);
+                    sums = (sums.0 + off * off, sums.1 + y * y);
+                }
+            }
+            sums
+        };
+        let sums: Vec<(f64, f64)> = w.par_chunks(ROWS * k).zip(values.par_chunks(ROWS * k)).map(of).collect();
+        let (off, size) = sums.iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+        (size > 0.0).then(|| (off / size).sqrt())
+    }
+
     /// The sum of squares of the outputs of rows `w`, `[N, K]`, over the sampled inputs.
     pub fn energy(&self, w: &[f32]) -> f64 {
         let of = |w: &[f32]| {
@@ -99,6 +123,13 @@ impl Inputs {
         // Collected in order: a sum of f64 over threads would depend on their number.
         w.par_chunks(ROWS * self.k).map(of).collect::<Vec<f64>>().iter().sum()
     }
+}
+
+/// A row as W8A8 reads it: multiples of a 127th of its largest element.
+fn int8_row(x: &[f32]) -> Vec<f32> {
+    let scale = x.iter().fold(0.0, |m: f32, x| m.max(x.abs())) / 127.0;
+    let round = |x: &f32| if scale > 0.0 { scale * (x / scale).round_ties_even() } else { 0.0 };
+    x.iter().map(round).collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -142,9 +173,14 @@ mod tests {
         let y = |w: &[f32], x: &[f32]| w.iter().zip(x).map(|(w, x)| *w as f64 * *x as f64).sum::<f64>();
         let want: f64 = w.chunks_exact(k).flat_map(|w| x.chunks_exact(k).map(move |x| y(w, x).powi(2))).sum();
         assert!((inputs.energy(&w) / want - 1.0).abs() < 1e-5);
+        let doubled: Vec<f32> = w.iter().map(|w| 2.0 * w).collect();
+        assert_eq!(inputs.error(&w, &w, false), Some(0.0));
+        assert!((inputs.error(&w, &doubled, false).unwrap() - 1.0).abs() < 1e-6);
+        // Rounding inputs to 8 bits: uniform errors of a step against inputs of about a third of the largest.
+        assert!((1e-3..1e-2).contains(&inputs.error(&w, &w, true).unwrap()));
+        assert_eq!(Inputs::new(k, 0, false).error(&w, &w, false), None);
         // With columns divided and weights multiplied the outputs are the same.
         let scales = [2.0; 37];
-        let doubled: Vec<f32> = w.iter().map(|w| 2.0 * w).collect();
         assert_eq!(inputs.clone().scaled(&scales).energy(&doubled), inputs.energy(&w));
     }
 }
