@@ -264,7 +264,7 @@ fn a_value_beyond_the_type_is_refused() {
 #[test]
 fn what_is_not_plain_lora_is_refused_by_name() {
     let (files, draft) = (model("tiny_a"), Draft::of("plain"));
-    let hint = "is not supported: plain LoRA can be merged: merge this adapter with PEFT's merge_and_unload";
+    let hint = "is not supported: only plain LoRA can be merged; PEFT's merge_and_unload knows some of the others";
     let refused = |field: &str, value: Value| draft.with(field, value).refusal(&files);
     for (field, value, name) in [
         ("peft_type", json!("ADALORA"), "peft_type ADALORA"),

@@ -259,19 +259,23 @@ fn describe(job: &Job) -> Result<String> {
         let failed = |e| Error::io(path, e);
         let meta = fs::metadata(path).map_err(failed)?;
         let changed = meta.modified().map_err(failed)?.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        let path = fs::canonicalize(path).map_err(failed)?.display().to_string();
-        Ok(json!({ "path": path, "bytes": meta.len(), "changed": changed.to_string() }))
+        Ok(json!({ "path": real(path)?, "bytes": meta.len(), "changed": changed.to_string() }))
     });
     let tensors = job.tensors.iter().map(|t| json!([t.name, t.dtype.name(), t.shape]));
     let job = json!({
         "what": job.what,
-        "source": job.source.display().to_string(),
+        "source": real(job.source)?,
         "inputs": inputs.collect::<Result<Vec<_>>>()?,
         "config": job.config,
         "shard_bytes": job.shard_bytes,
         "tensors": tensors.collect::<Vec<_>>(),
     });
     Ok(format!("{job}\n"))
+}
+
+/// A path that is the same from every folder.
+fn real(path: &Path) -> Result<String> {
+    Ok(fs::canonicalize(path).map_err(|e| Error::io(path, e))?.display().to_string())
 }
 
 fn refuse_source(source: &Path, out: &Path) -> Result<()> {

@@ -4,10 +4,11 @@ use super::Exit;
 use super::terminal::{Bar, Unit, note, put};
 use crate::checkpoint::lora::{Adapter, Merged};
 use crate::checkpoint::writer::SHARD_BYTES;
-use crate::checkpoint::{FolderWriter, Job, ModelFiles, hub};
+use crate::checkpoint::{Declared, FolderWriter, Job, ModelFiles, hub};
+use crate::error::Result;
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Flags of `merge-lora`.
@@ -57,26 +58,7 @@ pub fn run(args: &MergeLoraArgs) -> anyhow::Result<Exit> {
     let (changed, replaced) = (adapter.changed(), adapter.replaced());
     let merged = Merged::new(&files, Some(adapter))?;
     let tensors = merged.tensors()?;
-    let mut writer = FolderWriter::open(Job {
-        what: "merge-lora",
-        source: &files.dir,
-        out: &args.out,
-        inputs: &merged.files(),
-        config: merged.config_text()?,
-        tensors: tensors.clone(),
-        shard_bytes: SHARD_BYTES,
-    })?;
-    let continued_from = writer.done();
-    let total = tensors.iter().map(|t| t.bytes()).sum();
-    let mut done: u64 = tensors[..continued_from].iter().map(|t| t.bytes()).sum();
-    let mut bar = Bar::new("merging".into(), Unit::Bytes);
-    for tensor in &tensors[continued_from..] {
-        writer.write(&tensor.name, merged.get(&tensor.name)?.bytes())?;
-        done += tensor.bytes();
-        bar.set(done, total);
-    }
-    writer.finish()?;
-    drop(bar);
+    let continued_from = write(&merged, &tensors, &files.dir, &args.out)?;
     let output = Output {
         model: args.model.clone(),
         adapter: args.adapter.display().to_string(),
@@ -85,12 +67,36 @@ pub fn run(args: &MergeLoraArgs) -> anyhow::Result<Exit> {
         replaced,
         untied: merged.is_untied(),
         tensors: tensors.len(),
-        bytes: total,
+        bytes: tensors.iter().map(Declared::bytes).sum(),
         continued_from,
         seconds: start.elapsed().as_secs_f64(),
     };
     say(&output, args.json)?;
     Ok(Exit::Success)
+}
+
+/// Writes the folder; gives how many tensors an earlier run had written.
+fn write(merged: &Merged, tensors: &[Declared], source: &Path, out: &Path) -> Result<usize> {
+    let mut writer = FolderWriter::open(Job {
+        what: "merge-lora",
+        source,
+        out,
+        inputs: &merged.files(),
+        config: merged.config_text()?,
+        tensors: tensors.to_vec(),
+        shard_bytes: SHARD_BYTES,
+    })?;
+    let (earlier, rest) = tensors.split_at(writer.done());
+    let total = tensors.iter().map(Declared::bytes).sum();
+    let mut done: u64 = earlier.iter().map(Declared::bytes).sum();
+    let mut bar = Bar::new("merging".into(), Unit::Bytes);
+    for tensor in rest {
+        writer.write(&tensor.name, merged.get(&tensor.name)?.bytes())?;
+        done += tensor.bytes();
+        bar.set(done, total);
+    }
+    writer.finish()?;
+    Ok(earlier.len())
 }
 
 fn say(o: &Output, json: bool) -> anyhow::Result<()> {

@@ -10,6 +10,9 @@ use crate::model::text::Tail;
 use crate::step::HostStep;
 use crate::tensor::{Place, Region};
 
+/// Sees the inputs of a product.
+pub type Tap<'a> = &'a mut dyn FnMut(&str, &[f32]);
+
 impl Engine {
     /// The rows that a prompt's tokens and pictures enter the first layer with, f32 `[T, D]`. The prompt must fit one chunk.
     ///
@@ -20,21 +23,16 @@ impl Engine {
         self.start(request, &mut Timing::default(), &Cancel::default())?;
         let step = self.step(0..self.sequence.len(), 1);
         let mut rows = Vec::new();
-        self.run_layers(&step, 1, &mut rows, |_, _| Ok(()))?;
+        self.run_layers(&step, 1, &mut rows, None)?;
         Ok(rows)
     }
 
     /// Runs all layers on the rows of a prompt's tokens, which become those that leave the last layer. `tap` sees the inputs of every product of a layer,
-    /// `[T, K]`, under the names of its tensors, joined by `+`.
+    /// `[T, K]`, under the names of its tensors, joined by `+`; they must be floats.
     ///
     /// # Errors
-    /// What `tap` reports; [`Error::Contract`](crate::error::Error::Contract) beyond the engine's limits.
-    pub fn through_layers(
-        &mut self,
-        request: &Request,
-        rows: &mut Vec<f32>,
-        tap: impl FnMut(&str, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    /// [`Error::Contract`](crate::error::Error::Contract) beyond the engine's limits.
+    pub fn through_layers(&mut self, request: &Request, rows: &mut Vec<f32>, tap: Option<Tap>) -> Result<()> {
         self.sequence.restart(request);
         self.sequence.reserve(&mut self.blocks)?;
         let mut step: HostStep = self.step(0..self.sequence.len(), 1);
@@ -46,23 +44,19 @@ impl Engine {
     }
 
     /// Runs the first `ops` ops of a step and reads the stream.
-    fn run_layers(
-        &mut self,
-        step: &HostStep,
-        ops: usize,
-        rows: &mut Vec<f32>,
-        mut tap: impl FnMut(&str, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn run_layers(&mut self, step: &HostStep, ops: usize, rows: &mut Vec<f32>, mut tap: Option<Tap>) -> Result<()> {
         let (id, io) = self.text_plan(step.layout.shape, Tail::None)?;
         let stream = io.stream;
         self.exec.write(Region::Step, 0, step.bytes())?;
         let plan = self.exec.plan(id).clone();
         for (i, launch) in plan.launches().iter().enumerate().take(ops) {
-            let weight = launch.weights().next().map(|(id, _)| self.model.weights.get(id).name.clone());
+            let weight = launch.weights().next().map(|(id, _)| self.model.weights.get(id).name.as_str());
             let input = launch.operands().find(|(_, access)| *access == Access::Read);
-            if let (Some(name), Some((&x, _))) = (weight.filter(|name| name.contains("_proj.weight")), input) {
+            if let (Some(tap), Some(name), Some((&x, _))) = (&mut tap, weight, input)
+                && name.contains("_proj.weight")
+            {
                 let (region, offset) = plan.locate(&x);
-                tap(&name, &read_rows(&mut *self.exec, (region, offset, x))?)?;
+                tap(name, &read_rows(&mut *self.exec, (region, offset, x))?);
             }
             self.exec.run(id, i..i + 1)?;
         }

@@ -188,13 +188,11 @@ fn collect(job: &Job, layer: usize, rows: &[Vec<f32>]) -> Result<BTreeMap<&'stat
     }
     let mut engine = engine(job, layer, 0, 0, &Changed::default())?;
     for (sample, rows) in job.samples.iter().zip(rows) {
-        engine.through_layers(sample, &mut rows.clone(), |name, x| {
-            let product = PRODUCTS.iter().find(|p| name.starts_with(&format!("model.layers.0.{}.weight", p.linears[0])));
-            if let Some(inputs) = product.and_then(|p| all.get_mut(p.linears[0])) {
-                inputs.add(x);
-            }
-            Ok(())
-        })?;
+        let mut tap = |name: &str, x: &[f32]| {
+            let of = |first: &str| name.starts_with(&format!("model.layers.0.{first}.weight"));
+            all.iter_mut().filter(|(first, _)| of(first)).for_each(|(_, inputs)| inputs.add(x));
+        };
+        engine.through_layers(sample, &mut rows.clone(), Some(&mut tap))?;
     }
     Ok(all)
 }
@@ -205,7 +203,7 @@ fn advance(job: &Job, layer: usize, changed: &Changed, rows: &mut [Vec<f32>]) ->
         return Ok(());
     }
     let mut engine = engine(job, layer, 0, 0, changed)?;
-    job.samples.iter().zip(rows).try_for_each(|(sample, rows)| engine.through_layers(sample, rows, |_, _| Ok(())))
+    job.samples.iter().zip(rows).try_for_each(|(sample, rows)| engine.through_layers(sample, rows, None))
 }
 
 /// An engine for one decoder layer, changed or not, and the first `depth` blocks of the tower.

@@ -38,58 +38,21 @@ pub struct Adapter {
     pub(super) ensure_weight_tying: bool,
 }
 
-/// The two halves of a change, while the file is read.
-#[derive(Default)]
-struct Pair {
-    module: String,
-    a: Option<StoredTensor>,
-    b: Option<StoredTensor>,
-    embedding: bool,
-}
-
 impl Adapter {
     /// Opens the folder that PEFT's `save_pretrained` wrote. Fails with the field or the tensor that is missing, contradicts another one, or is not plain LoRA.
     pub fn open(dir: impl AsRef<Path>) -> Result<Adapter> {
         let dir = dir.as_ref();
-        let config = LoraConfig::open(dir)?;
-        let file = dir.join(TENSORS);
+        let (config, file) = (LoraConfig::open(dir)?, dir.join(TENSORS));
         if !file.exists() && dir.join("adapter_model.bin").exists() {
             let why =
                 format!("{TENSORS} is not in this folder, only a pickled adapter_model.bin: save it as safetensors");
             return Err(Error::checkpoint(dir, "adapter", why));
         }
-        let tensors = Checkpoint::open_file(&file)?;
-        let mut pairs = BTreeMap::new();
-        let mut full = BTreeMap::new();
-        let mut saved = vec![false; config.modules_to_save.len()];
-        for tensor in tensors.tensors() {
-            let error = |why: String| Error::checkpoint(&file, shown(tensor.name()), why);
-            let key = keys::parse(tensor.name()).map_err(error)?;
-            if !tensor.dtype().is_float() {
-                return Err(error(format!("dtype {}, but adapters must be f32, bf16 or f16", tensor.dtype())));
-            }
-            let earlier = match key.role {
-                Role::Full => {
-                    check_allowed(&config, &key, &mut saved).map_err(error)?;
-                    full.insert(key.target, tensor.clone())
-                }
-                _ => add_half(&mut pairs, key, tensor),
-            };
-            if let Some(earlier) = earlier {
-                return Err(error(format!("changes the same tensor as {}", shown(earlier.name()))));
-            }
+        let mut parts = Parts::new(&config);
+        for tensor in Checkpoint::open_file(&file)?.tensors() {
+            parts.add(tensor).map_err(|why| Error::checkpoint(&file, shown(tensor.name()), why))?;
         }
-        let config_file = dir.join(CONFIG);
-        if let Some(at) = saved.iter().position(|s| !s) {
-            let why = format!("\"{}\" has no tensor in {TENSORS}", shown(&config.modules_to_save[at]));
-            return Err(Error::checkpoint(config_file, "modules_to_save", why));
-        }
-        if pairs.is_empty() && full.is_empty() {
-            return Err(Error::checkpoint(&file, "adapter", "holds no tensor at all"));
-        }
-        let delta = |(name, pair)| Ok((name, pair_up(&config, pair)?));
-        let deltas = pairs.into_iter().map(delta).collect::<Result<_>>()?;
-        Ok(Adapter { file, config_file, deltas, full, ensure_weight_tying: config.ensure_weight_tying })
+        parts.join(file, dir.join(CONFIG))
     }
 
     /// The files that it is made of.
@@ -108,30 +71,91 @@ impl Adapter {
     }
 }
 
-/// A whole tensor must be one that the configuration says was trained, or the embedding or head, which PEFT adds where LoRA is on them.
-fn check_allowed(config: &LoraConfig, key: &Key, saved: &mut [bool]) -> Result<(), String> {
-    let mut listed = false;
-    for (entry, saved) in config.modules_to_save.iter().zip(saved) {
-        if config.saves(entry, &key.module) {
-            (listed, *saved) = (true, true);
-        }
-    }
-    let bias = key.target.ends_with(".bias") && config.biases == Biases::Trained;
-    if listed || bias || matches!(Part::of(&key.target), Part::Embed | Part::Head) {
-        return Ok(());
-    }
-    Err(format!("is a whole tensor, but {CONFIG} lists it neither in modules_to_save nor in bias"))
+/// What the file holds, while it is read.
+struct Parts<'a> {
+    config: &'a LoraConfig,
+    pairs: BTreeMap<String, Pair>,
+    full: BTreeMap<String, StoredTensor>,
+    /// By entry of `modules_to_save`: the file has a tensor of it.
+    saved: Vec<bool>,
 }
 
-/// Notes half a change; gives the tensor that was there already.
-fn add_half(pairs: &mut BTreeMap<String, Pair>, key: Key, tensor: &StoredTensor) -> Option<StoredTensor> {
-    let embedding = matches!(key.role, Role::EmbeddingA | Role::EmbeddingB);
-    let pair = pairs.entry(key.target).or_insert_with(|| Pair { module: key.module, embedding, ..Pair::default() });
-    if pair.embedding != embedding {
-        return pair.a.take().or(pair.b.take());
+/// The two halves of a change.
+#[derive(Default)]
+struct Pair {
+    module: String,
+    a: Option<StoredTensor>,
+    b: Option<StoredTensor>,
+    embedding: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn new(config: &'a LoraConfig) -> Self {
+        let saved = vec![false; config.modules_to_save.len()];
+        Parts { config, pairs: BTreeMap::new(), full: BTreeMap::new(), saved }
     }
-    let half = if matches!(key.role, Role::A | Role::EmbeddingA) { &mut pair.a } else { &mut pair.b };
-    half.replace(tensor.clone())
+
+    /// Takes one tensor; an error says what is wrong with it.
+    fn add(&mut self, tensor: &StoredTensor) -> Result<(), String> {
+        let key = keys::parse(tensor.name())?;
+        if !tensor.dtype().is_float() {
+            return Err(format!("dtype {}, but adapters must be f32, bf16 or f16", tensor.dtype()));
+        }
+        let earlier = if key.role == Role::Full {
+            self.check_allowed(&key)?;
+            self.full.insert(key.target, tensor.clone())
+        } else {
+            self.add_half(key, tensor)
+        };
+        earlier.map_or(Ok(()), |t| Err(format!("changes the same tensor as {}", shown(t.name()))))
+    }
+
+    /// A whole tensor must be one that the configuration says was trained, or the embedding or head, which PEFT adds where LoRA is on them.
+    fn check_allowed(&mut self, key: &Key) -> Result<(), String> {
+        let mut listed = false;
+        for (entry, saved) in self.config.modules_to_save.iter().zip(&mut self.saved) {
+            if is_part_of(&key.module, entry) {
+                (listed, *saved) = (true, true);
+            }
+        }
+        let bias = key.target.ends_with(".bias") && self.config.biases == Biases::Trained;
+        if listed || bias || matches!(Part::of(&key.target), Part::Embed | Part::Head) {
+            return Ok(());
+        }
+        Err(format!("is a whole tensor, but {CONFIG} lists it neither in modules_to_save nor in bias"))
+    }
+
+    /// Notes half a change; gives the tensor that was there already.
+    fn add_half(&mut self, key: Key, tensor: &StoredTensor) -> Option<StoredTensor> {
+        let embedding = matches!(key.role, Role::EmbeddingA | Role::EmbeddingB);
+        let new = || Pair { module: key.module, embedding, ..Pair::default() };
+        let pair = self.pairs.entry(key.target).or_insert_with(new);
+        if pair.embedding != embedding {
+            return pair.a.take().or(pair.b.take());
+        }
+        let half = if matches!(key.role, Role::A | Role::EmbeddingA) { &mut pair.a } else { &mut pair.b };
+        half.replace(tensor.clone())
+    }
+
+    fn join(self, file: PathBuf, config_file: PathBuf) -> Result<Adapter> {
+        let config = self.config;
+        if let Some(at) = self.saved.iter().position(|s| !s) {
+            let why = format!("\"{}\" has no tensor in {TENSORS}", shown(&config.modules_to_save[at]));
+            return Err(Error::checkpoint(config_file, "modules_to_save", why));
+        }
+        if self.pairs.is_empty() && self.full.is_empty() {
+            return Err(Error::checkpoint(&file, "adapter", "holds no tensor at all"));
+        }
+        let delta = |(name, pair)| Ok((name, pair_up(config, pair)?));
+        let deltas = self.pairs.into_iter().map(delta).collect::<Result<_>>()?;
+        Ok(Adapter { file, config_file, deltas, full: self.full, ensure_weight_tying: config.ensure_weight_tying })
+    }
+}
+
+/// True if the module's name, or that of one that it is part of, ends with an entry of `modules_to_save`, as in PEFT.
+fn is_part_of(module: &str, entry: &str) -> bool {
+    let mut ends = module.match_indices('.').map(|(at, _)| at).chain([module.len()]);
+    ends.any(|end| module[..end].ends_with(entry))
 }
 
 fn pair_up(config: &LoraConfig, pair: Pair) -> Result<Delta> {

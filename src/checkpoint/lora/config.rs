@@ -96,12 +96,6 @@ impl LoraConfig {
         let (rank, alpha) = (self.rank(module) as f64, self.alphas.first(module).unwrap_or(self.alpha));
         (alpha / if self.rank_stabilized { rank.sqrt() } else { rank }) as f32
     }
-
-    /// True if the module, or one that it is part of, was trained as a whole: its name ends with one that the file lists, as in PEFT.
-    pub fn saves(&self, entry: &str, module: &str) -> bool {
-        let ends = module.match_indices('.').map(|(at, _)| at).chain([module.len()]);
-        ends.into_iter().any(|end| module[..end].ends_with(entry))
-    }
 }
 
 fn rank(value: &Value) -> Option<f64> {
@@ -112,7 +106,7 @@ fn refuse_methods(f: &Fields, map: &Map<String, Value>) -> Result<()> {
     let unsupported = |what: String| {
         Err(Error::unsupported(
             format!("{CONFIG}: {what}"),
-            "plain LoRA can be merged: merge this adapter with PEFT's merge_and_unload",
+            "only plain LoRA can be merged; PEFT's merge_and_unload knows some of the others",
         ))
     };
     match f.text("peft_type")? {
