@@ -72,6 +72,8 @@ pub fn open_files(args: &ModelArgs) -> Result<(String, ModelFiles)> {
         Some(model) => (model.clone(), hub::resolve(model)?),
         None => ("demo".into(), demo()?),
     };
+    // Opening unpacks codes on the threads that work later.
+    use_threads(args.threads);
     Ok((name, ModelFiles::open(dir)?))
 }
 

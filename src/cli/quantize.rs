@@ -98,8 +98,13 @@ fn group_size(text: &str) -> Result<i64, String> {
 /// Naming the flag, the file and its line, or the tensor.
 pub fn run(args: &QuantizeArgs) -> anyhow::Result<Exit> {
     let recipe = recipe(args)?;
-    let which =
-        ModelArgs { model: args.model.clone(), device: Device::Cpu, lockstep: None, dtype: Dtype::F32, threads: args.threads };
+    let which = ModelArgs {
+        model: args.model.clone(),
+        device: Device::Cpu,
+        lockstep: None,
+        dtype: Dtype::F32,
+        threads: args.threads,
+    };
     let model = Loaded::open(&which, &args.pixels)?;
     if let Some(matrix) = model.files.weights.matrices().next() {
         let why = format!("{} is quantized already ({}): take the bf16 or f16 original", model.name, matrix.name());
@@ -150,7 +155,10 @@ fn recipe(args: &QuantizeArgs) -> Result<Recipe> {
         return Err(Error::request("--zero-points", "w8a8 has none: leave it out"));
     }
     if int8 && method == Method::Awq {
-        return Err(Error::request("--method", "awq leaves activations as they are: take rtn or gptq for w8a8, which smooth them"));
+        return Err(Error::request(
+            "--method",
+            "awq leaves activations as they are: take rtn or gptq for w8a8, which smooth them",
+        ));
     }
     let group = match args.group_size {
         Some(-1) => None,

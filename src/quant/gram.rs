@@ -197,7 +197,10 @@ mod tests {
                 // Higham 2002, theorem 10.3: within (K + 1) eps of the products' sizes, at most the diagonal's; `diagonal` is f32.
                 let bound = h.lower[i * k + i].max(mean) * h.lower[j * k + j].max(mean);
                 let slack = 2e-7 * 0.01 * mean;
-                assert!((got - want).abs() <= (k + 1) as f64 * f64::EPSILON * bound.sqrt() * 2.0 + slack, "K={k} {i},{j}");
+                assert!(
+                    (got - want).abs() <= (k + 1) as f64 * f64::EPSILON * bound.sqrt() * 2.0 + slack,
+                    "K={k} {i},{j}"
+                );
             }
         }
     }

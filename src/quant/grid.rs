@@ -230,7 +230,8 @@ mod tests {
     #[test]
     fn packed_codes_have_the_chosen_values() {
         let mut random = normal(4);
-        for (grid, activations) in GRIDS.iter().map(|g| (*g, Activations::Float)).chain([(GRIDS[2], Activations::Int8)]) {
+        for (grid, activations) in GRIDS.iter().map(|g| (*g, Activations::Float)).chain([(GRIDS[2], Activations::Int8)])
+        {
             let (n, k) = (3, 8);
             let group = if activations == Activations::Int8 { k } else { 4 };
             let mut coded = Coded::new(n, k, group, grid);

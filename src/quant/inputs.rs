@@ -97,7 +97,8 @@ impl Inputs {
     /// rounded too, as W8A8 does.
     pub fn error(&self, w: &[f32], values: &[f32], int8: bool) -> Option<f64> {
         let k = self.k;
-        let rounded: Vec<f32> = if int8 { self.sample.chunks_exact(k).flat_map(int8_row).collect() } else { Vec::new() };
+        let rounded: Vec<f32> =
+            if int8 { self.sample.chunks_exact(k).flat_map(int8_row).collect() } else { Vec::new() };
         let read = if int8 { &rounded } else { &self.sample };
         let of = |(w, values): (&[f32], &[f32])| {
             let mut sums = (0.0, 0.0);

@@ -38,7 +38,8 @@ mod tests {
         let s = spread(&scales(&inputs, &w, &sources), &sources);
         multiply_columns(&mut w, &s);
         inputs.iter_mut().zip(&s).for_each(|(x, s)| *x /= s);
-        let columns: Vec<f32> = (0..k).map(|j| w.iter().skip(j).step_by(k).fold(0.0, |m: f32, w| m.max(w.abs()))).collect();
+        let columns: Vec<f32> =
+            (0..k).map(|j| w.iter().skip(j).step_by(k).fold(0.0, |m: f32, w| m.max(w.abs()))).collect();
         for (x, w) in largest(&inputs, &sources).iter().zip(largest(&columns, &sources)) {
             // Each has gone through a root and a quotient.
             assert!((x / w - 1.0).abs() < 1e-5, "{x} {w}");

@@ -176,7 +176,8 @@ fn declared(t: &Declared, packed: bool, bits: usize, group: Option<usize>, zeros
     let (n, k) = (t.shape[0], t.shape[1]);
     let groups = k / group.unwrap_or(k);
     let scales = if t.dtype == DType::F16 { DType::F16 } else { DType::Bf16 };
-    let part = |suffix: &str, dtype, shape: &[usize]| Declared { name: t.name.clone() + suffix, dtype, shape: shape.to_vec() };
+    let part =
+        |suffix: &str, dtype, shape: &[usize]| Declared { name: t.name.clone() + suffix, dtype, shape: shape.to_vec() };
     if !packed {
         return vec![part("", DType::I8, &[n, k]), part("_scale", scales, &[n, 1])];
     }

@@ -81,14 +81,23 @@ pub(super) fn quantize(
     let (mut changed, mut lines) = (Changed::default(), Vec::new());
     for (product, before) in PRODUCTS.iter().zip(before) {
         let inputs = inputs.get_mut(product.linears[0]).expect("collected for every product");
-        for (coded, (linear, before)) in layer.codes(product, inputs)?.into_iter().zip(product.linears.iter().zip(before)) {
+        for (coded, (linear, before)) in
+            layer.codes(product, inputs)?.into_iter().zip(product.linears.iter().zip(before))
+        {
             let (coded, seconds) = coded;
             let (name, floats) = (format!("{}.{linear}", layer.at), &layer.tensors[&weight(linear)]);
             let int8 = recipe.scheme == Scheme::W8A8;
             let error = inputs.error(&floats.values, &coded.values(), int8);
             let codes = Arc::new(coded.pack(recipe.scheme.activations()));
             let bytes = [floats.values.len() * floats.dtype.size(), stored_bytes(&codes)];
-            lines.push(Line { name: name.clone(), error_before: before, error, bytes_before: bytes[0], bytes: bytes[1], seconds });
+            lines.push(Line {
+                name: name.clone(),
+                error_before: before,
+                error,
+                bytes_before: bytes[0],
+                bytes: bytes[1],
+                seconds,
+            });
             changed.matrices.insert(format!("{name}.weight"), codes);
         }
     }
@@ -146,7 +155,13 @@ impl<'a> Layer<'a> {
         let int8 = self.recipe.scheme == Scheme::W8A8;
         let error = |linear: &&str| {
             let w = &self.tensors[&weight(linear)];
-            let coded = rtn::quantize(&w.values, inputs.k(), self.group(inputs.k()), self.recipe.grid(w.dtype), &inputs.moments());
+            let coded = rtn::quantize(
+                &w.values,
+                inputs.k(),
+                self.group(inputs.k()),
+                self.recipe.grid(w.dtype),
+                &inputs.moments(),
+            );
             inputs.error(&w.values, &coded.values(), int8)
         };
         product.linears.iter().map(error).collect()

@@ -109,7 +109,10 @@ impl Recipe {
             let words = 32 / self.scheme.bits() as usize;
             match self.group {
                 Some(group) if !k.is_multiple_of(group) => {
-                    return Err(Error::request("--group-size", format!("{group} does not divide the {k} columns of {name}")));
+                    return Err(Error::request(
+                        "--group-size",
+                        format!("{group} does not divide the {k} columns of {name}"),
+                    ));
                 }
                 _ if !k.is_multiple_of(words) => {
                     let why = format!("the {k} columns of {name} do not fill 32-bit words");

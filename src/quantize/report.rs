@@ -64,7 +64,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.lines.iter().map(|l| l.name.len()).max().unwrap_or(0);
         let error = |e: Option<f64>| e.map_or_else(|| "-".into(), |e| format!("{:.3} %", 100.0 * e));
-        writeln!(f, "{:<width$}  {:>10}  {:>10}  {:>13}  {:>13}  {:>8}", "", "plain", "written", "bytes before", "bytes", "seconds")?;
+        writeln!(
+            f,
+            "{:<width$}  {:>10}  {:>10}  {:>13}  {:>13}  {:>8}",
+            "", "plain", "written", "bytes before", "bytes", "seconds"
+        )?;
         for l in &self.lines {
             let (before, after) = (error(l.error_before), error(l.error));
             let Line { name, bytes_before, bytes, seconds, .. } = l;
