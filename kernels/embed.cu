@@ -1,7 +1,7 @@
 // embed: y[t] = images[rows[t]] where rows[t] >= 0, table[ids[t]] elsewhere; then the norm of y[t], if it is wanted.
 //
 // Operands  ids i32 [T], rows i32 [T], table T tiled [V, D], images T [R, D], y S [T, D] written, norm weight and bias f32 [D] or null,
-//           normed T [T, D] written or null, counters unused; D, eps
+//           normed T or s8 [T, D] written or null, scales f32 [T] written (of s8) or null, counters unused; D, eps
 // Entries   embed_bf16 (S = bf16), embed_f16_f32 (S = f32)
 // Needs     D a multiple of 8
 // Launch    one warp per token
@@ -39,19 +39,19 @@ __device__ __forceinline__ void embed(const int* ids, const int* rows, const T* 
         }
         store(y + t * D + i, x);
     }
-    if (norm.weight) norm_row(norm, y + t * D, norm.out + t * D, D);
+    if (norm.weight) norm_row(norm, y, t, D);
 }
 
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(WARP)
     embed_bf16(const int* ids, const int* rows, const bf16* table, const bf16* images, bf16* y, const float* weight, const float* bias,
-               bf16* normed, int*, int D, float eps) {
-    embed(ids, rows, table, images, y, {weight, bias, normed, eps}, D);
+               void* normed, float* scales, int*, int D, float eps) {
+    embed(ids, rows, table, images, y, {weight, bias, normed, scales, eps}, D);
 }
 
 extern "C" __global__ void __launch_bounds__(WARP)
     embed_f16_f32(const int* ids, const int* rows, const f16* table, const f16* images, float* y, const float* weight, const float* bias,
-                  f16* normed, int*, int D, float eps) {
-    embed(ids, rows, table, images, y, {weight, bias, normed, eps}, D);
+                  void* normed, float* scales, int*, int D, float eps) {
+    embed(ids, rows, table, images, y, {weight, bias, normed, scales, eps}, D);
 }

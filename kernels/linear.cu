@@ -3,7 +3,7 @@
 // Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>]_narrow|wide, listed below
 // x        T [M, K] read        weight  T [N, K] tiled, read        bias  f32 [N] or null
 // y        Y [M, N] write (add: update)
-// norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T [M, N] write or null
+// norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T or s8 [M, N] write or null, scales f32 [M] write (of s8) or null
 // counters i32 [ceil(M / 128)] or null, zero before and after
 // Needs    K and N multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (M <= 32): ceil(N / 16) blocks of 32 * slices threads (slices of K: linear.cuh)
@@ -63,9 +63,9 @@ __device__ __forceinline__ void linear(const Product<T>& p, const float* bias, Y
 
 #define ENTRY(NAME, SHAPE, T, Y, ACT, ADD)                                                                                              \
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
-        NAME(const T* x, const T* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, T* out,           \
-             int* counters, int M, int N, int K, float eps) {                                                                          \
-        linear<SHAPE, T, Y, ACT, ADD>({x, nullptr, weight, M, N, K}, bias, y, {norm_weight, norm_bias, out, eps}, counters);            \
+        NAME(const T* x, const T* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out,        \
+             float* scales, int* counters, int M, int N, int K, float eps) {                                                           \
+        linear<SHAPE, T, Y, ACT, ADD>({x, nullptr, weight, M, N, K}, bias, y, {norm_weight, norm_bias, out, scales, eps}, counters);    \
     }
 #define LINEAR(NAME, T, Y, ACT, ADD)              \
     ENTRY(NAME##_narrow, Narrow, T, Y, ACT, ADD) \

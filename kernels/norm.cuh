@@ -1,20 +1,34 @@
 // The norm of a finished row of the residual stream, and "then norm": the last block of a launch to finish some rows normalises them.
 #pragma once
 
-#include "common.cuh"
+#include "int8.cuh"
 
 // What follows a kernel that completes rows of the residual stream. RMS norm without `bias`, layer norm with it.
 template <class T>
 struct Norm {
     const float* weight;  // [D]; null: no norm follows
     const float* bias;    // [D] or null
-    T* out;               // [rows, D]
+    void* out;            // T [rows, D], or s8 where there are scales
+    float* scales;        // [rows] or null
     float eps;
 };
 
-// Normalises one row of D (a multiple of 8) elements by one warp: f32 sums, one order whatever the kernel; one rounding, to T.
+// x rounded to T.
+template <class T>
+__device__ __forceinline__ void round_to(float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+        const u32 pair = T::pack(x[i], x[i + 1]);
+        x[i] = T::low(pair);
+        x[i + 1] = T::high(pair);
+    }
+}
+
+// Normalises row r of `rows`, D (a multiple of 8) elements each, by one warp: f32 sums, one order whatever the kernel; one rounding, to T,
+// and one to int8 if that is wanted.
 template <class T, class S>
-__device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* row, T* out, int D) {
+__device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* rows, size_t r, int D) {
+    const S* row = rows + r * D;
     float x[8], mean = 0.0f, square = 0.0f;
     if (norm.bias) {
         for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
@@ -31,8 +45,7 @@ __device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* row, T* o
         for (int j = 0; j < 8; ++j) square = __fmaf_rn(x[j] - mean, x[j] - mean, square);
     }
     const float scale = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(warp_sum(square), static_cast<float>(D)), norm.eps)));
-#pragma unroll 2
-    for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
+    auto normalise = [&](int i) {
         load(row + i, x);
         float weight[8], bias[8] = {};
         load_constant(norm.weight + i, weight);
@@ -42,8 +55,28 @@ __device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* row, T* o
             const float y = __fmul_rn(__fmul_rn(x[j] - mean, scale), weight[j]);
             x[j] = norm.bias ? __fadd_rn(y, bias[j]) : y;
         }
-        store(out + i, x);
+    };
+    if (!norm.scales) {
+#pragma unroll 2
+        for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
+            normalise(i);
+            store(static_cast<T*>(norm.out) + r * D + i, x);
+        }
+        return;
     }
+    u32 most = 0;
+    for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
+        normalise(i);
+        round_to<T>(x);
+        most = largest(x, most);
+    }
+    const float by = row_scale(__reduce_max_sync(0xffffffffu, most));
+    for (int i = 8 * lane_id(); i < D; i += 8 * WARP) {
+        normalise(i);
+        round_to<T>(x);
+        store_codes(static_cast<s8*>(norm.out) + r * D + i, x, by);
+    }
+    if (lane_id() == 0) norm.scales[r] = by;
 }
 
 // Called by all threads of each of `parts` blocks when their share of the rows is stored. The last of them normalises the rows
@@ -58,9 +91,6 @@ __device__ __forceinline__ void then_norm(const Norm<T>& norm, const S* y, int f
     __syncthreads();
     if (!last) return;
     __threadfence();
-    for (int r = warp_id(); r < rows; r += blockDim.x / WARP) {
-        const size_t at = static_cast<size_t>(first + r) * D;
-        norm_row(norm, y + at, norm.out + at, D);
-    }
+    for (int r = warp_id(); r < rows; r += blockDim.x / WARP) norm_row(norm, y, first + r, D);
     if (threadIdx.x == 0) *counter = 0;
 }

@@ -3,6 +3,7 @@
 // Names follow the instruction. Addresses in shared memory are the 32-bit ones of shared_address().
 #pragma once
 
+using s8 = signed char;
 using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned int;
@@ -115,6 +116,13 @@ __device__ __forceinline__ u32 cvt_f16x2(float low, float high) {
 __device__ __forceinline__ float cvt_f32_f16(u16 x) {
     float d;
     asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(x));
+    return d;
+}
+
+// Bytes, from the lowest: a and b saturated to s8, the lower two of `above`.
+__device__ __forceinline__ u32 cvt_pack_s8(int a, int b, u32 above) {
+    u32 d;
+    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(a), "r"(above));
     return d;
 }
 

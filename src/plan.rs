@@ -108,6 +108,11 @@ impl<'w> Recorder<'w> {
         Ok(())
     }
 
+    /// Ops so far.
+    pub fn ops(&self) -> usize {
+        self.ops.len()
+    }
+
     /// Packs the temporaries and gives the finished plan.
     ///
     /// # Errors

@@ -56,6 +56,7 @@ fn a_decoded_token_equals_a_recomputed_one() {
 #[test]
 fn bf16_is_no_noisier_than_transformers() {
     if present() {
-        traces::check_bf16("tiny_a", &["--device", "cuda"]);
+        traces::check_rounded("tiny_a", "bf16", &["--device", "cuda"]);
+        traces::check_rounded("tiny_a", "f16", &["--device", "cuda"]);
     }
 }

@@ -51,6 +51,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "pack",
             "plan",
             "ptx",
+            "quant",
             "step",
             "tensor",
             "text",

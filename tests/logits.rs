@@ -3,7 +3,7 @@
 
 mod traces;
 
-use traces::{F32_MEAN, MODELS, check_bf16, close, conversations, distance, golden, logits, regret, same, trace};
+use traces::{F32_MEAN, MODELS, check_rounded, close, conversations, distance, golden, logits, regret, same, trace};
 
 #[test]
 fn f32_equals_transformers() {
@@ -44,14 +44,18 @@ fn hidden_states_equal_transformers_after_every_block() {
 }
 
 #[test]
-fn bf16_is_no_noisier_than_transformers() {
-    MODELS.into_iter().for_each(|model| check_bf16(model, &[]));
+fn bf16_and_f16_are_no_noisier_than_transformers() {
+    for model in MODELS {
+        check_rounded(model, "bf16", &[]);
+        check_rounded(model, "f16", &[]);
+    }
 }
 
 /// The kernels, on the emulator. They take heads of 128 and 80 only.
 #[test]
-fn bf16_kernels_are_no_noisier_than_transformers() {
-    check_bf16("tiny_a", &["--device", "emulator"]);
+fn kernels_are_no_noisier_than_transformers() {
+    check_rounded("tiny_a", "bf16", &["--device", "emulator"]);
+    check_rounded("tiny_a", "f16", &["--device", "emulator"]);
 }
 
 /// The kernels round where the CPU's bodies round, so their image rows are about as far from the f32 golden: at most twice, since the roundings differ.

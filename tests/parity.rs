@@ -43,7 +43,7 @@ fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
             let y = b.output(stream, &[m, n], ANY);
             let normed = norm.map(|kind| b.normed(kind, dtype, &y, ANY));
             let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(Linear { x, weight, bias, activation, store: Store::Set, y, normed })
+            b.finish(Linear { x: x.into(), weight, bias, activation, store: Store::Set, y, normed })
         });
     };
     linear(DType::Bf16, DType::Bf16, None, Some(NormKind::Rms), 264, 1176);
@@ -60,7 +60,7 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let weight = b.matrix(dtype, &[(72, k), (72, k)], 0.1);
             let y = b.output(dtype, &[m, 72], ANY);
             let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(GateUp { x, weight, y })
+            b.finish(GateUp { x: x.into(), weight, y })
         });
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("lm_head {dtype}"));
@@ -83,7 +83,8 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let positions = b.indices(&positions);
             let slots = b.indices(&(0..m as i32).collect::<Vec<_>>());
             let x = b.random(dtype, &[m, k], 1.0);
-            let mut case = b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
+            let mut case =
+                b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
             case.outputs.extend(cache.map(|t| (t, ANY)));
             case
         });
@@ -95,14 +96,14 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let qkv = b.output(dtype, &[m, 3 * 160], ANY);
             let positions = b.indices(&(0..2 * m as i32).map(|i| i * 7 % 74).collect::<Vec<_>>());
             let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: 80, qkv })
+            b.finish(QkvRope2d { x: x.into(), weight, bias, rope, positions, head_dim: 80, qkv })
         });
     }
 }
 
 #[test]
 fn every_op_file_is_registered() {
-    let unlisted = ["mod", "body", "case", "norm", "product", "reference", "rope", "workload"];
+    let unlisted = ["mod", "body", "case", "input", "norm", "product", "reference", "rope", "workload"];
     let mut files: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops"))
         .unwrap()
         .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())

@@ -2,6 +2,8 @@
 //!
 //! After a deliberate change, copy the file that the failure names over the golden one.
 
+mod quantized;
+
 use osprey::checkpoint::ModelFiles;
 use osprey::dtype::DType;
 use osprey::engine::{self, BLOCK_SIZE, Limits};
@@ -10,6 +12,7 @@ use osprey::model::Precision;
 use osprey::model::qwen2_vl::Qwen2Vl;
 use osprey::model::text::{Surroundings, Tail};
 use osprey::plan::{HazardKind, Plan};
+use osprey::quant::Format;
 use osprey::step::StepShape;
 use osprey::tensor::{Region, Tensor};
 use std::path::Path;
@@ -17,8 +20,12 @@ use std::path::Path;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn tiny(dtype: DType) -> Qwen2Vl {
+    tiny_in(dtype, Format::Float)
+}
+
+fn tiny_in(dtype: DType, format: Format) -> Qwen2Vl {
     let files = ModelFiles::open(format!("{ROOT}/tests/golden/tiny_a")).unwrap();
-    Qwen2Vl::load(&files.config, &files.weights, Precision::new(dtype)).unwrap()
+    Qwen2Vl::load(&files.config, &quantized::weights(&files, format), Precision::new(dtype)).unwrap()
 }
 
 fn around(model: &Qwen2Vl) -> Surroundings {
@@ -58,6 +65,9 @@ fn plans_are_as_recorded() {
     assert_golden("decode_bf16.txt", &text_plan(&bf16, 1, Tail::Sample));
     assert_golden("prefill_f16.txt", &text_plan(&f16, 7, Tail::None));
     assert_golden("vision_bf16.txt", &vision_plan(&bf16, [2, 4, 6]));
+    let int8 = tiny_in(DType::Bf16, Format::W8A8);
+    assert_golden("decode_w8a8.txt", &text_plan(&int8, 1, Tail::Sample));
+    assert_golden("vision_w8a8.txt", &vision_plan(&int8, [2, 4, 6]));
 }
 
 #[test]
@@ -67,6 +77,42 @@ fn a_layer_is_five_launches() {
     assert_eq!(text_plan(&model, 3, Tail::None).ops().len(), 1 + 5 * layers);
     assert_eq!(text_plan(&model, 1, Tail::Sample).ops().len(), 1 + 5 * layers + 2);
     assert_eq!(vision_plan(&model, [1, 4, 4]).ops().len(), 1 + 5 * model.config.vision.depth + 2);
+}
+
+#[test]
+fn int8_adds_two_launches_to_a_layer() {
+    let model = tiny_in(DType::F16, Format::W8A8);
+    let layers = model.config.text.num_hidden_layers;
+    assert_eq!(text_plan(&model, 1, Tail::Sample).ops().len(), 1 + 7 * layers + 2);
+    assert_eq!(vision_plan(&model, [1, 4, 4]).ops().len(), 1 + 7 * model.config.vision.depth + 4);
+}
+
+#[test]
+fn a_weight_and_its_rows_must_both_be_int8() {
+    use osprey::ops::case::CaseBuilder;
+    use osprey::ops::gate_up::GateUp;
+    let check = |weights: Format, rows: Format| {
+        let mut b = CaseBuilder::new("contract");
+        let x = b.input(rows, DType::F32, &[2, 16], 1.0);
+        let weight = b.operand(weights, DType::F32, &[(8, 16), (8, 16)], 1.0);
+        let y = b.random(DType::F32, &[2, 8], 1.0);
+        let case = b.finish(GateUp { x, weight, y });
+        case.op.check(&case.weights).map_err(|e| e.to_string())
+    };
+    let group = Format::W8A16 { group: 8, zeros: false };
+    for (weights, rows, ok) in [
+        (Format::Float, Format::Float, true),
+        (Format::W8A8, Format::W8A8, true),
+        (group, Format::Float, true),
+        (Format::W8A8, Format::Float, false),
+        (Format::Float, Format::W8A8, false),
+        (group, Format::W8A8, false),
+    ] {
+        let got = check(weights, rows);
+        assert_eq!(got.is_ok(), ok, "{weights} weights, {rows} rows: {got:?}");
+        let said = got.err().is_none_or(|e| e.contains(&format!("{weights} weights do not multiply")));
+        assert!(said, "{weights} weights, {rows} rows");
+    }
 }
 
 /// A read of a temporary must come after the write that made the value, with no other write to the same bytes between the two.

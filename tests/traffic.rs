@@ -12,6 +12,7 @@ use osprey::ops::REGISTRY;
 use osprey::ops::case::Case;
 use osprey::ops::workload::{Phase, Workload, workloads};
 use osprey::plan::Recorder;
+use osprey::quant::Format;
 use osprey::tensor::Region;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -113,9 +114,11 @@ fn kernels_move_what_their_ops_must() {
     // One test, since the counters are those of the process's last launch.
     let mut seen = BTreeSet::new();
     let mut wrong = Vec::new();
-    let [bf16, f16] = [DType::Bf16, DType::F16].map(|dtype| workloads(&config(), dtype));
+    let [bf16, f16] = [DType::Bf16, DType::F16].map(|dtype| workloads(&config(), dtype, Format::Float));
     // The tower's kernels differ from the decoder's in f16 as they do in bf16.
-    for w in bf16.into_iter().chain(f16.into_iter().filter(|w| w.phase != Phase::Vision)) {
+    let floats = bf16.into_iter().chain(f16.into_iter().filter(|w| w.phase != Phase::Vision));
+    let int8 = workloads(&config(), DType::Bf16, Format::W8A8);
+    for w in floats.chain(int8.into_iter().filter(|w| w.case().op.kernel().is_ok())) {
         seen.insert(w.op);
         wrong.extend(complaints(&w));
     }

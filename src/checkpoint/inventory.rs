@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::config::{Config, TextConfig, VisionConfig};
 use super::json::shown;
 use super::names::canonical;
-use super::storage::StoredTensor;
+use super::storage::{StoredMatrix, StoredTensor};
+use super::weights::rows;
 use crate::error::{Error, Result};
 
 /// The part of the model that a tensor belongs to.
@@ -143,14 +144,47 @@ fn vision(list: &mut List, v: &VisionConfig) {
     list.vision_linear("visual.merger.mlp.2", v.hidden_size, v.merged_dim());
 }
 
-/// Brings `tensors` to canonical names and checks them against `config`: none missing, none left over, floats, equal shapes.
+/// What a checkpoint has of a model, by canonical name.
+pub(crate) struct Inventory {
+    pub tensors: BTreeMap<String, StoredTensor>,
+    pub matrices: BTreeMap<String, StoredMatrix>,
+}
+
+/// Brings `tensors` to canonical names and checks them and `matrices` against `config`: none missing, none left over, floats or the codes of linear
+/// layers, equal shapes.
 ///
 /// Buffers that loaders recompute and the copy of a tied head are dropped. `source` is the file that messages about missing tensors name.
 pub(crate) fn verify<'a>(
     config: &Config,
     source: &Path,
     tensors: impl Iterator<Item = &'a StoredTensor>,
-) -> Result<BTreeMap<String, StoredTensor>> {
+    matrices: &[StoredMatrix],
+) -> Result<Inventory> {
+    let mut found = by_name(config, tensors)?;
+    let mut codes: BTreeMap<&str, &StoredMatrix> = matrices.iter().map(|m| (m.name(), m)).collect();
+    let mut verified = Inventory { tensors: BTreeMap::new(), matrices: BTreeMap::new() };
+    let mut missing = Vec::new();
+    for want in expected(config) {
+        if let Some(matrix) = codes.remove(want.name.as_str()) {
+            check_codes(&want, matrix)?;
+            verified.matrices.insert(want.name, matrix.clone());
+        } else if let Some(tensor) = found.remove(&want.name) {
+            check(&want, tensor)?;
+            verified.tensors.insert(want.name.clone(), tensor.renamed(&want.name));
+        } else {
+            missing.push(want.name);
+        }
+    }
+    refuse_missing(source, &missing)?;
+    let left = found.values().map(|t| (t.file(), t.name())).chain(codes.values().map(|m| (m.file(), m.name())));
+    refuse_unexpected(left.collect())?;
+    Ok(verified)
+}
+
+fn by_name<'a>(
+    config: &Config,
+    tensors: impl Iterator<Item = &'a StoredTensor>,
+) -> Result<HashMap<String, &'a StoredTensor>> {
     let mut found: HashMap<String, &StoredTensor> = HashMap::new();
     for tensor in tensors {
         let name = canonical(tensor.name());
@@ -162,20 +196,19 @@ pub(crate) fn verify<'a>(
             return Err(Error::checkpoint(tensor.file(), shown(tensor.name()), why));
         }
     }
-    let mut verified = BTreeMap::new();
-    let mut missing = Vec::new();
-    for want in expected(config) {
-        match found.remove(&want.name) {
-            Some(tensor) => {
-                check(&want, tensor)?;
-                verified.insert(want.name.clone(), tensor.renamed(&want.name));
-            }
-            None => missing.push(want.name),
-        }
-    }
-    refuse_missing(source, &missing)?;
-    refuse_unexpected(found.into_values().collect())?;
-    Ok(verified)
+    Ok(found)
+}
+
+fn check_codes(want: &Expected, matrix: &StoredMatrix) -> Result<()> {
+    let (have, shape) = ((matrix.codes().n, matrix.codes().k), rows(&want.shape));
+    let why = if want.kind != Kind::Linear {
+        "is quantized, but only linear layers may be".into()
+    } else if have != shape {
+        format!("codes of {have:?}, but config.json makes it {:?}", want.shape)
+    } else {
+        return Ok(());
+    };
+    Err(Error::checkpoint(matrix.file(), matrix.name(), why))
 }
 
 fn ignorable(config: &Config, name: &str) -> bool {
@@ -200,11 +233,11 @@ fn refuse_missing(source: &Path, missing: &[String]) -> Result<()> {
     Err(Error::checkpoint(source, first, why))
 }
 
-fn refuse_unexpected(mut left: Vec<&StoredTensor>) -> Result<()> {
-    left.sort_by_key(|t| t.name());
-    let Some(first) = left.first() else { return Ok(()) };
-    let why = format!("is no tensor of this model{}", others(left.iter().map(|t| t.name())));
-    Err(Error::checkpoint(first.file(), shown(first.name()), why))
+fn refuse_unexpected(mut left: Vec<(&Path, &str)>) -> Result<()> {
+    left.sort_by_key(|(_, name)| *name);
+    let Some((file, first)) = left.first() else { return Ok(()) };
+    let why = format!("is no tensor of this model{}", others(left.iter().map(|(_, name)| *name)));
+    Err(Error::checkpoint(file, shown(first), why))
 }
 
 /// ", and so are 7 more: a, b, ..." for all but the first name; nothing if there is only one.

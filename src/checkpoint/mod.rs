@@ -19,6 +19,6 @@ pub mod weights;
 pub use config::{Config, TextConfig, VisionConfig};
 pub use generation::GenerationConfig;
 pub use safetensors::{Checkpoint, TensorView};
-pub use storage::StoredTensor;
+pub use storage::{StoredMatrix, StoredTensor};
 pub use summary::Summary;
 pub use weights::{ModelFiles, Weights};

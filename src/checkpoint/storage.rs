@@ -1,4 +1,4 @@
-//! Tensors of files, by name, and the mapping of files.
+//! Tensors and quantized matrices of files, by name, and the mapping of files.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,6 +11,7 @@ use super::json::shown;
 use crate::data::TensorData;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::Quantized;
 
 /// A named tensor with its data. The length of `data` always fits `shape` and `dtype`.
 #[derive(Debug, Clone)]
@@ -76,6 +77,42 @@ impl StoredTensor {
     /// The data as a handle that outlives this tensor.
     pub fn data(&self) -> &TensorData {
         &self.data
+    }
+}
+
+/// A linear layer's matrix in codes, under the name that its floats would have.
+#[derive(Debug, Clone)]
+pub struct StoredMatrix {
+    name: Arc<str>,
+    file: Arc<Path>,
+    codes: Arc<Quantized>,
+}
+
+impl StoredMatrix {
+    /// A matrix in memory. Fails if its parts do not belong together.
+    pub fn new(name: &str, codes: Arc<Quantized>) -> Result<StoredMatrix> {
+        StoredMatrix::in_file(name, Path::new("memory"), codes)
+    }
+
+    /// A matrix of a file.
+    pub(crate) fn in_file(name: &str, file: &Path, codes: Arc<Quantized>) -> Result<StoredMatrix> {
+        codes.check().map_err(|why| Error::checkpoint(file, shown(name), why))?;
+        Ok(StoredMatrix { name: name.into(), file: file.into(), codes })
+    }
+
+    /// Its canonical name, `X.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that holds its codes; `memory` if none does.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Codes, scales and zero points.
+    pub fn codes(&self) -> &Arc<Quantized> {
+        &self.codes
     }
 }
 

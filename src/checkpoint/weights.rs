@@ -5,45 +5,95 @@ use std::path::{Path, PathBuf};
 
 use super::config::Config;
 use super::generation::GenerationConfig;
-use super::inventory;
+use super::inventory::{self, Inventory};
 use super::safetensors::Checkpoint;
-use super::storage::StoredTensor;
+use super::storage::{StoredMatrix, StoredTensor};
 use crate::error::{Error, Result};
+use crate::quant::Values;
 
-/// Exactly the tensors that a config asks for, by canonical name, shapes and dtypes checked.
+/// Exactly what a config asks for, by canonical name, shapes and dtypes checked: floats as stored, and matrices in codes.
 #[derive(Debug, Clone)]
 pub struct Weights {
     source: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
+    matrices: BTreeMap<String, StoredMatrix>,
 }
 
 impl Weights {
     /// Checks a checkpoint against `config`. Fails with file and tensor if one is missing, left over, ambiguous, or of another shape.
     pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint) -> Result<Weights> {
-        let tensors = inventory::verify(config, checkpoint.source(), checkpoint.tensors())?;
-        Ok(Weights { source: checkpoint.source().to_path_buf(), tensors })
+        Weights::verified(config, checkpoint.source(), checkpoint.tensors(), &[])
     }
 
-    /// The same check for tensors in memory (random weights, tests).
-    pub fn from_tensors(config: &Config, tensors: &[StoredTensor]) -> Result<Weights> {
-        let source = PathBuf::from("memory");
-        let tensors = inventory::verify(config, &source, tensors.iter())?;
-        Ok(Weights { source, tensors })
+    /// The same check for tensors and matrices in memory (random weights, tests).
+    pub fn from_tensors(config: &Config, tensors: &[StoredTensor], matrices: &[StoredMatrix]) -> Result<Weights> {
+        Weights::verified(config, Path::new("memory"), tensors.iter(), matrices)
     }
 
-    /// The tensor of that canonical name; an error that names it if the model has none.
+    fn verified<'a>(
+        config: &Config,
+        source: &Path,
+        tensors: impl Iterator<Item = &'a StoredTensor>,
+        matrices: &[StoredMatrix],
+    ) -> Result<Weights> {
+        let Inventory { tensors, matrices } = inventory::verify(config, source, tensors, matrices)?;
+        Ok(Weights { source: source.to_path_buf(), tensors, matrices })
+    }
+
+    /// The floats of that canonical name; an error that names it if the model has none.
     pub fn get(&self, name: &str) -> Result<&StoredTensor> {
-        self.tensors.get(name).ok_or_else(|| Error::checkpoint(&self.source, name, "is no tensor of this model"))
+        self.tensors.get(name).ok_or_else(|| self.unknown(name))
     }
 
-    /// All tensors, ordered by canonical name.
+    /// The values of a matrix `[n, k]`, floats or codes. A convolution's trailing dimensions are its columns; a vector has one.
+    ///
+    /// # Errors
+    /// Naming the tensor if the model has none of that canonical name.
+    pub fn values(&self, name: &str) -> Result<(Values, usize, usize)> {
+        if let Some(matrix) = self.matrices.get(name) {
+            let codes = matrix.codes();
+            return Ok((Values::Quantized(codes.clone()), codes.n, codes.k));
+        }
+        let tensor = self.get(name)?;
+        let (n, k) = rows(tensor.shape());
+        Ok((Values::Float(tensor.data().clone(), tensor.dtype()), n, k))
+    }
+
+    /// The file that holds what has that canonical name.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values).
+    pub fn file(&self, name: &str) -> Result<&Path> {
+        self.matrices.get(name).map_or_else(|| Ok(self.get(name)?.file()), |m| Ok(m.file()))
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        Error::checkpoint(&self.source, name, "is no tensor of this model")
+    }
+
+    /// All that are floats, ordered by canonical name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &StoredTensor> {
         self.tensors.values()
     }
 
-    /// Bytes of all tensors.
+    /// All that are codes, ordered by canonical name.
+    pub fn matrices(&self) -> impl ExactSizeIterator<Item = &StoredMatrix> {
+        self.matrices.values()
+    }
+
+    /// Bytes of all tensors and matrices.
     pub fn bytes(&self) -> u64 {
-        self.tensors().map(|t| t.data().len() as u64).sum()
+        let floats = self.tensors().map(|t| t.data().len()).sum::<usize>();
+        (floats + self.matrices().map(|m| m.codes().bytes()).sum::<usize>()) as u64
+    }
+}
+
+/// A shape as rows and columns.
+pub(crate) fn rows(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [len] => (*len, 1),
+        [n, rest @ ..] => (*n, rest.iter().product()),
+        [] => (1, 1),
     }
 }
 

@@ -3,7 +3,7 @@
 //! `auto` takes the first GPU if the driver, the kernels and the model's shapes and types allow it; whoever asks learns why it did not.
 
 use super::args::Device as Flag;
-use super::terminal::{Bar, note};
+use super::terminal::{Bar, Unit, note};
 use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits};
@@ -79,7 +79,7 @@ fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -
         return Err(Error::unsupported("--dtype f32 on a GPU", "pass --dtype bf16 or f16, or --device cpu"));
     }
     let device = Device::open(driver, 0)?;
-    let mut bar = Bar::new(format!("weights to {}", device.name));
+    let mut bar = Bar::new(format!("weights to {}", device.name), Unit::Bytes);
     Ok(Box::new(CudaExecutor::new(device, needs, weights, &mut |done, total| bar.set(done, total))?))
 }
 

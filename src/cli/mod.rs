@@ -8,9 +8,11 @@ mod args;
 mod bench;
 mod chat;
 mod device;
+mod eval;
 mod inspect;
 mod load;
 mod media;
+mod page;
 mod prepare;
 mod report;
 mod run;
@@ -41,6 +43,8 @@ enum Command {
     Trace(Box<trace::TraceArgs>),
     /// Show what a model folder holds and the memory it takes
     Inspect(Box<inspect::InspectArgs>),
+    /// Measure how right a model is, and how far it is from the one it was quantized from
+    Eval(Box<eval::EvalArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -130,24 +130,41 @@ impl Progress {
     }
 }
 
-/// A bar of bytes on stderr. It appears after a second, and only on a terminal.
+/// What a bar counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Items,
+}
+
+impl Unit {
+    const fn template(self) -> &'static str {
+        match self {
+            Unit::Bytes => "{msg} {bar:30} {bytes}/{total_bytes} ({elapsed})",
+            Unit::Items => "{msg} {bar:30} {pos}/{len} ({elapsed})",
+        }
+    }
+}
+
+/// A bar on stderr. It appears after a second, and only on a terminal.
 pub struct Bar {
     start: Instant,
     what: String,
+    unit: Unit,
     bar: Option<ProgressBar>,
 }
 
 impl Bar {
     /// Begins; `what` is shown before the bar.
-    pub fn new(what: String) -> Bar {
-        Bar { start: Instant::now(), what, bar: None }
+    pub fn new(what: String, unit: Unit) -> Bar {
+        Bar { start: Instant::now(), what, unit, bar: None }
     }
 
     /// Shows how much is done.
     pub fn set(&mut self, done: u64, total: u64) {
         if self.bar.is_none() && self.start.elapsed() >= PROGRESS_AFTER && std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} ({elapsed})") {
+            if let Ok(style) = ProgressStyle::with_template(self.unit.template()) {
                 bar.set_style(style);
             }
             bar.set_message(self.what.clone());

@@ -95,11 +95,14 @@ const LINE: usize = size_of::<Lane16>();
 /// Groups of a row that are turned at a time.
 const GROUPS: usize = LANES;
 
-/// 16 weight rows of [`BLOCK`] k.
+/// Bytes of a row that are packed in one step.
+const BYTES: usize = BLOCK;
+
+/// A step of 16 weight rows.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Panel {
-    codes: [Lane16; BLOCK / 4],
+    codes: [Lane16; BYTES / 4],
     /// Of the groups of these k and others, group `g` in place `g % 16`; f32 and i32.
     scales: [Lane16; GROUPS],
     zeros: [Lane16; GROUPS],
@@ -163,11 +166,11 @@ impl<const PARTS: usize> Kernel for Product<'_, PARTS> {
 }
 
 impl<'a, const PARTS: usize> Product<'a, PARTS> {
-    /// Bytes of a row in a panel.
-    const BYTES: usize = 2 * BLOCK / PARTS;
+    /// k of a step: one block or more.
+    const DEPTH: usize = BYTES * PARTS / 2;
 
     fn steps(&self) -> usize {
-        self.of.k.div_ceil(BLOCK)
+        self.of.k.div_ceil(Self::DEPTH)
     }
 
     /// Packs a step of 16 rows, and asks for what will be packed some steps later.
@@ -177,8 +180,8 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
         let last = self.rows.len() - 1;
         let rows: [&Row; LANES] = std::array::from_fn(|lane| &self.rows[(panel * LANES + lane).min(last)]);
         let to = &mut self.packed[panel % self.at_once];
-        if (step * BLOCK).is_multiple_of(GROUPS * self.of.group) {
-            let first = step * BLOCK / self.of.group;
+        if (step * Self::DEPTH).is_multiple_of(GROUPS * self.of.group) {
+            let first = step * Self::DEPTH / self.of.group;
             turn(s, &rows.map(|row| cast_slice(row.scales)), first * 4, s.splat_i32(0), &mut to.scales);
             match rows[0].zeros {
                 Some(_) => turn_zeros(s, rows.map(|row| row.zeros.unwrap_or_default()), first, &mut to.zeros),
@@ -187,11 +190,11 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
         }
         let codes = rows.map(|row| row.codes);
         let flip = s.splat_i32(if self.of.width == Width::I8 { 0x8080_8080_u32 as i32 } else { 0 });
-        let (from, end) = (step * Self::BYTES, self.of.width.bytes(self.of.k));
+        let (from, end) = (step * BYTES, self.of.width.bytes(self.of.k));
         let lines = to.codes.as_chunks_mut().0.iter_mut().enumerate();
-        for (i, to) in lines.take((end - from).min(Self::BYTES).div_ceil(LINE)) {
+        for (i, to) in lines.take((end - from).min(BYTES).div_ceil(LINE)) {
             if let Some(ahead) = ahead.first_chunk::<LANES>() {
-                sixteen!(J => prefetch(ahead[J].codes.as_ptr().wrapping_add(ahead_step * Self::BYTES + i * LINE)));
+                sixteen!(J => prefetch(ahead[J].codes.as_ptr().wrapping_add(ahead_step * BYTES + i * LINE)));
             }
             turn(s, &codes, from + i * LINE, flip, to);
         }
@@ -199,7 +202,7 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
 
     /// The rows of the panel that will be packed when [`AHEAD`] more bytes have been, and the step.
     fn ahead(&self, panel: usize, step: usize) -> (&'a [Row<'a>], usize) {
-        let steps = step + (AHEAD / (self.at_once * LANES * Self::BYTES)).max(1);
+        let steps = step + (AHEAD / (self.at_once * LANES * BYTES)).max(1);
         let first = (panel + steps / self.steps() * self.at_once) * LANES;
         let here = self.rows.len().next_multiple_of(self.at_once * LANES);
         let rows =
@@ -254,18 +257,18 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
         let panels: &[Panel; N] = self.packed[panel..].first_chunk().expect("N panels");
         let all: &[i32] = cast_slice(&x.dwords);
         let lines: [&[[i32; PARTS]]; M] = std::array::from_fn(|r| {
-            let row = &all[(self.range.start + row + r) * x.stride + step * BLOCK / 2..];
+            let row = &all[(self.range.start + row + r) * x.stride + step * Self::DEPTH / 2..];
             row.as_chunks().0
         });
-        let depth = BLOCK.min(k - step * BLOCK).div_ceil(2 * PARTS);
+        let depth = Self::DEPTH.min(k - step * Self::DEPTH).div_ceil(2 * PARTS);
         for (block, from) in (0..depth).step_by(x.block / (2 * PARTS)).enumerate() {
             let to = depth.min(from + x.block / (2 * PARTS));
             let lines: [&[[i32; PARTS]]; M] = lines.each_ref().map(|line| &line[from..to]);
             let codes: [&[Lane16]; N] = panels.each_ref().map(|panel| &panel.codes[from..to]);
             let sums = dots(s, lines, codes);
-            let group = (step * BLOCK + block * x.block) / self.of.group % GROUPS;
+            let group = (step * Self::DEPTH + block * x.block) / self.of.group % GROUPS;
             for r in 0..M {
-                let at = (self.range.start + row + r) * x.blocks + step * BLOCK / x.block + block;
+                let at = (self.range.start + row + r) * x.blocks + step * Self::DEPTH / x.block + block;
                 let (scale, sum) = (s.splat(x.scales[at]), s.splat_i32(cast_slice(&x.sums)[at]));
                 let c: &mut [Lane16; N] =
                     self.c[(row + r) * ld + first + panel..].first_chunk_mut().expect("N vectors");
@@ -305,7 +308,8 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
 fn turn<S: Simd>(s: S, rows: &[&[u8]; LANES], at: usize, flip: S::I, to: &mut [Lane16; LANES]) {
     let copies;
     let mut lines = [&[0; LINE]; LANES];
-    if rows.iter().all(|row| row.len() >= at + LINE) {
+    let inside = rows.iter().fold(usize::MAX, |least, row| least.min(row.len())) >= at + LINE;
+    if inside {
         sixteen!(J => lines[J] = rows[J][at..].first_chunk().expect("a line"));
     } else {
         copies = rows.map(|row| end_of(row, at));
@@ -382,4 +386,4 @@ fn dots<S: Simd, const M: usize, const N: usize, const PARTS: usize>(
     out
 }
 
-const _: () = assert!(size_of::<Panel>() * 2 <= 16 << 10, "two panels and 12 rows fit L1");
+const _: () = assert!(2 * size_of::<Panel>() + FEW * BYTES * 4 <= 32 << 10, "two panels and 12 rows fit L1");

@@ -47,7 +47,12 @@ impl Unit {
         Unit([a, b])
     }
 
-    fn columns(&self) -> usize {
+    /// The runs of rows, `(part, first row, rows)`.
+    pub(super) fn runs(&self) -> [(usize, usize, usize); 2] {
+        self.0
+    }
+
+    pub(super) fn columns(&self) -> usize {
         self.0[0].2 + self.0[1].2
     }
 }

@@ -1,13 +1,13 @@
-//! A trace: every tensor that is compared with a reference implementation, for one prompt.
+//! What comparing models needs: every tensor of a prompt, and the logits of given tokens.
 
-use super::{Cancel, Engine, Request};
+use super::{Cancel, Engine, Request, Timing};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::exec::Executor;
-use crate::model::text::Tail;
+use crate::exec::{Executor, PlanId};
+use crate::model::text::{Tail, TextIo};
 use crate::ops::with_float;
 use crate::tensor::{Region, Tensor};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Rows of a tensor in f32, by name.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,14 +69,7 @@ impl Engine {
     }
 
     fn trace_chunk(&mut self, trace: &mut Trace, detail: Detail) -> Result<()> {
-        let mut range = self.next_chunk();
-        range.end = range.end.min(range.start + self.limits.samples);
-        let mut step = self.step(range.clone(), range.len());
-        let layout = step.layout;
-        step.i32s_mut(&layout.sample_rows).iter_mut().zip(0..).for_each(|(r, i)| *r = i);
-        let (id, io) = self.text_plan(layout.shape, Tail::Logits)?;
-        let io = io.clone();
-        self.exec.write(Region::Step, 0, step.bytes())?;
+        let (range, id, io) = self.begin_logits()?;
         let (region, offset) = self.exec.plan(id).locate(&io.stream);
         let ops = self.exec.plan(id).ops().len();
         let mut done = 0;
@@ -87,10 +80,55 @@ impl Engine {
             append(&mut trace.hidden, &tap.name, rows, io.stream.cols());
         }
         self.exec.run(id, done..ops)?;
+        self.end_logits(range, id, &io, &mut trace.logits)
+    }
+
+    /// Readies a step over the next tokens, as many as may have logits.
+    fn begin_logits(&mut self) -> Result<(Range<usize>, PlanId, TextIo)> {
+        let mut range = self.next_chunk();
+        range.end = range.end.min(range.start + self.limits.samples);
+        let mut step = self.step(range.clone(), range.len());
+        let layout = step.layout;
+        step.i32s_mut(&layout.sample_rows).iter_mut().zip(0..).for_each(|(r, i)| *r = i);
+        let (id, io) = self.text_plan(layout.shape, Tail::Logits)?;
+        let io = io.clone();
+        self.exec.write(Region::Step, 0, step.bytes())?;
+        Ok((range, id, io))
+    }
+
+    /// Appends the logits of a step that ran.
+    fn end_logits(&mut self, range: Range<usize>, id: PlanId, io: &TextIo, logits: &mut Vec<f32>) -> Result<()> {
         let (region, offset) = self.exec.plan(id).locate(&io.logits);
-        trace.logits.extend(read_rows(&mut *self.exec, (region, offset, io.logits))?);
+        logits.extend(read_rows(&mut *self.exec, (region, offset, io.logits))?);
         self.sequence.advance(range.end);
         Ok(())
+    }
+
+    /// The logits that predict a prompt's tokens from `first` (above 0) on: f32 `[T - first, V]`. What the cache shares with the conversation
+    /// before is not computed again.
+    ///
+    /// # Errors
+    /// As [`generate`](Engine::generate).
+    pub fn score(&mut self, request: &Request, first: usize) -> Result<Vec<f32>> {
+        self.admit(request)?;
+        let cancel = Cancel::default();
+        self.start(request, &mut Timing::default(), &cancel)?;
+        let (from, end) = (first - 1, self.sequence.len() - 1);
+        self.sequence.advance(self.sequence.computed().min(from));
+        while self.sequence.computed() < from {
+            let range = self.sequence.computed()..from.min(self.next_chunk().end);
+            let step = self.step(range.clone(), 1);
+            self.run_step(&step, Tail::None, &cancel)?;
+            self.sequence.advance(range.end);
+        }
+        let mut logits = Vec::new();
+        while self.sequence.computed() < end {
+            let (range, id, io) = self.begin_logits()?;
+            self.exec.run(id, 0..self.exec.plan(id).ops().len())?;
+            self.end_logits(range, id, &io, &mut logits)?;
+        }
+        logits.truncate((end - from) * self.model.config.text.vocab_size);
+        Ok(logits)
     }
 }
 

@@ -6,10 +6,13 @@ pub mod qwen2_vl;
 pub mod text;
 pub mod vision;
 
-use crate::checkpoint::{StoredTensor, Weights};
+use crate::checkpoint::Weights;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::quant::Values;
+use crate::ops::input::Input;
+use crate::ops::quantize_rows::QuantizeRows;
+use crate::plan::Recorder;
+use crate::quant::{Format, Values};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Matrix, Part, Weight, WeightSet};
 
@@ -75,15 +78,20 @@ struct WeightLoader<'a> {
 }
 
 impl WeightLoader<'_> {
-    /// One weight made of tensors whose rows follow each other. A convolution's trailing dimensions are its columns; a vector has one.
+    /// One weight made of tensors whose rows follow each other.
     fn vector(&mut self, names: &[String]) -> Result<WeightId> {
-        let parts = names.iter().map(|name| Ok(part(self.tensors.get(name)?))).collect::<Result<Vec<_>>>()?;
+        let parts = names.iter().map(|name| self.part(name)).collect::<Result<Vec<_>>>()?;
         if let Some(i) = parts.iter().position(|p| storage(p) != storage(&parts[0])) {
             let (this, first) = (storage(&parts[i]), storage(&parts[0]));
             let why = format!("is {this}, but {} is {first}: they are one product, so save both alike", names[0]);
-            return Err(Error::checkpoint(self.tensors.get(&names[i])?.file(), &names[i], why));
+            return Err(Error::checkpoint(self.tensors.file(&names[i])?, &names[i], why));
         }
         Ok(self.set.push(Weight { name: names.join("+"), parts }))
+    }
+
+    fn part(&self, name: &str) -> Result<Part> {
+        let (values, n, k) = self.tensors.values(name)?;
+        Ok(Part { values, n, k })
     }
 
     /// The same as the operand of a product.
@@ -102,21 +110,30 @@ impl WeightLoader<'_> {
     }
 }
 
-fn part(t: &StoredTensor) -> Part {
-    let (n, k) = match t.shape() {
-        [len] => (*len, 1),
-        [n, rest @ ..] => (*n, rest.iter().product()),
-        [] => (1, 1),
-    };
-    Part { values: Values::Float(t.data().clone(), t.dtype()), n, k }
-}
-
 /// How a part is stored, in words.
 fn storage(p: &Part) -> String {
     match &p.values {
         Values::Float(_, dtype) => dtype.to_string(),
         Values::Quantized(q) => format!("{:?}", q.format()),
     }
+}
+
+/// A temporary for rows that a weight is multiplied with: int8 with scales where it takes those.
+fn rows_for(r: &mut Recorder, weight: Matrix, dtype: DType, shape: &[usize; 2]) -> Input {
+    match weight.format {
+        Format::W8A8 => Input { x: r.temp(DType::I8, shape), scales: Some(r.temp(DType::F32, &shape[..1])) },
+        _ => r.temp(dtype, shape).into(),
+    }
+}
+
+/// Finished rows in the form that a weight is multiplied with: as they are, or int8 made of them by an op of its own.
+fn input_of(r: &mut Recorder, weight: Matrix, x: Tensor) -> Result<Input> {
+    if weight.format != Format::W8A8 {
+        return Ok(x.into());
+    }
+    let y = rows_for(r, weight, x.dtype, &[x.rows(), x.cols()]);
+    r.push(QuantizeRows { x, y })?;
+    Ok(y)
 }
 
 /// A point of a plan that a debugger may stop at.

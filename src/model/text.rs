@@ -1,13 +1,14 @@
-//! The Qwen2 decoder as a plan: five launches a layer, then the head and the draw.
+//! The Qwen2 decoder as a plan: five launches a layer, seven where products read int8, then the head and the draw.
 //!
 //! One plan serves prefill chunks and decode rows: a row is one token of one sequence, and its lengths are read from the step.
 
-use super::{KvLayout, Precision, Tap, WeightLoader};
+use super::{KvLayout, Precision, Tap, WeightLoader, input_of, rows_for};
 use crate::checkpoint::TextConfig;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::embed::Embed;
 use crate::ops::gate_up::GateUp;
+use crate::ops::input::Input;
 use crate::ops::linear::{Linear, Store};
 use crate::ops::lm_head::LmHead;
 use crate::ops::norm::{Norm, NormKind, Normed};
@@ -117,10 +118,10 @@ impl Decoder {
         Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.rms_norm_eps as f32 }
     }
 
-    /// The norm that layer `i` begins with; after the last one the final norm, where someone wants it.
-    fn norm_before(&self, i: usize, tail: Tail) -> Option<Norm> {
-        let weight = self.layers.get(i).map(|l| l.input_norm).or((tail != Tail::None).then_some(self.norm));
-        weight.map(|w| self.rms_norm(w))
+    /// The norm that layer `i` begins with, and the weight that reads it; after the last one the final norm, where someone wants it.
+    fn norm_before(&self, i: usize, tail: Tail) -> Option<(WeightId, Matrix)> {
+        let layer = self.layers.get(i).map(|l| (l.input_norm, l.qkv));
+        layer.or((tail != Tail::None).then_some((self.norm, self.head)))
     }
 
     /// Records a step of the given shape.
@@ -142,7 +143,12 @@ impl Decoder {
         let mut r = Recorder::new(name, Region::Arena, weights);
         let x = r.temp(precision.stream, &[rows, c.hidden_size]);
         let counters = around.counters;
-        let normed = |r: &mut Recorder, norm| Normed { norm, y: r.temp(dtype, &[rows, c.hidden_size]), counters };
+        let normed = |r: &mut Recorder, (weight, reader): (WeightId, Matrix)| Normed {
+            norm: self.rms_norm(weight),
+            y: rows_for(r, reader, dtype, &[rows, c.hidden_size]),
+            activations: dtype,
+            counters,
+        };
         let mut next = self.norm_before(0, tail).map(|n| normed(&mut r, n));
         let (ids, table) = (step.ids, self.embed);
         r.push(Embed { ids, rows: step.embed_rows, table, images: around.images, y: x, normed: next })?;
@@ -177,18 +183,20 @@ impl Decoder {
                 y: attended,
                 splits,
             })?;
-            let after = normed(&mut r, self.rms_norm(layer.post_norm));
+            let attended = input_of(&mut r, layer.o, attended)?;
+            let after = normed(&mut r, (layer.post_norm, layer.gate_up));
             r.push(add(attended, layer.o, x, Some(after)))?;
             let hidden = r.temp(dtype, &[rows, c.intermediate_size]);
             r.push(GateUp { x: after.y, weight: layer.gate_up, y: hidden })?;
+            let hidden = input_of(&mut r, layer.down, hidden)?;
             next = self.norm_before(i + 1, tail).map(|n| normed(&mut r, n));
             r.push(add(hidden, layer.down, x, next))?;
-            taps.push(Tap { name: format!("model.layers.{i}"), ops: 1 + 5 * (i + 1) });
+            taps.push(Tap { name: format!("model.layers.{i}"), ops: r.ops() });
         }
         let (ids, logits) = outputs(shape.samples, c.vocab_size);
         if let Some(n) = next {
             let bests = (tail == Tail::Sample).then_some(around.bests.row_range(0, shape.samples));
-            r.push(LmHead { x: n.y, rows: step.sample_rows, weight: self.head, logits, bests })?;
+            r.push(LmHead { x: n.y.x, rows: step.sample_rows, weight: self.head, logits, bests })?;
         }
         if tail == Tail::Sample {
             let (reals, ints, seen) = (step.sample_f32, step.sample_i32, around.seen);
@@ -198,6 +206,6 @@ impl Decoder {
     }
 }
 
-fn add(x: Tensor, weight: Matrix, y: Tensor, normed: Option<Normed>) -> Linear {
+fn add(x: Input, weight: Matrix, y: Tensor, normed: Option<Normed>) -> Linear {
     Linear { x, weight, bias: None, activation: None, store: Store::Add, y, normed }
 }

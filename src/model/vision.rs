@@ -1,11 +1,12 @@
 //! The vision tower of Qwen2-VL as a plan: patches in, rows of the decoder's width out.
 //!
-//! Five launches a block. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
+//! Five launches a block, seven where products read int8. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
 
-use super::{Precision, Tap, WeightLoader};
+use super::{Precision, Tap, WeightLoader, input_of, rows_for};
 use crate::checkpoint::VisionConfig;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::ops::input::Input;
 use crate::ops::linear::{Activation, Linear, Store};
 use crate::ops::norm::{Norm, NormKind, Normed};
 use crate::ops::qkv_rope_2d::QkvRope2d;
@@ -112,14 +113,19 @@ impl VisionTower {
         let positions = r.input(DType::I32, &[patches, 2]);
         let cu_seqlens = r.input(DType::I32, &[t + 1]);
         let x = r.temp(precision.stream, &[patches, width]);
-        let normed = |r: &mut Recorder, a: &LayerNorm| Normed {
+        let normed = |r: &mut Recorder, (a, reader): (&LayerNorm, Option<Matrix>)| Normed {
             norm: norm_of(a),
-            y: r.temp(dtype, &[patches, width]),
+            y: match reader {
+                Some(weight) => rows_for(r, weight, dtype, &[patches, width]),
+                None => r.temp(dtype, &[patches, width]).into(),
+            },
+            activations: dtype,
             counters,
         };
         let mut next = normed(&mut r, self.norm_before(0));
+        let patches_in = input_of(&mut r, self.patch_embed, pixels)?;
         r.push(Linear {
-            x: pixels,
+            x: patches_in,
             weight: self.patch_embed,
             bias: None,
             activation: None,
@@ -141,25 +147,29 @@ impl VisionTower {
             })?;
             let pairs = t as u64 * (h as u64 * w as u64).pow(2);
             r.push(VisionAttention { qkv, cu_seqlens, head_dim: self.config.head_dim, pairs, y: attended })?;
-            let between = normed(&mut r, &block.norm2);
+            let attended = input_of(&mut r, block.proj.weight, attended)?;
+            let between = normed(&mut r, (&block.norm2, Some(block.fc1.weight)));
             r.push(add(attended, &block.proj, x, Some(between)))?;
             let hidden = r.temp(dtype, &[patches, self.config.mlp_dim]);
             r.push(activated(between.y, &block.fc1, Activation::QuickGelu, hidden))?;
+            let hidden = input_of(&mut r, block.fc2.weight, hidden)?;
             next = normed(&mut r, self.norm_before(i + 1));
             r.push(add(hidden, &block.fc2, x, Some(next)))?;
-            taps.push(Tap { name: format!("visual.blocks.{i}"), ops: 1 + 5 * (i + 1) });
+            taps.push(Tap { name: format!("visual.blocks.{i}"), ops: r.ops() });
         }
         let merge = self.config.spatial_merge_size.pow(2);
-        let merged = next.y.reshape(&[patches / merge, merge * width]);
+        let merged = next.y.x.reshape(&[patches / merge, merge * width]);
+        let merged = input_of(&mut r, self.mlp0.weight, merged)?;
         let hidden = r.temp(dtype, &[patches / merge, merge * width]);
         r.push(activated(merged, &self.mlp0, Activation::Gelu, hidden))?;
+        let hidden = input_of(&mut r, self.mlp2.weight, hidden)?;
         r.push(Linear { store: Store::Set, ..add(hidden, &self.mlp2, out, None) })?;
         Ok((r.finish()?, VisionIo { patches: pixels, positions, cu_seqlens, stream: x, taps }))
     }
 
-    /// The norm that block `i` begins with, or the merger.
-    fn norm_before(&self, i: usize) -> &LayerNorm {
-        self.blocks.get(i).map_or(&self.ln_q, |b| &b.norm1)
+    /// The norm that block `i` begins with, or the merger, and the weight that reads its rows. None does in the merger, where four are one row.
+    fn norm_before(&self, i: usize) -> (&LayerNorm, Option<Matrix>) {
+        self.blocks.get(i).map_or((&self.ln_q, None), |b| (&b.norm1, Some(b.qkv.weight)))
     }
 
     /// Row and column of every patch of a grid, in the order patches come in: merge blocks of 2 x 2, row by row, frame after frame.
@@ -194,10 +204,10 @@ fn norm_of(a: &LayerNorm) -> Norm {
     Norm { kind: NormKind::Layer, weight: a.weight, bias: Some(a.bias), eps: EPS }
 }
 
-fn activated(x: Tensor, a: &Affine, activation: Activation, y: Tensor) -> Linear {
+fn activated(x: Input, a: &Affine, activation: Activation, y: Tensor) -> Linear {
     Linear { activation: Some(activation), store: Store::Set, ..add(x, a, y, None) }
 }
 
-fn add(x: Tensor, a: &Affine, y: Tensor, normed: Option<Normed>) -> Linear {
+fn add(x: Input, a: &Affine, y: Tensor, normed: Option<Normed>) -> Linear {
     Linear { x, weight: a.weight, bias: Some(a.bias), activation: None, store: Store::Add, y, normed }
 }

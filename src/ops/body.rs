@@ -1,13 +1,16 @@
 //! What the fast bodies share: operands as f32 rows, weights as slices in place, and tiles stored from several threads.
 
+use super::input::Input;
 use super::norm::{NormKind, Normed};
 use super::with_float;
-use crate::cpu::{Buffer, Cpu, Epilogue, Isa, Rows, Tile, Unit, matmul, norm, rows};
+use crate::cpu::{
+    self, Buffer, Codes, Cpu, Epilogue, Isa, Rows, Tile, Unit, Width, int8_row, matmul, matmul_codes, norm, rows,
+};
 use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
-use crate::quant::Values;
+use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
-use crate::weights::{Part, Weight};
+use crate::weights::Weight;
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -40,6 +43,24 @@ pub fn load<'a>(m: &OpMem<'a>, cpu: &'a Cpu, t: &Tensor) -> Floats<'a> {
     Floats::Widened(load_columns(cpu, stored, t, t.cols()))
 }
 
+/// The rows that a product reads.
+pub enum Operand<'a> {
+    /// Floats, and the type that they are stored in.
+    Floats(Floats<'a>, DType),
+    Int8 {
+        x: &'a [i8],
+        scales: &'a [f32],
+    },
+}
+
+/// The rows that a product reads, as it takes them.
+pub fn operand<'a>(m: &OpMem<'a>, cpu: &'a Cpu, input: &Input) -> Operand<'a> {
+    match &input.scales {
+        None => Operand::Floats(load(m, cpu, &input.x), input.x.dtype),
+        Some(scales) => Operand::Int8 { x: m.read(&input.x), scales: m.read(scales) },
+    }
+}
+
 /// The first `cols` columns of every row of `t`, whose elements are `stored`, as contiguous f32 rows.
 pub fn load_columns<'a>(cpu: &'a Cpu, stored: &[u8], t: &Tensor, cols: usize) -> Buffer<'a> {
     let mut out = cpu.buffer(t.rows() * cols);
@@ -52,24 +73,50 @@ pub fn load_columns<'a>(cpu: &'a Cpu, stored: &[u8], t: &Tensor, cols: usize) ->
 
 /// Stores the norms of finished rows, if they are wanted. `of` is what was stored.
 pub fn store_normed<X: Float>(m: &OpMem, cpu: &Cpu, normed: Option<&Normed>, of: &Dest<X>) {
-    let Some(Normed { norm, y: t, .. }) = normed else { return };
+    let Some(Normed { norm, y: to, activations, .. }) = normed else { return };
     let weight = vector(m.weight(norm.weight));
     let bias = norm.bias.map_or_else(|| vec![0.0; weight.len()], |b| vector(m.weight(b)));
-    let (rows, cols) = (t.rows(), t.cols());
-    with_float!(t.dtype, Y => {
-        let out = Dest::<Y>::new(m, cpu, t);
+    let fill = |row: usize, y: &mut [f32]| {
+        let mut x = vec![0.0; y.len()];
+        of.get(row, 0, &mut x);
+        match norm.kind {
+            NormKind::Rms => norm::rms_norm(cpu.isa(), &x, &weight, norm.eps, y),
+            NormKind::Layer => norm::layer_norm(cpu.isa(), &x, &weight, &bias, norm.eps, y),
+        }
+    };
+    if to.scales.is_some() {
+        return store_int8(m, cpu, to, |row, y| {
+            fill(row, y);
+            with_float!(*activations, T => y.iter_mut().for_each(|y| *y = T::from_f32(*y).to_f32()));
+        });
+    }
+    let (rows, cols) = (to.rows(), to.cols());
+    with_float!(to.x.dtype, Y => {
+        let out = Dest::<Y>::new(m, cpu, &to.x);
         cpu.for_each(rows.div_ceil(ROWS), |i| {
-            let (mut x, mut y) = (vec![0.0; cols], vec![0.0; cols]);
+            let mut y = vec![0.0; cols];
             for row in i * ROWS..rows.min((i + 1) * ROWS) {
-                of.get(row, 0, &mut x);
-                match norm.kind {
-                    NormKind::Rms => norm::rms_norm(cpu.isa(), &x, &weight, norm.eps, &mut y),
-                    NormKind::Layer => norm::layer_norm(cpu.isa(), &x, &weight, &bias, norm.eps, &mut y),
-                }
+                fill(row, &mut y);
                 out.put(row, 0, &y);
             }
         });
     })
+}
+
+/// Stores int8 rows with their scales; `fill(row, out)` gives a row's floats.
+pub fn store_int8(m: &OpMem, cpu: &Cpu, to: &Input, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    let (cols, stride) = (to.cols(), to.x.row_stride);
+    let scales = m.write::<f32>(to.scales.as_ref().expect("int8 rows have scales"));
+    let pieces = m.write::<i8>(&to.x).chunks_mut(stride * ROWS).zip(scales.chunks_mut(ROWS));
+    let pieces: Vec<_> = pieces.map(Mutex::new).collect();
+    cpu.for_each(pieces.len(), |i| {
+        let (codes, scales) = &mut *pieces[i].lock().expect("only this task takes it");
+        let mut row = vec![0.0; cols];
+        for (r, (to, scale)) in codes.chunks_mut(stride).zip(scales.iter_mut()).enumerate() {
+            fill(i * ROWS + r, &mut row);
+            *scale = int8_row(cpu.isa(), &row, &mut to[..cols]);
+        }
+    });
 }
 
 /// Calls `fill(row, out)` for every row of `cols` values, on all threads.
@@ -92,26 +139,35 @@ pub fn vector(w: &Weight) -> Vec<f32> {
     out
 }
 
-/// Multiplies rows with a weight, the rows that each unit names; see [`matmul`].
-pub fn product(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
-    let widened: Vec<Vec<f32>> = w.parts.iter().map(dequantized).collect();
-    let parts: Vec<Rows> = w.parts.iter().zip(&widened).map(|(p, widened)| in_place(p, widened)).collect();
-    matmul(cpu, x, rows, &parts, units, epilogue);
-}
-
-fn in_place<'w>(p: &'w Part, widened: &'w [f32]) -> Rows<'w> {
-    let (bytes, dtype) = match &p.values {
-        Values::Float(data, dtype) => (data.bytes(), *dtype),
-        Values::Quantized(_) => (bytemuck::cast_slice(widened), DType::F32),
-    };
-    Rows { bytes, dtype, n: p.n, k: p.k }
-}
-
-fn dequantized(p: &Part) -> Vec<f32> {
-    match &p.values {
-        Values::Float(..) => Vec::new(),
-        Values::Quantized(q) => (0..q.n).flat_map(|n| (0..q.k).map(move |k| q.value(n, k))).collect(),
+/// Multiplies rows with a weight, the rows that each unit names; see [`matmul`] and [`matmul_codes`].
+pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
+    let (mut floats, mut codes) = (Vec::new(), Vec::new());
+    for part in &w.parts {
+        match &part.values {
+            Values::Float(data, dtype) => {
+                floats.push(Rows { bytes: data.bytes(), dtype: *dtype, n: part.n, k: part.k })
+            }
+            Values::Quantized(q) => codes.push(in_place(q)),
+        }
     }
+    match x {
+        Operand::Floats(x, _) if codes.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
+        Operand::Floats(x, DType::F32) => matmul_codes(cpu, cpu::Operand::Full(x), rows, &codes, units, epilogue),
+        Operand::Floats(x, _) => matmul_codes(cpu, cpu::Operand::Half(x), rows, &codes, units, epilogue),
+        Operand::Int8 { x, scales } => {
+            matmul_codes(cpu, cpu::Operand::Int8 { rows: x, scales }, rows, &codes, units, epilogue);
+        }
+    }
+}
+
+fn in_place(q: &Quantized) -> Codes<'_> {
+    let width = match q.codes {
+        quant::Codes::U4(_) => Width::U4,
+        quant::Codes::U8(_) => Width::U8,
+        quant::Codes::I8(_) => Width::I8,
+    };
+    let zeros = q.zeros.as_deref();
+    Codes { bytes: q.codes.bytes(), width, n: q.n, k: q.k, group: q.group, scales: &q.scales, zeros }
 }
 
 /// Units of 64 rows of a weight with one part; unit `i` begins at column `64 i`.

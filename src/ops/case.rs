@@ -1,6 +1,7 @@
 //! Test cases of ops: operands filled with reproducible numbers, poisoned outputs with red zones, and bounds derived from the arithmetic.
 
 use super::Op;
+use super::input::Input;
 use super::norm::{Norm, NormKind, Normed};
 use crate::data::TensorData;
 use crate::dtype::{DType, Float};
@@ -46,6 +47,15 @@ impl Tolerance {
         }
     }
 
+    /// Of int8 and scales made of rows of `dtype` that are exact to `self`. A scale is off by as much as the largest number of its row; an int8 by
+    /// twice that share of itself (its number and its scale move), and by one where the quotient crosses a half. Rows have a number above 1/4.
+    fn quantized(self, dtype: DType) -> [Self; 2] {
+        let Tolerance::Rounded { ulps, abs } = self else { return [self; 2] };
+        let (share, abs) = (ulps * ulp(dtype), 4.0 * abs);
+        let scale = Tolerance::Rounded { ulps: (share + abs) / ulp(DType::F32) + 1.0, abs: 0.0 };
+        [Tolerance::Rounded { ulps: 2.0 * share, abs: 1.0 + 2.0 * 127.0 * abs }, scale]
+    }
+
     /// The largest difference allowed from the reference value `want` stored as `dtype`.
     pub fn allowed(&self, dtype: DType, want: f64) -> f64 {
         match self {
@@ -64,6 +74,7 @@ pub fn value(dtype: DType, bytes: &[u8]) -> f64 {
         DType::F16 => bytemuck::pod_read_unaligned::<half::f16>(bytes).to_f64(),
         DType::I64 => bytemuck::pod_read_unaligned::<i64>(bytes) as f64,
         DType::I32 => bytemuck::pod_read_unaligned::<i32>(bytes) as f64,
+        DType::I8 => bytes[0] as i8 as f64,
         other => unreachable!("no op writes {other}"),
     }
 }
@@ -74,6 +85,8 @@ fn ulp(dtype: DType) -> f64 {
         DType::F32 => 2f64.powi(-23),
         DType::F16 => 2f64.powi(-10),
         DType::Bf16 => 2f64.powi(-7),
+        // A share of the number: what an int8 is compared with was itself rounded elsewhere.
+        DType::I8 => 1.0,
         other => unreachable!("{other} is compared exactly"),
     }
 }
@@ -183,9 +196,43 @@ impl CaseBuilder {
     pub fn normed(&mut self, kind: NormKind, dtype: DType, rows: &Tensor, of: Tolerance) -> Normed {
         let weight = self.weight(dtype, &[(rows.cols(), 1)], 1.0);
         let bias = (kind == NormKind::Layer).then(|| self.weight(dtype, &[(rows.cols(), 1)], 0.1));
-        let y = self.output(dtype, rows.shape(), of.normed());
+        let y = self.output(dtype, rows.shape(), of.normed()).into();
         let counters = self.counters(64);
-        Normed { norm: Norm { kind, weight, bias, eps: 1e-6 }, y, counters }
+        Normed { norm: Norm { kind, weight, bias, eps: 1e-6 }, y, activations: dtype, counters }
+    }
+
+    /// The same as int8 with scales.
+    pub fn normed_int8(&mut self, kind: NormKind, dtype: DType, rows: &Tensor, of: Tolerance) -> Normed {
+        let normed = self.normed(kind, dtype, rows, of);
+        self.outputs.retain(|(t, _)| *t != normed.y.x);
+        Normed { y: self.int8_output(rows.shape(), of.normed().quantized(dtype)), ..normed }
+    }
+
+    /// int8 rows and their scales that start poisoned, with a tolerance for each.
+    pub fn int8_output(&mut self, shape: &[usize], [x, scales]: [Tolerance; 2]) -> Input {
+        let rows = shape[..shape.len() - 1].iter().product();
+        Input { x: self.output(DType::I8, shape, x), scales: Some(self.output(DType::F32, &[rows], scales)) }
+    }
+
+    /// Rows that a product of this format reads, in `-scale..scale`: of `dtype`, or int8.
+    pub fn input(&mut self, format: Format, dtype: DType, shape: &[usize], scale: f32) -> Input {
+        if format != Format::W8A8 {
+            return self.random(dtype, shape, scale).into();
+        }
+        let elements: usize = shape.iter().product();
+        // -128 is no int8 of a row.
+        let codes: Vec<i8> = (0..elements).map(|_| (self.rng.next() % 255) as i32 - 127).map(|c| c as i8).collect();
+        let scales: Vec<f32> = (0..shape[0]).map(|_| (0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0).collect();
+        let x = self.bytes(DType::I8, shape, bytemuck::cast_slice(&codes));
+        Input { x, scales: Some(self.bytes(DType::F32, &[shape[0]], bytemuck::cast_slice(&scales))) }
+    }
+
+    /// An input of given numbers, rounded to its type.
+    pub fn floats(&mut self, dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
+        with_float!(dtype, T => {
+            let values: Vec<T> = values.iter().map(|&x| T::from_f32(x)).collect();
+            self.bytes(dtype, shape, bytemuck::cast_slice(&values))
+        })
     }
 
     /// A weight of given numbers.
@@ -233,6 +280,14 @@ impl CaseBuilder {
     pub fn matrix(&mut self, dtype: DType, parts: &[(usize, usize)], scale: f32) -> Matrix {
         let id = self.weight(dtype, parts, scale);
         self.weights.matrix(id)
+    }
+
+    /// The operand of a product in any format: floats of `dtype`, or codes.
+    pub fn operand(&mut self, format: Format, dtype: DType, parts: &[(usize, usize)], scale: f32) -> Matrix {
+        match format {
+            Format::Float => self.matrix(dtype, parts, scale),
+            _ => self.quantized(format, parts, scale),
+        }
     }
 
     /// A quantized weight of parts `[n, k]` whose values are in `-scale..scale`, scales from a fifth of the largest on.

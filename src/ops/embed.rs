@@ -105,7 +105,9 @@ impl Op for Embed {
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
         let row = |dtype: DType| (self.y.elements() * dtype.size()) as u64;
-        let normed = self.normed.map_or(0, |n| row(n.y.dtype) + (self.y.cols() * 4) as u64);
+        let normed = self
+            .normed
+            .map_or(0, |n| (n.y.x.bytes() + n.y.scales.map_or(0, |s| s.bytes())) as u64 + (self.y.cols() * 4) as u64);
         Cost {
             bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 4 * (self.y.rows() + tokens(step)) as u64,
             flops: 0,
@@ -128,23 +130,29 @@ fn tokens(step: &HostStep) -> usize {
 
 /// Tokens and image rows mixed, in every storage type.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, width: usize, normed: bool| {
-        let mut b = CaseBuilder::new(format!("{dtype} D={width} normed={normed}"));
+    let case = |dtype: DType, width: usize, normed: Option<Format>| {
+        let mut b = CaseBuilder::new(format!("{dtype} D={width} normed={normed:?}"));
         let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
         let ids = b.indices(&[0, 7, 9, 9, 3]);
         let rows = b.indices(&[-1, -1, 2, 0, -1]);
         let table = b.weight(dtype, &[(10, width)], 1.0);
         let images = b.random(dtype, &[3, width], 1.0);
         let y = b.output(stream, &[5, width], Tolerance::Exact);
-        let normed = normed.then(|| b.normed(NormKind::Rms, dtype, &y, Tolerance::Exact));
+        let normed = normed.map(|reader| match reader {
+            Format::W8A8 => b.normed_int8(NormKind::Rms, dtype, &y, Tolerance::Exact),
+            _ => b.normed(NormKind::Rms, dtype, &y, Tolerance::Exact),
+        });
         b.finish(Embed { ids, rows, table, images, y, normed })
     };
     vec![
-        case(DType::F32, 24, false),
-        case(DType::F32, 100, true),
-        case(DType::Bf16, 40, true),
-        case(DType::Bf16, 1536, true),
-        case(DType::F16, 1, false),
-        case(DType::F16, 264, true),
+        case(DType::F32, 24, None),
+        case(DType::F32, 100, Some(Format::Float)),
+        case(DType::Bf16, 40, Some(Format::Float)),
+        case(DType::Bf16, 1536, Some(Format::Float)),
+        case(DType::F16, 1, None),
+        case(DType::F16, 264, Some(Format::Float)),
+        case(DType::F32, 100, Some(Format::W8A8)),
+        case(DType::Bf16, 1536, Some(Format::W8A8)),
+        case(DType::F16, 264, Some(Format::W8A8)),
     ]
 }

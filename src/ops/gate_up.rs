@@ -2,15 +2,17 @@
 
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::reference::{load, project, store, weight};
+use super::input::Input;
+use super::reference::{load_input, project, store, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_kernel,
-    require_weight, with_float,
+    with_float,
 };
 use crate::cpu::{Cpu, Unit, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
@@ -22,7 +24,7 @@ const COLUMNS: usize = 64;
 #[derive(Debug)]
 pub struct GateUp {
     /// `[T, D]`
-    pub x: Tensor,
+    pub x: Input,
     /// Two parts: gate `[F, D]`, up `[F, D]`.
     pub weight: Matrix,
     /// `[T, F]`
@@ -36,18 +38,17 @@ impl Op for GateUp {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        require_float(name, &self.x)?;
         require_float(name, &self.y)?;
         require_dim(name, "T of y", self.y.rows(), self.x.rows())?;
-        require_weight(name, weights, self.weight, 2 * self.y.cols(), self.x.cols())?;
+        self.x.check_product(name, weights, self.weight, 2 * self.y.cols())?;
         let parts = &weights.get(self.weight.id).parts;
         require(name, parts.len() == 2 && parts[0].n == parts[1].n, || "gate and up must be two equal parts".into())
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("gate_up_{}", self.y.dtype))
-            .read(&self.x)
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.y.cols() })
+        let family = product::family(format!("gate_up_{}", self.y.dtype), self.weight);
+        (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.y.cols() })
             .write(&self.y)
             .i32(self.x.rows())
             .i32(self.y.cols())
@@ -56,9 +57,10 @@ impl Op for GateUp {
 
     fn kernel(&self) -> Result<Kernel> {
         let f = self.y.cols();
-        let fits = self.y.dtype == self.x.dtype && self.y.is_contiguous() && f.is_multiple_of(8);
+        let fits = self.x.stands_for(self.y.dtype) && self.y.is_contiguous() && f.is_multiple_of(8);
         require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), 2 * f)
+        let family = self.launch().entry;
+        product::kernel(self.name(), &family, &self.x, self.y.dtype, self.weight, self.x.rows(), 2 * f)
     }
 
     fn reference(&self, m: &OpMem) {
@@ -68,7 +70,7 @@ impl Op for GateUp {
             let (gate, up) = both.split_at(both.len() / 2);
             gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
         };
-        store(m, &self.y, &load(m, &self.x).iter().map(gate_up).collect());
+        store(m, &self.y, &load_input(m, &self.x).iter().map(gate_up).collect());
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
@@ -80,7 +82,7 @@ impl Op for GateUp {
                 Unit::pair((0, first, rows), (1, first, rows))
             })
             .collect();
-        let x = body::load(m, cpu, &self.x);
+        let x = body::operand(m, cpu, &self.x);
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
             body::product(cpu, &x, self.x.rows(), m.weight(self.weight.id), &units, &|unit, tile| {
@@ -109,14 +111,15 @@ impl Op for GateUp {
 
 /// Decode and prefill rows, widths that split unevenly.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, t: usize, d: usize, f: usize| {
-        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={d} F={f}"));
-        let x = b.random(dtype, &[t, d], 1.0);
-        let weight = b.matrix(dtype, &[(f, d), (f, d)], 0.1);
+    let of = |format: Format, dtype: DType, t: usize, d: usize, f: usize| {
+        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={d} F={f}"));
+        let x = b.input(format, dtype, &[t, d], 1.0);
+        let weight = b.operand(format, dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
         let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * dot_error(d, 1.0, 0.1)));
         b.finish(GateUp { x, weight, y })
     };
+    let case = |dtype, t, d, f| of(Format::Float, dtype, t, d, f);
     vec![
         case(DType::F32, 1, 128, 256),
         case(DType::Bf16, 1, 300, 77),
@@ -126,5 +129,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 1, 1536, 72),
         case(DType::Bf16, 33, 264, 136),
         case(DType::F16, 129, 776, 72),
+        of(Format::W8A8, DType::F32, 3, 65, 77),
+        of(Format::W8A8, DType::Bf16, 1, 1536, 72),
+        of(Format::W8A8, DType::Bf16, 33, 272, 136),
+        of(Format::W8A8, DType::F16, 20, 784, 40),
+        of(Format::W8A8, DType::F16, 129, 784, 72),
     ]
 }

@@ -4,16 +4,18 @@
 
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::input::Input;
 use super::norm::{self, NormKind, Normed};
-use super::reference::{edit, load, project, store_normed, vector, weight};
+use super::reference::{edit, load_input, project, store_normed, vector, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require_dim, require_float, require_kernel, require_vector,
-    require_weight, with_float,
+    with_float,
 };
 use crate::cpu::{Cpu, Tile, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -39,7 +41,7 @@ pub enum Store {
 #[derive(Debug)]
 pub struct Linear {
     /// `[M, K]`
-    pub x: Tensor,
+    pub x: Input,
     /// `[N, K]`
     pub weight: Matrix,
     /// `[N]`
@@ -51,6 +53,19 @@ pub struct Linear {
     pub normed: Option<Normed>,
 }
 
+impl Linear {
+    /// The type of the activations around it, which int8 rows do not tell.
+    fn activations(&self) -> DType {
+        match (self.x.scales, self.normed, self.y.dtype) {
+            (None, ..) => self.x.x.dtype,
+            (_, Some(normed), _) => normed.activations,
+            // The residual stream of f16 is f32.
+            (_, None, DType::F32) => DType::F16,
+            (_, None, dtype) => dtype,
+        }
+    }
+}
+
 impl Op for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -58,10 +73,9 @@ impl Op for Linear {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        require_float(name, &self.x)?;
         require_float(name, &self.y)?;
         require_dim(name, "M of y", self.y.rows(), self.x.rows())?;
-        require_weight(name, weights, self.weight, self.y.cols(), self.x.cols())?;
+        self.x.check_product(name, weights, self.weight, self.y.cols())?;
         self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, self.y.cols()))?;
         self.normed.map_or(Ok(()), |n| n.check(name, weights, &self.y))
     }
@@ -76,11 +90,11 @@ impl Op for Linear {
             Store::Set => "",
             Store::Add => "add_",
         };
-        let (x, y) = (self.x.dtype, self.y.dtype);
+        let (x, y) = (self.activations(), self.y.dtype);
         let dtypes = if x == y { format!("{y}") } else { format!("{x}_{y}") };
-        let launch = Launch::new(format!("linear_{activation}{store}{dtypes}"))
-            .read(&self.x)
-            .weight(self.weight.id, Layout::Tiled(x))
+        let family = product::family(format!("linear_{activation}{store}{dtypes}"), self.weight);
+        let launch = (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, Layout::Tiled(self.x.x.dtype))
             .maybe_vector(self.bias);
         let launch = match self.store {
             Store::Set => launch.write(&self.y),
@@ -94,29 +108,30 @@ impl Op for Linear {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let stream = if self.x.dtype == DType::F16 { DType::F32 } else { self.x.dtype };
+        let x = self.activations();
+        let stream = if x == DType::F16 { DType::F32 } else { x };
         let stored = match (self.activation, self.store) {
-            (None, Store::Set) => self.y.dtype == self.x.dtype || self.y.dtype == stream,
+            (None, Store::Set) => self.y.dtype == x || self.y.dtype == stream,
             (None, Store::Add) => self.y.dtype == stream,
-            (Some(_), Store::Set) => self.y.dtype == self.x.dtype,
+            (Some(_), Store::Set) => self.y.dtype == x,
             (Some(_), Store::Add) => false,
         };
         require_kernel(self.name(), stored && self.y.is_contiguous(), || {
             format!("{} to {}: {}", self.x, self.y, self.launch().entry)
         })?;
-        let counted = |n: &Normed| {
-            n.y.dtype == self.x.dtype && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements()
-        };
+        let counted =
+            |n: &Normed| n.activations == x && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements();
         require_kernel(self.name(), self.normed.is_none_or(|n| counted(&n)), || {
-            format!("a norm of {} rows to {}", self.y.rows(), self.normed.map_or(self.y, |n| n.y))
+            format!("a norm of {} rows after {x} products", self.y.rows())
         })?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), self.y.cols())
+        let family = self.launch().entry;
+        product::kernel(self.name(), &family, &self.x, x, self.weight, self.x.rows(), self.y.cols())
     }
 
     fn reference(&self, m: &OpMem) {
         let w = weight(m, self.weight.id);
         let bias = self.bias.map(|b| vector(m, b));
-        let products: Vec<Vec<f64>> = load(m, &self.x).iter().map(|row| project(row, &w)).collect();
+        let products: Vec<Vec<f64>> = load_input(m, &self.x).iter().map(|row| project(row, &w)).collect();
         let y = edit(m, &self.y, |r, c, old| {
             let z = products[r][c] + bias.as_ref().map_or(0.0, |b| b[c]);
             let z = self.activation.map_or(z, |a| activate(a, z));
@@ -127,7 +142,7 @@ impl Op for Linear {
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, bias) = (m.weight(self.weight.id), self.bias.map(|b| body::vector(m.weight(b))));
-        let x = body::load(m, cpu, &self.x);
+        let x = body::operand(m, cpu, &self.x);
         with_float!(self.y.dtype, Y => {
             let y = Dest::<Y>::new(m, cpu, &self.y);
             body::product(cpu, &x, self.x.rows(), w, &body::even_units(w.n()), &|unit, tile| {
@@ -200,7 +215,7 @@ fn plain(store_as: DType, weight: DType, Shape { m, n, k }: Shape) -> Case {
     let x = b.random(store_as, &[m, k], 1.0);
     let weight = b.matrix(weight, &[(n, k)], 0.1);
     let y = b.output(store_as, &[m, n], Tolerance::rounded(dot_error(k, 1.0, 0.1)));
-    b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed: None })
+    b.finish(Linear { x: x.into(), weight, bias: None, activation: None, store: Store::Set, y, normed: None })
 }
 
 /// Weights small enough that neither the product nor the activation leaves -8..8, so that an error counts at most twice.
@@ -214,7 +229,7 @@ fn fused(dtype: DType, activation: Option<Activation>, store: Store, Shape { m, 
         Store::Set => b.output(dtype, &[m, n], tolerance),
         Store::Add => b.updated(dtype, &[m, n], 1.0, tolerance),
     };
-    b.finish(Linear { x, weight, bias, activation, store, y, normed: None })
+    b.finish(Linear { x: x.into(), weight, bias, activation, store, y, normed: None })
 }
 
 /// With the norm of what was stored, as the residual stream is: f32 where the activations are f16.
@@ -230,7 +245,40 @@ fn followed(dtype: DType, kind: NormKind, store: Store, Shape { m, n, k }: Shape
         Store::Add => b.updated(stream, &[m, n], 1.0, tolerance),
     };
     let normed = Some(b.normed(kind, dtype, &y, tolerance));
-    b.finish(Linear { x, weight, bias, activation: None, store, y, normed })
+    b.finish(Linear { x: x.into(), weight, bias, activation: None, store, y, normed })
+}
+
+/// int8 with int8, in every form that a model has. Without a norm `y` is `stored`.
+fn int8(
+    dtype: DType,
+    stored: DType,
+    form: (Option<Activation>, Store, Option<NormKind>),
+    Shape { m, n, k }: Shape,
+) -> Case {
+    let (activation, store, norm) = form;
+    let mut b = CaseBuilder::new(format!("w8a8 {dtype} to {stored} {form:?} M={m} N={n} K={k}"));
+    let x = b.input(Format::W8A8, dtype, &[m, k], 1.0);
+    let weight = b.quantized(Format::W8A8, &[(n, k)], 0.1);
+    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
+    let tolerance = Tolerance::rounded(2.0 * dot_error(k, 1.0, 0.1));
+    let y = match store {
+        Store::Set => b.output(stored, &[m, n], tolerance),
+        Store::Add => b.updated(stored, &[m, n], 1.0, tolerance),
+    };
+    let normed = norm.map(|kind| b.normed_int8(kind, dtype, &y, tolerance));
+    b.finish(Linear { x, weight, bias, activation, store, y, normed })
+}
+
+/// Floats whose norm is read as int8, as after the tower's first layer.
+fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
+    let mut b = CaseBuilder::new(format!("{dtype}, then int8 of {kind:?} M={m} N={n} K={k}"));
+    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let x = b.random(dtype, &[m, k], 1.0).into();
+    let weight = b.matrix(dtype, &[(n, k)], 0.1);
+    let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
+    let y = b.output(stream, &[m, n], tolerance);
+    let normed = Some(b.normed_int8(kind, dtype, &y, tolerance));
+    b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed })
 }
 
 /// Every form on odd sizes, decode and prefill row counts, several K blocks.
@@ -268,5 +316,28 @@ pub fn cases() -> Vec<Case> {
         followed(F16, NormKind::Layer, Store::Set, s(8, 160, 120)),
         followed(F16, NormKind::Layer, Store::Set, s(40, 160, 1544)),
         followed(F16, NormKind::Rms, Store::Add, s(32, 72, 6200)),
+        before_int8(F32, NormKind::Rms, s(3, 40, 24)),
+        before_int8(Bf16, NormKind::Layer, s(35, 264, 200)),
+        before_int8(F16, NormKind::Rms, s(5, 80, 160)),
+        int8(F32, F32, (None, Store::Set, None), s(3, 7, 5)),
+        int8(F32, F32, (None, Store::Add, Some(NormKind::Rms)), s(35, 72, 300)),
+        int8(Bf16, Bf16, (None, Store::Set, None), s(1, 40, 80)),
+        int8(Bf16, Bf16, (None, Store::Set, None), s(33, 136, 1168)),
+        int8(F16, F16, (None, Store::Set, None), s(9, 24, 784)),
+        int8(F16, F16, (None, Store::Set, None), s(130, 152, 16)),
+        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(8, 160, 128)),
+        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(40, 160, 1552)),
+        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(17, 264, 1552)),
+        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(140, 264, 208)),
+        int8(F16, F32, (None, Store::Add, Some(NormKind::Rms)), s(32, 72, 6208)),
+        int8(F16, F32, (None, Store::Add, Some(NormKind::Layer)), s(36, 72, 6208)),
+        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(16, 104, 144)),
+        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(48, 104, 144)),
+        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(5, 40, 768)),
+        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(34, 40, 768)),
+        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(2, 48, 80)),
+        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(36, 48, 80)),
+        int8(F16, F16, (Some(Gelu), Store::Set, None), s(1, 8, 16)),
+        int8(F16, F16, (Some(Gelu), Store::Set, None), s(33, 8, 16)),
     ]
 }

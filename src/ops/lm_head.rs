@@ -1,12 +1,12 @@
 //! The vocabulary projection of the rows that are sampled.
 
-use super::body::{self, Dest};
+use super::body::{self, Dest, Floats, Operand};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::input::Input;
 use super::reference::{load, load_i32, project, store, weight};
 use super::sample::best;
 use super::{
-    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_bests, require_float, require_index,
-    require_kernel, require_weight,
+    Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_bests, require_index, require_kernel,
 };
 use crate::cpu::Cpu;
 use crate::dtype::DType;
@@ -45,15 +45,14 @@ impl Op for LmHead {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        require_float(name, &self.x)?;
         require(name, self.logits.dtype == DType::F32, || format!("{}: logits are f32", self.logits))?;
         require_index(name, &self.rows, self.logits.rows())?;
-        require_weight(name, weights, self.weight, self.logits.cols(), self.x.cols())?;
+        Input::from(self.x).check_product(name, weights, self.weight, self.logits.cols())?;
         self.bests.map_or(Ok(()), |b| require_bests(name, &b, self.logits.rows()))
     }
 
     fn launch(&self) -> Launch {
-        let launch = Launch::new(format!("lm_head_{}", self.x.dtype))
+        let launch = Launch::new(product::family(format!("lm_head_{}", self.x.dtype), self.weight))
             .read(&self.x)
             .read(&self.rows)
             .weight(self.weight.id, Layout::Tiled(self.x.dtype))
@@ -71,7 +70,8 @@ impl Op for LmHead {
         require_kernel(self.name(), self.bests.is_none() || v.is_multiple_of(16), || {
             format!("best tokens of V = {v}")
         })?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.logits.rows(), self.logits.cols())
+        let (family, x) = (self.launch().entry, self.x.into());
+        product::kernel(self.name(), &family, &x, self.x.dtype, self.weight, self.logits.rows(), v)
     }
 
     fn reference(&self, m: &OpMem) {
@@ -88,6 +88,7 @@ impl Op for LmHead {
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
+        let picked = Operand::Floats(Floats::Stored(&picked), self.x.dtype);
         body::product(cpu, &picked, self.logits.rows(), w, &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });
@@ -106,7 +107,7 @@ impl Op for LmHead {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x, self.logits.rows(), self.logits.cols(), false)
+        self.cost(step, weights).bytes + product::again(&self.x.into(), self.logits.rows(), self.logits.cols(), false)
     }
 }
 

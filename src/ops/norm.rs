@@ -3,7 +3,8 @@
 //! The op that completes a row of the residual stream also stores its norm, rounded to the activations' type, for the op that reads it: every
 //! product then has plain operands. The surprise is where it stands: after the op before, not in the op that the model names it with.
 
-use super::{Result, require, require_dim, require_float, require_vector};
+use super::input::Input;
+use super::{Result, require, require_dim, require_vector};
 use crate::dtype::DType;
 use crate::launch::Launch;
 use crate::tensor::{Tensor, WeightId};
@@ -33,8 +34,10 @@ pub struct Norm {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normed {
     pub norm: Norm,
-    /// `[T, D]`
-    pub y: Tensor,
+    /// `[T, D]`, in the form that the product reads which follows.
+    pub y: Input,
+    /// What its rows are rounded to, before they become int8 if they do.
+    pub activations: DType,
     /// How many tiles of each block of rows are done: zero between launches, i32. Only devices count.
     pub counters: Tensor,
 }
@@ -45,8 +48,11 @@ impl Normed {
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract) naming the dimension.
     pub fn check(&self, op: &'static str, weights: &WeightSet, of: &Tensor) -> Result<()> {
-        require_float(op, &self.y)?;
-        require(op, self.y.shape() == of.shape(), || format!("{} is no norm of {of}", self.y))?;
+        self.y.check(op)?;
+        require(op, self.y.x.shape() == of.shape(), || format!("{} is no norm of {of}", self.y))?;
+        require(op, self.y.scales.is_some() || self.y.x.dtype == self.activations, || {
+            format!("{} is not rounded to {}", self.y, self.activations)
+        })?;
         require_vector(op, weights, self.norm.weight, of.cols())?;
         require(op, self.norm.bias.is_some() == (self.norm.kind == NormKind::Layer), || {
             "a LayerNorm has a bias, an RMSNorm has none".into()
@@ -59,11 +65,13 @@ impl Normed {
 
 impl Normed {
     /// Bytes that a device asks for again for it: the rows `of`, once for each statistic and once to scale them, and the weights of each row.
+    /// What becomes int8 is scaled twice.
     pub fn again(&self, of: &Tensor) -> u64 {
         let (passes, vectors) = if self.norm.kind == NormKind::Layer { (3, 2) } else { (2, 1) };
+        let int8 = usize::from(self.y.scales.is_some());
         // Eight floats of a lane are two loads, and these touch the same sectors.
-        let rows = passes * of.bytes() * if of.dtype == DType::F32 { 2 } else { 1 };
-        let weights = (2 * of.rows() - 1) * of.cols() * 4 * vectors;
+        let rows = (passes + int8) * of.bytes() * if of.dtype == DType::F32 { 2 } else { 1 };
+        let weights = (2 * (1 + int8) * of.rows() - 1) * of.cols() * 4 * vectors;
         (rows + weights) as u64
     }
 }
@@ -71,8 +79,12 @@ impl Normed {
 /// Adds a norm's operands to a launch, or their absence.
 pub fn operands(launch: Launch, normed: Option<&Normed>) -> Launch {
     match normed {
-        None => launch.absent().absent().absent().absent(),
-        Some(n) => launch.vector(n.norm.weight).maybe_vector(n.norm.bias).write(&n.y).update(&n.counters),
+        None => launch.absent().absent().absent().absent().absent(),
+        Some(n) => {
+            let launch = launch.vector(n.norm.weight).maybe_vector(n.norm.bias).write(&n.y.x);
+            let launch = n.y.scales.map_or(launch.clone().absent(), |s| launch.write(&s));
+            launch.update(&n.counters)
+        }
     }
 }
 

@@ -2,16 +2,18 @@
 
 use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::reference::{edit, load, load_i32, project, rotate, store, vector, weight};
+use super::input::Input;
+use super::reference::{edit, load_i32, load_input, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
-    require_kernel, require_vector, require_weight, with_float,
+    require_kernel, require_vector, with_float,
 };
 use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -20,7 +22,7 @@ use crate::weights::{Matrix, WeightSet};
 #[derive(Debug)]
 pub struct QkvMrope {
     /// `[T, D]`
-    pub x: Tensor,
+    pub x: Input,
     /// Three parts: q `[H d, D]`, k `[G d, D]`, v `[G d, D]`.
     pub weight: Matrix,
     /// Three parts: `[H d]`, `[G d]`, `[G d]`.
@@ -77,7 +79,7 @@ impl Op for QkvMrope {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        for t in [&self.x, &self.q, &self.k, &self.v] {
+        for t in [&self.q, &self.k, &self.v] {
             require_float(name, t)?;
         }
         let (t, d) = (self.x.rows(), self.head_dim());
@@ -90,7 +92,7 @@ impl Op for QkvMrope {
             format!("{} columns of q do not split into heads of {d} for {} kv heads", self.q.cols(), self.kv_heads())
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * d;
-        require_weight(name, weights, self.weight, n, self.x.cols())?;
+        self.x.check_product(name, weights, self.weight, n)?;
         require_dim(name, "parts of the weight", weights.get(self.weight.id).parts.len(), 3)?;
         self.bias.map_or(Ok(()), |b| require_vector(name, weights, b, n))?;
         require_index(name, &self.positions, 3 * t)?;
@@ -99,9 +101,9 @@ impl Op for QkvMrope {
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("qkv_mrope_{}", self.q.dtype))
-            .read(&self.x)
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.head_dim() / 2 })
+        let family = product::family(format!("qkv_mrope_{}", self.q.dtype), self.weight);
+        (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim() / 2 })
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -119,16 +121,18 @@ impl Op for QkvMrope {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let alike = [&self.q, &self.k, &self.v].iter().all(|t| t.dtype == self.x.dtype && t.is_contiguous());
+        let alike = [&self.q, &self.k, &self.v].iter().all(|t| self.x.stands_for(t.dtype) && t.is_contiguous());
+        let alike = alike && self.k.dtype == self.q.dtype;
         require_kernel(self.name(), alike && self.head_dim() == 128, || {
             format!("{} to {} and {}", self.x, self.q, self.k)
         })?;
         let n = (self.heads() + 2 * self.kv_heads()) * self.head_dim();
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), n)
+        let family = self.launch().entry;
+        product::kernel(self.name(), &family, &self.x, self.q.dtype, self.weight, self.x.rows(), n)
     }
 
     fn reference(&self, m: &OpMem) {
-        let (x, w) = (load(m, &self.x), weight(m, self.weight.id));
+        let (x, w) = (load_input(m, &self.x), weight(m, self.weight.id));
         let bias = self.bias.map(|b| vector(m, b));
         let (positions, slots) = (load_i32(m, &self.positions), load_i32(m, &self.slots));
         let (t, d, groups) = (x.len(), self.head_dim(), self.kv_heads());
@@ -159,7 +163,7 @@ impl Op for QkvMrope {
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, d, t) = (m.weight(self.weight.id), self.head_dim(), self.x.rows());
         let bias = self.bias.map(|b| body::vector(m.weight(b)));
-        let x = body::load(m, cpu, &self.x);
+        let x = body::operand(m, cpu, &self.x);
         let (positions, slots) = (m.read::<i32>(&self.positions), m.read::<i32>(&self.slots));
         body::require_distinct(slots);
         let freq = self.rope.frequencies(m);
@@ -210,12 +214,13 @@ pub fn cases() -> Vec<Case> {
         d: usize,
         section: [usize; 3],
     }
-    let case = |dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
+    let of = |format: Format, dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
         let t = slots.len();
-        let mut b = CaseBuilder::new(format!("{dtype} T={t} D={hidden} H={} G={} d={}", h.heads, h.groups, h.d));
-        let x = b.random(dtype, &[t, hidden], 1.0);
+        let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
+        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={hidden} {heads}"));
+        let x = b.input(format, dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
-        let weight = b.matrix(dtype, &rows.map(|n| (n, hidden)), 0.1);
+        let weight = b.operand(format, dtype, &rows.map(|n| (n, hidden)), 0.1);
         let bias = Some(b.weight(dtype, &rows.map(|n| (n, 1)), 0.5));
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
@@ -228,6 +233,7 @@ pub fn cases() -> Vec<Case> {
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
         b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
     };
+    let case = |dtype, hidden, h, slots: &[i32]| of(Format::Float, dtype, hidden, h, slots);
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
     let grouped = || Heads { heads: 4, groups: 2, d: 128, section: [16, 24, 24] };
@@ -241,5 +247,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 264, grouped(), &many),
         case(DType::F16, 776, grouped(), &many[..17]),
         case(DType::F16, 96, big(), &many),
+        of(Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
+        of(Format::W8A8, DType::Bf16, 272, grouped(), &many),
+        of(Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
+        of(Format::W8A8, DType::F16, 784, grouped(), &[9]),
+        of(Format::W8A8, DType::F16, 96, big(), &many),
     ]
 }

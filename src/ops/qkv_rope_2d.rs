@@ -2,16 +2,18 @@
 
 use super::body::{self, Dest, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
-use super::reference::{load, load_i32, project, rotate, store, vector, weight};
+use super::input::Input;
+use super::reference::{load_i32, load_input, project, rotate, store, vector, weight};
 use super::rope::{Rope2d, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
-    require_vector, require_weight, with_float,
+    require_vector, with_float,
 };
 use crate::cpu::{Cpu, Unit};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -20,7 +22,7 @@ use crate::weights::{Matrix, WeightSet};
 #[derive(Debug)]
 pub struct QkvRope2d {
     /// `[P, E]`
-    pub x: Tensor,
+    pub x: Input,
     /// `[3 H d, E]`: q, k, v.
     pub weight: Matrix,
     /// `[3 H d]`
@@ -40,21 +42,20 @@ impl Op for QkvRope2d {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let (name, n) = (self.name(), self.qkv.cols());
-        require_float(name, &self.x)?;
         require_float(name, &self.qkv)?;
         require(name, self.head_dim > 0 && n % (3 * self.head_dim) == 0, || {
             format!("{n} columns do not split into q, k and v of heads of {}", self.head_dim)
         })?;
-        require_weight(name, weights, self.weight, n, self.x.cols())?;
+        self.x.check_product(name, weights, self.weight, n)?;
         require_vector(name, weights, self.bias, n)?;
         require_index(name, &self.positions, 2 * self.x.rows())?;
         self.rope.check(name, weights, self.head_dim)
     }
 
     fn launch(&self) -> Launch {
-        Launch::new(format!("qkv_rope_2d_{}", self.qkv.dtype))
-            .read(&self.x)
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.dtype, half: self.head_dim / 2 })
+        let family = product::family(format!("qkv_rope_2d_{}", self.qkv.dtype), self.weight);
+        (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim / 2 })
             .vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -65,9 +66,10 @@ impl Op for QkvRope2d {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let fits = self.qkv.dtype == self.x.dtype && self.qkv.is_contiguous() && self.head_dim == 80;
+        let fits = self.x.stands_for(self.qkv.dtype) && self.qkv.is_contiguous() && self.head_dim == 80;
         require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
-        product::kernel(self.name(), &self.launch().entry, &self.x, self.weight, self.x.rows(), self.qkv.cols())
+        let family = self.launch().entry;
+        product::kernel(self.name(), &family, &self.x, self.qkv.dtype, self.weight, self.x.rows(), self.qkv.cols())
     }
 
     fn reference(&self, m: &OpMem) {
@@ -75,7 +77,7 @@ impl Op for QkvRope2d {
         let positions = load_i32(m, &self.positions);
         let freq = self.rope.frequencies(m);
         let mut angles = vec![0.0; self.head_dim / 2];
-        let mut out = load(m, &self.x);
+        let mut out = load_input(m, &self.x);
         for (i, row) in out.iter_mut().enumerate() {
             let mut qkv = project(row, &w);
             qkv.iter_mut().zip(&bias).for_each(|(y, b)| *y += b);
@@ -89,7 +91,7 @@ impl Op for QkvRope2d {
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (w, bias, d) = (m.weight(self.weight.id), body::vector(m.weight(self.bias)), self.head_dim);
-        let x = body::load(m, cpu, &self.x);
+        let x = body::operand(m, cpu, &self.x);
         let positions = m.read::<i32>(&self.positions);
         let freq = self.rope.frequencies(m);
         let turns = Turns::new(cpu, self.x.rows(), d / 2, |row, out| {
@@ -125,11 +127,11 @@ impl Op for QkvRope2d {
 
 /// Native head_dim 80, and others.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, patches: usize, heads: usize, d: usize| {
+    let of = |format: Format, dtype: DType, patches: usize, heads: usize, d: usize| {
         let width = heads * d;
-        let mut b = CaseBuilder::new(format!("{dtype} P={patches} H={heads} d={d}"));
-        let x = b.random(dtype, &[patches, width], 1.0);
-        let weight = b.matrix(dtype, &[(3 * width, width)], 0.1);
+        let mut b = CaseBuilder::new(format!("{format} {dtype} P={patches} H={heads} d={d}"));
+        let x = b.input(format, dtype, &[patches, width], 1.0);
+        let weight = b.operand(format, dtype, &[(3 * width, width)], 0.1);
         let bias = b.weight(dtype, &[(3 * width, 1)], 0.5);
         let positions: Vec<i32> = (0..2 * patches as i32).map(|i| (i * 7) % 74).collect();
         let positions = b.indices(&positions);
@@ -137,6 +139,7 @@ pub fn cases() -> Vec<Case> {
         let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, d / 2)) };
         b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: d, qkv })
     };
+    let case = |dtype, patches, heads, d| of(Format::Float, dtype, patches, heads, d);
     vec![
         case(DType::F32, 16, 2, 80),
         case(DType::Bf16, 20, 2, 80),
@@ -145,5 +148,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 130, 3, 80),
         case(DType::F16, 9, 10, 80),
         case(DType::F16, 40, 2, 80),
+        of(Format::W8A8, DType::F32, 8, 3, 32),
+        of(Format::W8A8, DType::Bf16, 130, 3, 80),
+        of(Format::W8A8, DType::Bf16, 20, 2, 80),
+        of(Format::W8A8, DType::F16, 9, 10, 80),
+        of(Format::W8A8, DType::F16, 40, 2, 80),
     ]
 }

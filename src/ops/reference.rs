@@ -1,5 +1,6 @@
 //! The obvious f64 arithmetic that scalar references are made of. Nothing here is fast, and nothing here is shared with the fast bodies.
 
+use super::input::Input;
 use super::norm::{Norm, NormKind, Normed};
 use super::with_float;
 use crate::dtype::{DType, Element, Float};
@@ -14,6 +15,15 @@ pub type Rows = Vec<Vec<f64>>;
 /// A read operand as f64 rows.
 pub fn load(m: &OpMem, t: &Tensor) -> Rows {
     with_float!(t.dtype, T => split(m.read::<T>(t), t, |x| x.to_f32() as f64))
+}
+
+/// The rows that a product reads, each int8 times its scale.
+pub fn load_input(m: &OpMem, input: &Input) -> Rows {
+    let Some(scales) = input.scales else { return load(m, &input.x) };
+    let scales = m.read::<f32>(&scales);
+    let mut rows = split(m.read::<i8>(&input.x), &input.x, |x| x as f64);
+    rows.iter_mut().zip(scales).for_each(|(row, scale)| row.iter_mut().for_each(|x| *x *= *scale as f64));
+    rows
 }
 
 /// A read operand of indices.
@@ -44,11 +54,30 @@ pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) -> Rows
     })
 }
 
+/// Stores rows as int8 with scales: quotients of f32 numbers, each rounded once to f32 and once to an integer.
+pub fn store_int8(m: &OpMem, to: &Input, rows: &Rows) {
+    let t = to.scales.expect("int8 rows have scales");
+    let (codes, scales) = (m.write::<i8>(&to.x), m.write::<f32>(&t));
+    for (r, row) in rows.iter().enumerate() {
+        let most = row.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
+        scales[r] = (most / 127.0) as f32;
+        for (c, x) in row.iter().enumerate() {
+            let quotient = if scales[r] == 0.0 { 0.0 } else { (x / scales[r] as f64) as f32 };
+            codes[r * to.x.row_stride + c] = quotient.round_ties_even().clamp(-128.0, 127.0) as i8;
+        }
+    }
+}
+
 /// Stores the norms of finished rows, if they are wanted.
 pub fn store_normed(m: &OpMem, normed: Option<&Normed>, rows: &Rows) {
-    if let Some(n) = normed {
-        store(m, &n.y, &rows.iter().map(|row| norm(m, &n.norm, row)).collect());
+    let Some(n) = normed else { return };
+    let mut normed: Rows = rows.iter().map(|row| norm(m, &n.norm, row)).collect();
+    if n.y.scales.is_none() {
+        store(m, &n.y.x, &normed);
+        return;
     }
+    with_float!(n.activations, T => normed.iter_mut().flatten().for_each(|x| *x = T::from_f32(*x as f32).to_f32() as f64));
+    store_int8(m, &n.y, &normed);
 }
 
 /// A weight's rows, the parts one after the other.

@@ -9,16 +9,19 @@ use super::embed::Embed;
 use super::gate_up::GateUp;
 use super::linear::{Activation, Linear, Store};
 use super::lm_head::LmHead;
-use super::norm::NormKind;
+use super::norm::{NormKind, Normed};
 use super::paged_attention::{PagedAttention, Splits};
 use super::qkv_mrope::QkvMrope;
 use super::qkv_rope_2d::QkvRope2d;
+use super::quantize_rows::QuantizeRows;
 use super::rope::{Mrope, Rope2d, inv_freq};
 use super::sample::Sample;
 use super::vision_attention::{VisionAttention, attention_tolerance};
 use crate::checkpoint::{Config, TextConfig, VisionConfig};
 use crate::dtype::DType;
+use crate::quant::Format;
 use crate::step::{HostStep, RowSampling, StepShape};
+use crate::tensor::Tensor;
 
 /// Tokens that a decoded row sees.
 const CONTEXT: usize = 1024;
@@ -98,6 +101,8 @@ struct Shape {
     text: TextConfig,
     vision: VisionConfig,
     dtype: DType,
+    /// Of the layers' products.
+    format: Format,
     /// Of the residual stream.
     stream: DType,
     rows: usize,
@@ -105,12 +110,13 @@ struct Shape {
     step: HostStep,
 }
 
-/// All workloads of a model in a storage type.
-pub fn workloads(config: &Config, dtype: DType) -> Vec<Workload> {
+/// All workloads of a model in a storage type, the weights of its layers in a format.
+pub fn workloads(config: &Config, dtype: DType, format: Format) -> Vec<Workload> {
     let shape = |rows: usize, step: HostStep| Shape {
         text: config.text.clone(),
         vision: config.vision.clone(),
         dtype,
+        format,
         stream: if dtype == DType::F16 { DType::F32 } else { dtype },
         rows,
         step,
@@ -136,7 +142,7 @@ pub fn workloads(config: &Config, dtype: DType) -> Vec<Workload> {
 
 fn text(shape: &Shape, phase: Phase) -> Vec<Workload> {
     let layers = shape.text.num_hidden_layers;
-    let ops: [(_, _, _, Build); 7] = [
+    let mut ops: Vec<(_, _, _, Build)> = vec![
         ("embed", "embed", 1, embed),
         ("qkv_mrope", "qkv", layers, qkv_mrope),
         ("paged_attention", "attention", layers, paged_attention),
@@ -145,12 +151,16 @@ fn text(shape: &Shape, phase: Phase) -> Vec<Workload> {
         ("linear", "down", layers, down_proj),
         ("lm_head", "lm_head", 1, lm_head),
     ];
+    if shape.format == Format::W8A8 {
+        ops.insert(5, ("quantize_rows", "SwiGLU", layers, quantize_ffn));
+        ops.insert(3, ("quantize_rows", "attention", layers, quantize_attended));
+    }
     assemble(shape, phase, &ops)
 }
 
 fn vision(shape: &Shape) -> Vec<Workload> {
     let depth = shape.vision.depth;
-    let ops: [(_, _, _, Build); 8] = [
+    let mut ops: Vec<(_, _, _, Build)> = vec![
         ("linear", "patches", 1, patch_embed),
         ("qkv_rope_2d", "qkv", depth, qkv_rope_2d),
         ("vision_attention", "attention", depth, vision_attention),
@@ -160,6 +170,12 @@ fn vision(shape: &Shape) -> Vec<Workload> {
         ("linear", "merger 0", 1, merger0),
         ("linear", "merger 2", 1, merger2),
     ];
+    if shape.format == Format::W8A8 {
+        ops.insert(7, ("quantize_rows", "GELU of the merger", 1, quantize_merger));
+        ops.insert(6, ("quantize_rows", "merged norms", 1, quantize_merger));
+        ops.insert(5, ("quantize_rows", "GELU", depth, quantize_mlp));
+        ops.insert(3, ("quantize_rows", "attention", depth, quantize_patches));
+    }
     assemble(shape, Phase::Vision, &ops)
 }
 
@@ -260,9 +276,9 @@ impl Shape {
 
     /// A linear layer of `rows` rows.
     fn linear(&self, b: &mut CaseBuilder, rows: usize, form: Form) -> Box<dyn Op> {
-        let Form { n, k, bias, activation, store, norm } = form;
-        let x = b.random(self.dtype, &[rows, k], 1.0);
-        let weight = b.matrix(self.dtype, &[(n, k)], scale(k));
+        let Form { n, k, bias, activation, store, norm, format } = form;
+        let x = b.input(format, self.dtype, &[rows, k], 1.0);
+        let weight = b.operand(format, self.dtype, &[(n, k)], scale(k));
         let bias = bias.then(|| b.weight(self.dtype, &[(n, 1)], 0.5));
         // No activation's slope reaches 2.
         let tolerance = Tolerance::rounded(2.0 * product_error(k));
@@ -271,20 +287,42 @@ impl Shape {
             Store::Set => b.output(stream, &[rows, n], tolerance),
             Store::Add => b.updated(stream, &[rows, n], 1.0, tolerance),
         };
-        let normed = norm.map(|kind| b.normed(kind, self.dtype, &y, tolerance));
+        let normed = norm.map(|kind| self.normed(b, kind, &y, tolerance));
         Box::new(Linear { x, weight, bias, activation, store, y, normed })
+    }
+
+    /// The norm of rows that the next layer's product reads.
+    fn normed(&self, b: &mut CaseBuilder, kind: NormKind, y: &Tensor, tolerance: Tolerance) -> Normed {
+        match self.format {
+            Format::W8A8 => b.normed_int8(kind, self.dtype, y, tolerance),
+            _ => b.normed(kind, self.dtype, y, tolerance),
+        }
+    }
+
+    /// Rows of so many columns as int8.
+    fn quantized(&self, b: &mut CaseBuilder, rows: usize, k: usize) -> Box<dyn Op> {
+        let x = b.random(self.dtype, &[rows, k], 1.0);
+        Box::new(QuantizeRows { x, y: b.int8_output(&[rows, k], [Tolerance::Exact; 2]) })
     }
 
     /// A linear layer that completes the decoder's residual stream.
     fn text_add(&self, b: &mut CaseBuilder, k: usize) -> Box<dyn Op> {
         let (n, norm) = (self.text.hidden_size, Some(NormKind::Rms));
-        self.linear(b, self.rows, Form { n, k, bias: false, activation: None, store: Store::Add, norm })
+        self.linear(
+            b,
+            self.rows,
+            Form { n, k, bias: false, activation: None, store: Store::Add, norm, format: self.format },
+        )
     }
 
     /// A linear layer that completes the tower's residual stream.
     fn vision_add(&self, b: &mut CaseBuilder, k: usize) -> Box<dyn Op> {
         let (n, norm) = (self.vision.embed_dim, Some(NormKind::Layer));
-        self.linear(b, self.rows, Form { n, k, bias: true, activation: None, store: Store::Add, norm })
+        self.linear(
+            b,
+            self.rows,
+            Form { n, k, bias: true, activation: None, store: Store::Add, norm, format: self.format },
+        )
     }
 
     fn merged_rows(&self) -> usize {
@@ -300,6 +338,7 @@ struct Form {
     activation: Option<Activation>,
     store: Store,
     norm: Option<NormKind>,
+    format: Format,
 }
 
 fn embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
@@ -308,15 +347,15 @@ fn embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let table = b.weight(s.dtype, &[(TABLE.min(s.text.vocab_size), d)], 1.0);
     let images = b.random(s.dtype, &[s.rows.div_ceil(2), d], 1.0);
     let y = b.output(s.stream, &[s.rows, d], Tolerance::Exact);
-    let normed = Some(b.normed(NormKind::Rms, s.dtype, &y, Tolerance::Exact));
+    let normed = Some(s.normed(b, NormKind::Rms, &y, Tolerance::Exact));
     Box::new(Embed { ids, rows, table, images, y, normed })
 }
 
 fn qkv_mrope(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (l, c) = (&s.step.layout, &s.text);
-    let x = b.random(s.dtype, &[s.rows, c.hidden_size], 1.0);
+    let x = b.input(s.format, s.dtype, &[s.rows, c.hidden_size], 1.0);
     let parts = [c.q_dim(), c.kv_dim(), c.kv_dim()];
-    let weight = b.matrix(s.dtype, &parts.map(|n| (n, c.hidden_size)), scale(c.hidden_size));
+    let weight = b.operand(s.format, s.dtype, &parts.map(|n| (n, c.hidden_size)), scale(c.hidden_size));
     let bias = Some(b.weight(s.dtype, &parts.map(|n| (n, 1)), 0.5));
     let positions = b.indices(s.step.i32s(&l.positions));
     let slots = b.indices(s.step.i32s(&l.slots));
@@ -353,10 +392,30 @@ fn o_proj(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     s.text_add(b, s.text.q_dim())
 }
 
+fn quantize_attended(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    s.quantized(b, s.rows, s.text.q_dim())
+}
+
+fn quantize_ffn(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    s.quantized(b, s.rows, s.text.intermediate_size)
+}
+
+fn quantize_patches(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    s.quantized(b, s.rows, s.vision.embed_dim)
+}
+
+fn quantize_mlp(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    s.quantized(b, s.rows, s.vision.mlp_dim)
+}
+
+fn quantize_merger(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    s.quantized(b, s.merged_rows(), s.vision.merged_dim())
+}
+
 fn gate_up(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (d, f) = (s.text.hidden_size, s.text.intermediate_size);
-    let x = b.random(s.dtype, &[s.rows, d], 1.0);
-    let weight = b.matrix(s.dtype, &[(f, d), (f, d)], scale(d));
+    let x = b.input(s.format, s.dtype, &[s.rows, d], 1.0);
+    let weight = b.operand(s.format, s.dtype, &[(f, d), (f, d)], scale(d));
     // As in the cases of the op.
     let y = b.output(s.dtype, &[s.rows, f], Tolerance::rounded(8.0 * product_error(d)));
     Box::new(GateUp { x, weight, y })
@@ -391,13 +450,15 @@ fn sample(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 
 fn patch_embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (n, k, norm) = (s.vision.embed_dim, s.vision.patch_dim(), Some(NormKind::Layer));
-    s.linear(b, s.rows, Form { n, k, bias: false, activation: None, store: Store::Set, norm })
+    // Its inputs are pixels: it stays as it is.
+    let format = Format::Float;
+    s.linear(b, s.rows, Form { n, k, bias: false, activation: None, store: Store::Set, norm, format })
 }
 
 fn qkv_rope_2d(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (width, d) = (s.vision.embed_dim, s.vision.head_dim);
-    let x = b.random(s.dtype, &[s.rows, width], 1.0);
-    let weight = b.matrix(s.dtype, &[(3 * width, width)], scale(width));
+    let x = b.input(s.format, s.dtype, &[s.rows, width], 1.0);
+    let weight = b.operand(s.format, s.dtype, &[(3 * width, width)], scale(width));
     let bias = b.weight(s.dtype, &[(3 * width, 1)], 0.5);
     let positions: Vec<i32> = (0..s.rows).flat_map(|i| [(i / SIDE) as i32, (i % SIDE) as i32]).collect();
     let positions = b.indices(&positions);
@@ -421,7 +482,7 @@ fn vision_proj(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 
 fn fc1(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (n, k, activation) = (s.vision.mlp_dim, s.vision.embed_dim, Some(Activation::QuickGelu));
-    s.linear(b, s.rows, Form { n, k, bias: true, activation, store: Store::Set, norm: None })
+    s.linear(b, s.rows, Form { n, k, bias: true, activation, store: Store::Set, norm: None, format: s.format })
 }
 
 fn fc2(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
@@ -430,10 +491,18 @@ fn fc2(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 
 fn merger0(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (k, activation) = (s.vision.merged_dim(), Some(Activation::Gelu));
-    s.linear(b, s.merged_rows(), Form { n: k, k, bias: true, activation, store: Store::Set, norm: None })
+    s.linear(
+        b,
+        s.merged_rows(),
+        Form { n: k, k, bias: true, activation, store: Store::Set, norm: None, format: s.format },
+    )
 }
 
 fn merger2(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (n, k) = (s.vision.hidden_size, s.vision.merged_dim());
-    s.linear(b, s.merged_rows(), Form { n, k, bias: true, activation: None, store: Store::Set, norm: None })
+    s.linear(
+        b,
+        s.merged_rows(),
+        Form { n, k, bias: true, activation: None, store: Store::Set, norm: None, format: s.format },
+    )
 }

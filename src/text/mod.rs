@@ -4,6 +4,7 @@
 //! The one surprise: text that a user typed can never become a special token, whatever the chat template does with it (see `guard`).
 
 mod bytes;
+pub mod dataset;
 pub mod guard;
 pub mod messages;
 pub mod positions;

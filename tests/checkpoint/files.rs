@@ -162,7 +162,7 @@ fn lies_in_the_header() {
         ),
         (
             r#"{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}"#,
-            "w: dtype F8_E4M3 is none of F32, BF16, F16, I64, I32, U8",
+            "w: dtype F8_E4M3 is none of F32, BF16, F16, I64, I32, I8, U8",
         ),
         (
             r#"{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}"#,

@@ -1,12 +1,14 @@
 //! Names, the inventory, whole folders and their summary.
 
 use std::fs;
+use std::sync::Arc;
 
 use osprey::checkpoint::inventory::{Kind, Part, expected};
 use osprey::checkpoint::names::canonical;
-use osprey::checkpoint::{Checkpoint, Config, ModelFiles, StoredTensor, Summary, Weights};
+use osprey::checkpoint::{Checkpoint, Config, ModelFiles, StoredMatrix, StoredTensor, Summary, Weights};
 use osprey::data::TensorData;
 use osprey::dtype::DType;
+use osprey::quant::{Activations, Codes, Format, Quantized};
 use serde_json::{Value, json};
 
 use crate::refusal;
@@ -207,14 +209,57 @@ fn weights_in_memory() {
         StoredTensor::new(&e.name, DType::F32, &e.shape, data).unwrap()
     };
     let list: Vec<StoredTensor> = expected(&config).iter().map(zeros).collect();
-    let weights = Weights::from_tensors(&config, &list).unwrap();
+    let weights = Weights::from_tensors(&config, &list, &[]).unwrap();
     let norm = weights.get("model.norm.weight").unwrap();
     assert_eq!((norm.bytes().len(), norm.data().is_mapped(), norm.data().is_empty()), (64, false, false));
     assert_eq!(weights.bytes(), list.iter().map(|t| t.bytes().len() as u64).sum::<u64>());
     let short = StoredTensor::new("x", DType::F32, &[2], TensorData::from_bytes(vec![0; 7]));
     assert_eq!(short.unwrap_err().to_string(), "memory: x: shape [2] of f32 does not fit 7 bytes");
-    let missing = Weights::from_tensors(&config, &list[1..]).unwrap_err().to_string();
+    let missing = Weights::from_tensors(&config, &list[1..], &[]).unwrap_err().to_string();
     assert_eq!(missing, "memory: visual.patch_embed.proj.weight: is missing");
+}
+
+#[test]
+fn matrices_in_memory_stand_for_the_floats_of_a_linear_layer() {
+    let config = Config::from_json("config.json", &config().to_string()).unwrap();
+    let zeros = |e: &osprey::checkpoint::inventory::Expected| {
+        let data = TensorData::from_bytes(vec![0; e.shape.iter().product::<usize>() * 4]);
+        StoredTensor::new(&e.name, DType::F32, &e.shape, data).unwrap()
+    };
+    let codes = |name: &str, n: usize, k: usize| {
+        let codes = Codes::U8(TensorData::from_bytes(vec![129; n * k]));
+        let (zeros, order, activations) = (None, None, Activations::Float);
+        let scales = vec![0.5; n].into();
+        StoredMatrix::new(name, Arc::new(Quantized { n, k, codes, group: k, scales, zeros, order, activations }))
+    };
+    let head = "lm_head.weight";
+    let without =
+        |name: &str| -> Vec<StoredTensor> { expected(&config).iter().filter(|e| e.name != name).map(zeros).collect() };
+    let refused = |name: &str, n, k| {
+        let matrix = codes(name, n, k).unwrap();
+        Weights::from_tensors(&config, &without(name), &[matrix]).unwrap_err().to_string()
+    };
+
+    let weights = Weights::from_tensors(&config, &without(head), &[codes(head, 20, 16).unwrap()]).unwrap();
+    assert_eq!((weights.tensors().len(), weights.matrices().len()), (33, 1));
+    let (values, n, k) = weights.values(head).unwrap();
+    assert_eq!(
+        (values.format(), n, k, values.bytes()),
+        (Format::W8A16 { group: 16, zeros: false }, 20, 16, 20 * 16 + 80)
+    );
+    assert_eq!(weights.file(head).unwrap(), "memory");
+    let (values, n, k) = weights.values("visual.patch_embed.proj.weight").unwrap();
+    assert_eq!((values.format(), n, k), (Format::Float, 8, 24));
+    assert_eq!(weights.bytes(), without(head).iter().map(|t| t.bytes().len() as u64).sum::<u64>() + 20 * 16 + 80);
+
+    let message = "memory: lm_head.weight: codes of (20, 8), but config.json makes it [20, 16]";
+    assert_eq!(refused(head, 20, 8), message);
+    let message = "memory: model.embed_tokens.weight: is quantized, but only linear layers may be";
+    assert_eq!(refused("model.embed_tokens.weight", 20, 16), message);
+    assert_eq!(refused("zz.weight", 20, 16), "memory: zz.weight: is no tensor of this model");
+    let lame = codes(head, 0, 3).unwrap().codes().as_ref().clone();
+    let lame = StoredMatrix::new(head, Arc::new(Quantized { n: 1, ..lame }));
+    assert_eq!(lame.unwrap_err().to_string(), "memory: lm_head.weight: 0 codes, expected 3 for [1, 3] in groups of 3");
 }
 
 #[test]

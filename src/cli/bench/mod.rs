@@ -151,7 +151,7 @@ fn take_probe(cpu: &Cpu) -> Probe {
 fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(Engine, u64)> {
     let _progress = Progress::start("making random weights".into());
     let config = args.shape.config()?;
-    let tensors = Weights::from_tensors(&config, &weights::random(&config, dtype)?)?;
+    let tensors = Weights::from_tensors(&config, &weights::random(&config, dtype)?, &[])?;
     let model = Qwen2Vl::load(&config, &tensors, Precision::new(dtype))?;
     let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);

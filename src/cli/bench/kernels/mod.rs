@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::exec::cuda::driver::{self, Driver};
 use crate::ops::workload::{Phase, Workload, workloads};
 use crate::ops::{Cost, REGISTRY};
+use crate::quant::Format;
 use check::Difference;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
@@ -171,7 +172,7 @@ pub fn run(args: &KernelsArgs) -> anyhow::Result<Exit> {
 }
 
 fn selected(args: &KernelsArgs, dtype: DType) -> anyhow::Result<Vec<Workload>> {
-    let mut work = workloads(&args.shape.config()?, dtype);
+    let mut work = workloads(&args.shape.config()?, dtype, Format::Float);
     work.retain(|w| args.op.as_ref().is_none_or(|op| op == w.op));
     work.retain(|w| args.phase.as_ref().is_none_or(|phase| phase == w.phase.name()));
     anyhow::ensure!(!work.is_empty(), "--op and --phase leave nothing: that phase has no such op");

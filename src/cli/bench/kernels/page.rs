@@ -1,31 +1,22 @@
 //! The report as one page that needs nothing else: a roofline, bars for each op, and the table, as plain SVG and text.
 
 use super::{Report, Row, table};
+use crate::cli::page::{self, WIDTH, escape};
 use std::fmt::Write;
-
-const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}\
-pre{overflow-x:auto;font-size:12px;line-height:1.35}svg{width:100%;height:auto}text{font-size:12px;fill:#222}\
-.axis{stroke:#bbb;stroke-width:1}.roof{stroke:#222;stroke-width:2;fill:none}.decode{fill:#0072b2}.prefill{fill:#d55e00}.vision{fill:#009e73}\
-.limit{stroke:#222;stroke-width:1;stroke-dasharray:4 3}";
-
-/// A plot's width.
-const WIDTH: f64 = 960.0;
 
 /// The whole page.
 pub(super) fn html(report: &Report) -> String {
     let found = &report.found;
     let title = format!("{} {} on {}", report.shape, report.dtype, found.device);
-    let mut s =
-        format!("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Osprey kernels: {title}</title>\n");
-    let _ = write!(s, "<style>{STYLE}</style>\n<h1>Osprey kernels: {title}</h1>\n<p>{}</p>\n", escape(&found.name));
+    let mut s = format!("<p>{}</p>\n", escape(&found.name));
     found.notes.iter().for_each(|note| s.push_str(&format!("<p>{}</p>\n", escape(note))));
     let _ = writeln!(s, "<p><span class=\"key\">{}</span></p>", key());
     s.push_str(&roofline(report));
     for plot in BARS {
         s.push_str(&bars(plot, &found.rows));
     }
-    let _ = write!(s, "<h2>All figures</h2>\n<pre>{}</pre>\n</html>\n", escape(&table::text(report)));
-    s
+    let _ = write!(s, "<h2>All figures</h2>\n<pre>{}</pre>\n", escape(&table::text(report)));
+    page::html(&format!("Osprey kernels: {title}"), &s)
 }
 
 fn key() -> String {
@@ -35,10 +26,6 @@ fn key() -> String {
         )
     };
     ["decode", "prefill", "vision"].map(swatch).concat()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A logarithmic axis from one power of ten to another, on pixels.
@@ -156,32 +143,6 @@ const BARS: [Bars; 5] = [
 ];
 
 fn bars(plot: Bars, rows: &[Row]) -> String {
-    let shown: Vec<(&Row, f64)> = rows.iter().filter_map(|r| Some((r, (plot.value)(r)?))).collect();
-    if shown.is_empty() {
-        return String::new();
-    }
-    let most = shown.iter().map(|b| b.1).fold(plot.limit.unwrap_or(0.0), f64::max);
-    let (left, height) = (300.0, 20.0 * shown.len() as f64 + 10.0);
-    let wide = |value: f64| value / most * (WIDTH - left - 70.0);
-    let mut s = format!("<h2>{}</h2>\n<svg viewBox=\"0 0 {WIDTH} {height}\">\n", plot.title);
-    for (i, (row, value)) in shown.iter().enumerate() {
-        let (y, w) = (20.0 * i as f64, wide(*value));
-        let _ = writeln!(
-            s,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text><rect class=\"{}\" x=\"{left}\" y=\"{}\" width=\"{w:.1}\" height=\"14\"/><text \
-             x=\"{:.1}\" y=\"{}\">{value:.3}</text>",
-            left - 8.0,
-            y + 15.0,
-            escape(&row.name()),
-            row.phase,
-            y + 4.0,
-            left + w + 6.0,
-            y + 15.0
-        );
-    }
-    if let Some(limit) = plot.limit {
-        let at = left + wide(limit);
-        let _ = writeln!(s, "<line class=\"limit\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{height}\"/>");
-    }
-    s + "</svg>\n"
+    let bar = |r: &Row| Some(page::Bar { label: r.name(), class: r.phase, value: (plot.value)(r)? });
+    page::bars(plot.title, plot.limit, &rows.iter().filter_map(bar).collect::<Vec<_>>())
 }

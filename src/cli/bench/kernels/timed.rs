@@ -169,12 +169,13 @@ mod tests {
     use crate::cli::bench::shapes::Shape;
     use crate::cpu::Isa;
     use crate::ops::workload::{Phase, workloads};
+    use crate::quant::Format;
 
     /// On the emulator, whose clock is the host's: everything but the numbers is as on a GPU.
     #[test]
     fn copies_take_turns_in_a_graph() {
         let config = Shape::Demo.config().unwrap();
-        let mut work = workloads(&config, DType::Bf16).into_iter();
+        let mut work = workloads(&config, DType::Bf16, Format::Float).into_iter();
         let w = work.find(|w| w.op == "embed" && w.phase == Phase::Decode).unwrap();
         let target = Device::open(Driver::Emulator, 0).unwrap().target;
         let cpu = Cpu::new(Isa::detect(), 1);
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn a_time_is_the_median_for_each_copy() {
         let config = Shape::Demo.config().unwrap();
-        let w = workloads(&config, DType::Bf16).into_iter().find(|w| w.op == "gate_up").unwrap();
+        let w = workloads(&config, DType::Bf16, Format::Float).into_iter().find(|w| w.op == "gate_up").unwrap();
         let case = w.case();
         let row = Row::new(&w, case.op.cost(&case.step, &case.weights));
         let mut t = Timed::new(&mut [9, 1, 4].map(Duration::from_millis), 2, row.bytes as usize, &row);

@@ -1,0 +1,160 @@
+//! `osprey eval`: how often a model answers questions right, and how far a quantized one has moved from the model it was made of.
+//!
+//! Answers are greedy. Distances are taken where the wanted answers' tokens are predicted, with both models reading the same tokens.
+
+mod metrics;
+mod report;
+
+use super::Exit;
+use super::args::{ModelArgs, PixelArgs};
+use super::load::{CHUNK, Loaded, context, patches_within};
+use super::media::{Budget, Library};
+use super::prepare::{MODEL_LIMIT, Prepared, prepare};
+use super::terminal::{Bar, Unit, put};
+use crate::engine::{Cancel, Engine, Limits, Request, Sampling};
+use crate::error::{Error, Result};
+use crate::text::dataset::{self, Item};
+use crate::text::positions::positions;
+use crate::text::stream::decode;
+use crate::text::tokenizer::Show;
+use clap::Args;
+use metrics::{Answered, Compared, answered, compared};
+use report::{Report, Set};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// Tokens of an answer unless `--max-new-tokens` says otherwise.
+const MAX_NEW_TOKENS: usize = 64;
+/// Tokens of an answer whose logits are read at a time.
+const SCORED: usize = 32;
+
+/// Flags of `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Questions and answers, a JSON object a line: query, response, images, history; pictures are relative to the file
+    #[arg(long, value_name = "FILE.jsonl", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// The model to compare with, before it was quantized: folder or hub id
+    #[arg(long, value_name = "DIR|HF_ID")]
+    reference: Option<String>,
+    /// Take this many questions of each file [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Longest answer, in tokens [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    max_new_tokens: Option<u64>,
+    /// Tokens of the longest question with its answer [default: 8192, or what the model can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    context: Option<u64>,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Write the report as one page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Naming the flag, or the file and its line.
+pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
+    let data = args.data.iter().map(|file| questions(args, file)).collect::<Result<Vec<_>>>()?;
+    let mut model = Side::open(args, &args.model)?;
+    let mut reference = match &args.reference {
+        Some(name) => Some(Side::open(args, &ModelArgs { model: Some(name.clone()), ..args.model.clone() })?),
+        None => None,
+    };
+    let total = data.iter().map(|(_, items)| items.len()).sum::<usize>() as u64;
+    let (mut bar, mut done) = (Bar::new("asking".into(), Unit::Items), 0);
+    let mut sets = Vec::new();
+    for (name, items) in &data {
+        let mut set = Set::new(name);
+        for item in items {
+            ask(args, &mut model, reference.as_mut(), item, &mut set)?;
+            done += 1;
+            bar.set(done, total);
+        }
+        sets.push(set);
+    }
+    drop(bar);
+    let report = Report::new(&model, reference.as_ref(), &sets);
+    if let Some(file) = &args.html {
+        std::fs::write(file, report::html(&report)).map_err(|e| Error::io(file, e))?;
+    }
+    put(&if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report::text(&report) })?;
+    Ok(Exit::Success)
+}
+
+/// The questions of a file, and how reports call them.
+fn questions(args: &EvalArgs, file: &PathBuf) -> Result<(String, Vec<Item>)> {
+    let mut items = dataset::load(file)?;
+    items.truncate(args.limit.map_or(items.len(), |n| n as usize));
+    let name = file.file_stem().unwrap_or(file.as_os_str());
+    Ok((name.to_string_lossy().into_owned(), items))
+}
+
+/// A model with its engine.
+struct Side {
+    model: Loaded,
+    engine: Engine,
+    context: usize,
+}
+
+impl Side {
+    fn open(args: &EvalArgs, which: &ModelArgs) -> Result<Side> {
+        let model = Loaded::open(which, &args.pixels)?;
+        let context = context(args.context, &model.files)?;
+        let (chunk, patches) = (CHUNK.min(context), patches_within(&model.images, context));
+        let engine = model.engine(Limits { context, chunk, patches, samples: SCORED.min(chunk) })?;
+        Ok(Side { model, engine, context })
+    }
+
+    fn prepare(&self, item: &Item) -> Result<Prepared> {
+        let budget = Budget::new(self.context, MODEL_LIMIT);
+        prepare(&self.model, &mut Library::default(), &item.messages, false, budget)
+            .map_err(|e| Error::request(item.at.as_str(), e.to_string()))
+    }
+
+    /// The greedy answer.
+    fn answer(&mut self, prepared: &Prepared, new: usize) -> Result<String> {
+        let request = prepared.request(&self.model, Sampling::GREEDY, new);
+        let said = self.engine.generate(&request, &Cancel::default(), |_| ControlFlow::Continue(()))?;
+        Ok(decode(&self.model.tokenizer, &said.ids, Show::Grounding))
+    }
+}
+
+/// One question to both models.
+fn ask(args: &EvalArgs, model: &mut Side, reference: Option<&mut Side>, item: &Item, set: &mut Set) -> Result<()> {
+    let prepared = model.prepare(item)?;
+    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, model.context, "the context, see --context")?;
+    set.answers.push(answered(&model.answer(&prepared, new)?, &item.response));
+    let Some(reference) = reference else { return Ok(()) };
+    let theirs = reference.prepare(item)?;
+    if theirs.prompt != prepared.prompt {
+        let why = "the two models read this question as different tokens: they are not one model in two formats";
+        return Err(Error::request(item.at.as_str(), why));
+    }
+    set.reference.push(answered(&reference.answer(&theirs, new)?, &item.response));
+    let (request, first) = with_answer(model, &prepared, item)?;
+    let (ours, theirs) = (model.engine.score(&request, first)?, reference.engine.score(&request, first)?);
+    let vocab = ours.len() / (request.prompt.ids.len() - first);
+    let rows = theirs.chunks_exact(vocab).zip(ours.chunks_exact(vocab));
+    set.tokens.extend(rows.zip(&request.prompt.ids[first..]).map(|((r, m), &id)| compared(r, m, id)));
+    Ok(())
+}
+
+/// The question followed by the wanted answer and the end of its turn, and where the answer begins.
+fn with_answer(side: &Side, prepared: &Prepared, item: &Item) -> Result<(Request, usize)> {
+    let (tokenizer, merge) = (&side.model.tokenizer, side.model.files.config.vision.spatial_merge_size as u32);
+    let mut request = prepared.request(&side.model, Sampling::GREEDY, 0);
+    let first = request.prompt.ids.len();
+    request.prompt.ids.extend(tokenizer.encode_with_special(&item.response)?);
+    request.prompt.ids.push(tokenizer.special_ids().im_end);
+    request.positions = positions(request.prompt.ids.len(), &request.prompt.spans, merge)?;
+    Ok((request, first))
+}
