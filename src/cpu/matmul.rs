@@ -47,12 +47,7 @@ impl Unit {
         Unit([a, b])
     }
 
-    /// The runs of rows, `(part, first row, rows)`.
-    pub(super) fn runs(&self) -> [(usize, usize, usize); 2] {
-        self.0
-    }
-
-    pub(super) fn columns(&self) -> usize {
+    fn columns(&self) -> usize {
         self.0[0].2 + self.0[1].2
     }
 }
