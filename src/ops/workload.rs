@@ -439,7 +439,8 @@ fn lm_head(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (l, d, v) = (&s.step.layout, s.text.hidden_size, s.text.vocab_size);
     let x = b.random(s.dtype, &[s.rows, d], 1.0);
     let rows = b.indices(s.step.i32s(&l.sample_rows));
-    let weight = b.matrix(s.dtype, &[(v, d)], scale(d));
+    let format = if matches!(s.format, Format::W8A16 { .. }) { s.format } else { Format::Float };
+    let weight = b.operand(format, s.dtype, &[(v, d)], scale(d));
     let logits = b.output(DType::F32, &[l.shape.samples, v], Tolerance::rounded(product_error(d)));
     let bests = Some(b.zeros(DType::I64, &[l.shape.samples], Tolerance::Anything));
     Box::new(LmHead { x, rows, weight, logits, bests })
