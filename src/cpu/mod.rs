@@ -6,9 +6,10 @@
 //! added in order. So lanes always hold different outputs, never different k.
 
 mod attention;
+mod codes;
 mod gemm;
 mod gemv;
-pub mod int8;
+mod integers;
 pub mod math;
 mod matmul;
 pub mod norm;
@@ -18,7 +19,9 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
-pub use matmul::{Epilogue, Rows, Tile, Unit, matmul};
+pub use codes::{Codes, Width};
+pub use integers::{Operand, int8_row};
+pub use matmul::{Epilogue, Rows, Tile, Unit, matmul, matmul_codes};
 pub use simd::Isa;
 
 use simd::Lane16;

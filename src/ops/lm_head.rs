@@ -93,7 +93,7 @@ impl Op for LmHead {
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
-        let picked = Operand::Floats(Floats::Stored(&picked));
+        let picked = Operand::Floats(Floats::Stored(&picked), self.x.dtype);
         body::product(cpu, &picked, self.logits.rows(), w, &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });
