@@ -4,6 +4,8 @@
 mod config;
 #[path = "checkpoint/files.rs"]
 mod files;
+#[path = "checkpoint/folder.rs"]
+mod folder;
 #[path = "checkpoint/hub.rs"]
 mod hub;
 #[path = "checkpoint/model.rs"]

@@ -209,6 +209,19 @@ fn dtype(name: &str) -> Option<DType> {
     })
 }
 
+/// A dtype as a header says it.
+pub(crate) const fn stored_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::Bf16 => "BF16",
+        DType::F16 => "F16",
+        DType::I64 => "I64",
+        DType::I32 => "I32",
+        DType::I8 => "I8",
+        DType::U8 => "U8",
+    }
+}
+
 /// Tensors must cover the data without overlap or hole, up to the end of the file.
 fn check_cover(file: &Path, entries: &[Entry], start: usize, end: usize) -> Result<()> {
     let mut at = start;

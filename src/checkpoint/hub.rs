@@ -13,8 +13,8 @@ use super::index::{INDEX, Index};
 use super::safetensors::SINGLE;
 use crate::error::{Error, Result};
 
-/// The files beside the weights that are taken if the repository has them.
-const SIDE_FILES: [&str; 13] = [
+/// The files beside the weights that are taken if the repository has them. Writers copy them, if the folder has them.
+pub(crate) const SIDE_FILES: [&str; 13] = [
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",

@@ -10,11 +10,13 @@ pub mod hub;
 mod index;
 pub mod inventory;
 mod json;
+pub mod lora;
 pub mod names;
 pub mod safetensors;
 pub mod storage;
 pub mod summary;
 pub mod weights;
+pub mod writer;
 
 pub use config::{Config, TextConfig, VisionConfig};
 pub use generation::GenerationConfig;
@@ -22,3 +24,4 @@ pub use safetensors::{Checkpoint, TensorView};
 pub use storage::{StoredMatrix, StoredTensor};
 pub use summary::Summary;
 pub use weights::{ModelFiles, Weights};
+pub use writer::{Declared, FolderWriter, Job};

@@ -12,6 +12,7 @@ mod eval;
 mod inspect;
 mod load;
 mod media;
+mod merge_lora;
 mod page;
 mod prepare;
 mod report;
@@ -43,6 +44,8 @@ enum Command {
     Trace(Box<trace::TraceArgs>),
     /// Show what a model folder holds and the memory it takes
     Inspect(Box<inspect::InspectArgs>),
+    /// Add a LoRA adapter to a model's weights and write the result as a model folder
+    MergeLora(Box<merge_lora::MergeLoraArgs>),
     /// Measure how right a model is, and how far it is from the one it was quantized from
     Eval(Box<eval::EvalArgs>),
     /// Measure the speed of a model's shape with random weights
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::MergeLora(args) => merge_lora::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(command) => bench::run(&command),
     };

@@ -60,6 +60,7 @@ fn every_dtype_and_odd_places() {
         Tensor::new("d", "F16", &[0, 4]),
         Tensor::new("e", "I32", &[1, 1, 1]),
         Tensor::new("f", "BF16", &[1]),
+        Tensor::new("g", "I8", &[5]),
     ];
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("model.safetensors"), file(&list)).unwrap();
@@ -72,6 +73,7 @@ fn every_dtype_and_odd_places() {
         ("d", DType::F16, 0, 0),
         ("e", DType::I32, 4, 1),
         ("f", DType::Bf16, 2, 1),
+        ("g", DType::I8, 5, 5),
     ];
     assert_eq!(got, want);
     assert_eq!(checkpoint.get("b").unwrap().bytes, [3, 4, 5, 6, 7, 8, 9, 10]);

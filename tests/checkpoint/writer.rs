@@ -22,7 +22,7 @@ impl Tensor {
         let size = match self.dtype {
             "I64" => 8,
             "F32" | "I32" => 4,
-            "U8" => 1,
+            "I8" | "U8" => 1,
             _ => 2,
         };
         self.shape.iter().product::<u64>() * size

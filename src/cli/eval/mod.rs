@@ -21,7 +21,7 @@ use clap::Args;
 use metrics::{Answered, Compared, answered, compared};
 use report::{Report, Set};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tokens of an answer unless `--max-new-tokens` says otherwise.
 const MAX_NEW_TOKENS: usize = 64;
@@ -91,7 +91,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
 }
 
 /// The questions of a file, and how reports call them.
-fn questions(args: &EvalArgs, file: &PathBuf) -> Result<(String, Vec<Item>)> {
+fn questions(args: &EvalArgs, file: &Path) -> Result<(String, Vec<Item>)> {
     let mut items = dataset::load(file)?;
     items.truncate(args.limit.map_or(items.len(), |n| n as usize));
     let name = file.file_stem().unwrap_or(file.as_os_str());
