@@ -269,14 +269,14 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
             let codes: [&[Lane16]; N] = panels.each_ref().map(|panel| &panel.codes[from..to]);
             let sums = dots(s, lines, codes);
             let group = (step * Self::DEPTH + block * x.block) / self.of.group % GROUPS;
-            for r in 0..M {
+            for (r, sums) in sums.iter().enumerate() {
                 let at = (self.range.start + row + r) * x.blocks + step * Self::DEPTH / x.block + block;
                 let (scale, sum) = (s.splat(x.scales[at]), s.splat_i32(cast_slice(&x.sums)[at]));
                 let c: &mut [Lane16; N] =
                     self.c[(row + r) * ld + first + panel..].first_chunk_mut().expect("N vectors");
                 for n in 0..N {
                     let zero = s.bits(s.load(&panels[n].zeros[group].0));
-                    let exact = s.sub_i32(sums[r][n], s.mul_i32(zero, sum));
+                    let exact = s.sub_i32(sums[n], s.mul_i32(zero, sum));
                     let old = s.load(&c[n].0);
                     let new = if x.whole {
                         s.unbits(s.add_i32(s.bits(old), exact))

@@ -3,7 +3,7 @@
 //! Serves patch embedding, projections, both layers of the tower's MLP and the merger: `y = act(x Wᵀ + b)`, or `y += ...`.
 
 use super::body::{self, Dest};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, dot_error, product_error};
 use super::input::Input;
 use super::norm::{self, NormKind, Normed};
 use super::reference::{edit, load_input, project, store_normed, vector, weight};
@@ -269,6 +269,17 @@ fn int8(
     b.finish(Linear { x, weight, bias, activation, store, y, normed })
 }
 
+/// Codes of 4 or 8 bits with floats.
+fn coded(format: Format, dtype: DType, Shape { m, n, k }: Shape) -> Case {
+    let mut b = CaseBuilder::new(format!("{format:?} {dtype} M={m} N={n} K={k}"));
+    let x = b.random(dtype, &[m, k], 1.0).into();
+    let weight = b.quantized(format, &[(n, k)], 0.1);
+    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
+    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let y = b.updated(stream, &[m, n], 1.0, Tolerance::rounded(product_error(format, dtype, k, 1.0, 0.1)));
+    b.finish(Linear { x, weight, bias, activation: None, store: Store::Add, y, normed: None })
+}
+
 /// Floats whose norm is read as int8, as after the tower's first layer.
 fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
     let mut b = CaseBuilder::new(format!("{dtype}, then int8 of {kind:?} M={m} N={n} K={k}"));
@@ -286,7 +297,15 @@ pub fn cases() -> Vec<Case> {
     use Activation::*;
     use DType::*;
     let s = |m, n, k| Shape { m, n, k };
+    let (four, eight) = (|group, zeros| Format::W4A16 { group, zeros }, |group, zeros| Format::W8A16 { group, zeros });
     vec![
+        coded(four(128, false), F32, s(1, 72, 512)),
+        coded(four(128, true), Bf16, s(33, 136, 640)),
+        coded(four(32, true), F16, s(5, 40, 96)),
+        coded(four(1088, false), Bf16, s(1, 24, 1088)),
+        coded(eight(64, true), F32, s(19, 40, 320)),
+        coded(eight(128, false), Bf16, s(1, 136, 1536)),
+        coded(eight(272, false), F16, s(35, 24, 272)),
         plain(F32, F32, s(1, 7, 5)),
         plain(F32, Bf16, s(1, 130, 600)),
         plain(Bf16, Bf16, s(3, 64, 256)),

@@ -1,7 +1,7 @@
 //! The vocabulary projection of the rows that are sampled.
 
 use super::body::{self, Dest, Floats, Operand};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::reference::{load, load_i32, project, store, weight};
 use super::sample::best;
@@ -12,6 +12,7 @@ use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
+use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
@@ -113,16 +114,21 @@ impl Op for LmHead {
 
 /// One sampled row, several, and all of them.
 pub fn cases() -> Vec<Case> {
-    let case = |dtype: DType, t: usize, rows: &[i32], d: usize, v: usize| {
-        let mut b = CaseBuilder::new(format!("{dtype} T={t} S={} D={d} V={v}", rows.len()));
+    let of = |format: Format, dtype: DType, t: usize, rows: &[i32], d: usize, v: usize| {
+        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} S={} D={d} V={v}", rows.len()));
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
-        let weight = b.matrix(dtype, &[(v, d)], 0.1);
-        let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(dot_error(d, 1.0, 0.1)));
+        let weight = b.operand(format, dtype, &[(v, d)], 0.1);
+        let logits =
+            b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(product_error(format, dtype, d, 1.0, 0.1)));
         let bests = v.is_multiple_of(16).then(|| b.zeros(DType::I64, &[rows.len()], Tolerance::Anything));
         b.finish(LmHead { x, rows: rows_at, weight, logits, bests })
     };
+    let case = |dtype, t, rows: &[i32], d, v| of(Format::Float, dtype, t, rows, d, v);
     vec![
+        of(Format::W8A16 { group: 128, zeros: false }, DType::Bf16, 6, &[5, 2], 256, 144),
+        of(Format::W8A16 { group: 96, zeros: false }, DType::F32, 3, &[2], 96, 257),
+        of(Format::W4A16 { group: 64, zeros: true }, DType::F16, 40, &[7, 39, 0], 320, 152),
         case(DType::F32, 1, &[0], 128, 384),
         case(DType::Bf16, 6, &[5, 2], 96, 1000),
         case(DType::F32, 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 60, 257),
