@@ -13,6 +13,7 @@ struct bf16 {
     static __device__ __forceinline__ u32 pack(float low, float high) { return cvt_bf16x2(low, high); }
     static __device__ __forceinline__ float low(u32 pair) { return __uint_as_float(pair << 16); }
     static __device__ __forceinline__ float high(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+    static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) { return fma_bf16x2(a, b, c); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_bf16(d, a, b);
     }
@@ -24,6 +25,7 @@ struct f16 {
     static __device__ __forceinline__ u32 pack(float low, float high) { return cvt_f16x2(low, high); }
     static __device__ __forceinline__ float low(u32 pair) { return cvt_f32_f16(static_cast<u16>(pair)); }
     static __device__ __forceinline__ float high(u32 pair) { return cvt_f32_f16(static_cast<u16>(pair >> 16)); }
+    static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) { return fma_f16x2(a, b, c); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_f16(d, a, b);
     }

@@ -1,16 +1,18 @@
 // y = act(x W^T + b), or y += it; then the norm of y where it completes the residual stream.
 //
-// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>]_narrow|wide, listed below
+// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>][_w4a16|_w8a16]_narrow|wide, listed below
 // x        T [M, K] read        weight  T [N, K] tiled, read        bias  f32 [N] or null
 // y        Y [M, N] write (add: update)
 // norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T or s8 [M, N] write or null, scales f32 [M] write (of s8) or null
-// counters i32 [ceil(M / 128)] or null, zero before and after
+// counters i32 [ceil(M / 128)] (codes: 64) or null, zero before and after
 // Needs    K and N multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (M <= 32): ceil(N / 16) blocks of 32 * slices threads (slices of K: linear.cuh)
 //          wide: ceil(N / 128) * ceil(M / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//          wide with codes (weight u8, codes.cuh): ceil(N / 256) * ceil(M / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per K (linear.cuh), f32 epilogue, one rounding to Y; norm: f32 statistics of the rounded y
 // Cost     M K + M N + N K elements, 2 M N K flops
-#include "linear.cuh"
+#include "codes.cuh"
+#include "floats.cuh"
 #include "norm.cuh"
 
 // x sigmoid(1.702 x)
@@ -55,8 +57,8 @@ struct Store {
     }
 };
 
-template <class Shape, class T, class Y, class Act, bool ADD>
-__device__ __forceinline__ void linear(const Product<T>& p, const float* bias, Y* y, const Norm<T>& norm, int* counters) {
+template <class Shape, class Y, class Act, bool ADD, class W, class T>
+__device__ __forceinline__ void linear(const Product<W>& p, const float* bias, Y* y, const Norm<T>& norm, int* counters) {
     const Share share = Shape::run(p, Store<Y, Act, ADD>{bias, y, p.N});
     then_norm(norm, y, share.first, share.rows, p.N, counters + share.index, share.parts);
 }
@@ -65,11 +67,25 @@ __device__ __forceinline__ void linear(const Product<T>& p, const float* bias, Y
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
         NAME(const T* x, const T* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out,        \
              float* scales, int* counters, int M, int N, int K, float eps) {                                                           \
-        linear<SHAPE, T, Y, ACT, ADD>({x, nullptr, weight, M, N, K}, bias, y, {norm_weight, norm_bias, out, scales, eps}, counters);    \
+        linear<SHAPE, Y, ACT, ADD>(Product<Floats<T>>{x, nullptr, {weight}, M, N, K}, bias, y,                                          \
+                                   Norm<T>{norm_weight, norm_bias, out, scales, eps}, counters);                                       \
     }
 #define LINEAR(NAME, T, Y, ACT, ADD)              \
     ENTRY(NAME##_narrow, Narrow, T, Y, ACT, ADD) \
     ENTRY(NAME##_wide, Wide, T, Y, ACT, ADD)
+
+#define ENTRY_CODES(NAME, SHAPE, BITS, T, Y, ADD)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
+        NAME(const T* x, const u8* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out,       \
+             float* scales, int* counters, int M, int N, int K, int group, int zeros, float eps) {                                     \
+        linear<SHAPE, Y, Identity, ADD>(Product<Codes<T, BITS>>{x, nullptr, {weight, group, zeros}, M, N, K}, bias, y,                  \
+                                        Norm<T>{norm_weight, norm_bias, out, scales, eps}, counters);                                  \
+    }
+#define LINEAR_CODES(NAME, T, Y, ADD)                        \
+    ENTRY_CODES(NAME##_w4a16_narrow, Narrow, 4, T, Y, ADD) \
+    ENTRY_CODES(NAME##_w4a16_wide, Wide, 4, T, Y, ADD)     \
+    ENTRY_CODES(NAME##_w8a16_narrow, Narrow, 8, T, Y, ADD) \
+    ENTRY_CODES(NAME##_w8a16_wide, Wide, 8, T, Y, ADD)
 
 LINEAR(linear_bf16, bf16, bf16, Identity, false)
 LINEAR(linear_f16, f16, f16, Identity, false)
@@ -80,3 +96,8 @@ LINEAR(linear_quick_gelu_bf16, bf16, bf16, QuickGelu, false)
 LINEAR(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
 LINEAR(linear_gelu_bf16, bf16, bf16, Gelu, false)
 LINEAR(linear_gelu_f16, f16, f16, Gelu, false)
+
+LINEAR_CODES(linear_bf16, bf16, bf16, false)
+LINEAR_CODES(linear_f16, f16, f16, false)
+LINEAR_CODES(linear_add_bf16, bf16, bf16, true)
+LINEAR_CODES(linear_add_f16_f32, f16, float, true)

@@ -119,6 +119,19 @@ __device__ __forceinline__ float cvt_f32_f16(u16 x) {
     return d;
 }
 
+// a b + c of two elements each, rounded once; subnormal numbers are numbers.
+__device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+__device__ __forceinline__ u32 fma_f16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 // Bytes, from the lowest: a and b saturated to s8, the lower two of `above`.
 __device__ __forceinline__ u32 cvt_pack_s8(int a, int b, u32 above) {
     u32 d;

@@ -1,6 +1,6 @@
 // The decoder's attention input: fused q/k/v projection with bias, M-RoPE, and the keys and values to the paged cache. d = 128.
 //
-// Entries   qkv_mrope_bf16|f16_narrow|wide
+// Entries   qkv_mrope_bf16|f16[_w4a16|_w8a16]_narrow|wide
 // x         T [T, D] read        weight  T [(H + 2G) d, D] paired by d / 2 (q, k, v), read        bias  f32 [(H + 2G) d] or null
 // inv_freq  f32 [d / 2] read     positions  i32 [3, T] read        slots  i32 [T] read (-1: the row keeps no key and value)
 // q         T [T, H d] write     k, v  T [blocks, G, block, d] update
@@ -8,9 +8,11 @@
 // Needs     D a multiple of 8, rows aligned to 16 bytes
 // Launch    narrow (T <= 32): 8 (H + 2G) blocks of 32 * slices threads (slices of D: linear.cuh)
 //           wide: (H + 2G) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//           wide with codes (weight u8, codes.cuh): ceil((H + 2G) / 2) * ceil(T / 64) blocks of 256 threads, 99328 bytes
 // Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T
 // Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
-#include "linear.cuh"
+#include "codes.cuh"
+#include "floats.cuh"
 #include "rope.cuh"
 
 constexpr int HEAD = 128, HALF = HEAD / 2;
@@ -58,7 +60,15 @@ struct Scatter {
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
         NAME(const TYPE* x, const TYPE* weight, const float* bias, const float* inv_freq, const int* positions, const int* slots,     \
              TYPE* q, TYPE* k, TYPE* v, int T, int D, int H, int G, int block, int section_t, int section_h) {                        \
-        SHAPE::run(Product<TYPE>{x, nullptr, weight, T, (H + 2 * G) * HEAD, D},                                                        \
+        SHAPE::run(Product<Floats<TYPE>>{x, nullptr, {weight}, T, (H + 2 * G) * HEAD, D},                                                        \
+                   Scatter<TYPE>{bias, inv_freq, positions, slots, q, k, v, T, H, G, block, section_t, section_h});                    \
+    }
+
+#define ENTRY_CODES(NAME, SHAPE, BITS, TYPE)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(const TYPE* x, const u8* weight, const float* bias, const float* inv_freq, const int* positions, const int* slots,       \
+             TYPE* q, TYPE* k, TYPE* v, int T, int D, int H, int G, int block, int section_t, int section_h, int group, int zeros) {   \
+        SHAPE::run(Product<Codes<TYPE, BITS>>{x, nullptr, {weight, group, zeros}, T, (H + 2 * G) * HEAD, D},                           \
                    Scatter<TYPE>{bias, inv_freq, positions, slots, q, k, v, T, H, G, block, section_t, section_h});                    \
     }
 
@@ -66,3 +76,11 @@ ENTRY(qkv_mrope_bf16_narrow, Narrow, bf16)
 ENTRY(qkv_mrope_bf16_wide, Wide, bf16)
 ENTRY(qkv_mrope_f16_narrow, Narrow, f16)
 ENTRY(qkv_mrope_f16_wide, Wide, f16)
+ENTRY_CODES(qkv_mrope_bf16_w4a16_narrow, Narrow, 4, bf16)
+ENTRY_CODES(qkv_mrope_bf16_w4a16_wide, Wide, 4, bf16)
+ENTRY_CODES(qkv_mrope_bf16_w8a16_narrow, Narrow, 8, bf16)
+ENTRY_CODES(qkv_mrope_bf16_w8a16_wide, Wide, 8, bf16)
+ENTRY_CODES(qkv_mrope_f16_w4a16_narrow, Narrow, 4, f16)
+ENTRY_CODES(qkv_mrope_f16_w4a16_wide, Wide, 4, f16)
+ENTRY_CODES(qkv_mrope_f16_w8a16_narrow, Narrow, 8, f16)
+ENTRY_CODES(qkv_mrope_f16_w8a16_wide, Wide, 8, f16)

@@ -8,7 +8,7 @@
 //           wide: ceil(15 H / 8) * ceil(P / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
 // Numerics  f32 sums in one order per E, angle = position * inv_freq in f32, one rounding to T
 // Cost      P E + (P + E) 3 H d elements, 6 P E H d flops
-#include "linear.cuh"
+#include "floats.cuh"
 #include "rope.cuh"
 
 constexpr int HEAD = 80, HALF = HEAD / 2, QUARTER = HEAD / 4;
@@ -52,7 +52,7 @@ struct Turn {
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
         NAME(const T* x, const T* weight, const float* bias, const float* inv_freq, const int* positions, T* qkv, int P, int E,       \
              int H) {                                                                                                                  \
-        SHAPE::run(Product<T>{x, nullptr, weight, P, 3 * H * HEAD, E}, Turn<T>{bias, inv_freq, positions, qkv, H});                    \
+        SHAPE::run(Product<Floats<T>>{x, nullptr, {weight}, P, 3 * H * HEAD, E}, Turn<T>{bias, inv_freq, positions, qkv, H});                    \
     }
 
 ENTRY(qkv_rope_2d_bf16_narrow, Narrow, bf16)

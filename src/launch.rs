@@ -5,6 +5,7 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::Format;
 use crate::tensor::{Tensor, WeightId};
 use std::fmt;
 
@@ -29,6 +30,8 @@ pub enum Layout {
     /// The same, but rows come in segments of `2 * half`, and a tile holds 8 rows of a segment's first half above the 8 of its second half that
     /// belong to them: the two rows that a rotation or a gate combines.
     Paired { dtype: DType, half: usize },
+    /// Codes of 4 or 8 bits with their scales and zero points; rows as in `Tiled`, or as in `Paired` with this half.
+    Codes { format: Format, half: Option<usize> },
     /// All parts' elements in f32, one after the other.
     Vector,
 }

@@ -14,6 +14,7 @@ use osprey::ops::norm::NormKind;
 use osprey::ops::qkv_mrope::QkvMrope;
 use osprey::ops::qkv_rope_2d::QkvRope2d;
 use osprey::ops::rope::{Mrope, Rope2d, inv_freq};
+use osprey::quant::Format;
 
 #[test]
 fn cpu_bodies_match_their_references() {
@@ -50,6 +51,45 @@ fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
     linear(DType::F16, DType::F32, None, Some(NormKind::Layer), 136, 1544);
     linear(DType::Bf16, DType::Bf16, Some(Activation::QuickGelu), None, 136, 80);
     linear(DType::F16, DType::F16, Some(Activation::Gelu), None, 40, 6200);
+}
+
+#[test]
+fn a_row_of_a_product_with_codes_has_the_same_bits_among_any_number() {
+    let coded = |dtype, format, n, k| {
+        check_rows(move |m| {
+            let mut b = CaseBuilder::new(format!("{dtype} {format:?} N={n} K={k}"));
+            let weight = b.quantized(format, &[(n, k)], 0.1);
+            let y = b.output(DType::F32, &[m, n], ANY);
+            let bests = b.zeros(DType::I64, &[m], ANY);
+            let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
+            let x = b.random(dtype, &[m, k], 1.0);
+            b.finish(LmHead { x, rows, weight, logits: y, bests: Some(bests) })
+        });
+        check_rows(move |m| {
+            let mut b = CaseBuilder::new(format!("{dtype} {format:?} F={n} D={k}"));
+            let weight = b.quantized(format, &[(n, k), (n, k)], 0.1);
+            let y = b.output(dtype, &[m, n], ANY);
+            let x = b.random(dtype, &[m, k], 1.0);
+            b.finish(GateUp { x: x.into(), weight, y })
+        });
+    };
+    coded(DType::Bf16, Format::W8A16 { group: 1672, zeros: false }, 272, 1672);
+    coded(DType::F16, Format::W8A16 { group: 32, zeros: true }, 144, 416);
+    let added = |dtype, stream, format, n, k| {
+        check_rows(move |m| {
+            let mut b = CaseBuilder::new(format!("{dtype} {format:?} N={n} K={k}"));
+            let weight = b.quantized(format, &[(n, k)], 0.1);
+            // Zeros: what is added to is the same for every number of rows.
+            let y = b.zeros(stream, &[m, n], ANY);
+            let normed = Some(b.normed(NormKind::Rms, dtype, &y, ANY));
+            let x = b.random(dtype, &[m, k], 1.0).into();
+            b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Add, y, normed })
+        });
+    };
+    added(DType::F16, DType::F32, Format::W4A16 { group: 128, zeros: false }, 264, 6272);
+    added(DType::F16, DType::F32, Format::W4A16 { group: 64, zeros: true }, 40, 3136);
+    added(DType::Bf16, DType::Bf16, Format::W4A16 { group: 32, zeros: true }, 136, 1568);
+    added(DType::F16, DType::F32, Format::W4A16 { group: 200, zeros: false }, 72, 200);
 }
 
 #[test]

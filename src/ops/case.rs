@@ -93,10 +93,11 @@ fn ulp(dtype: DType) -> f64 {
 
 /// Bound on the error of an f32 dot product of `k` uniform numbers below `a` and `b`, and of a bias added to it: the longest chain of roundings
 /// times the sum of the products' magnitudes (Higham, Accuracy and Stability, eq. 3.5). The CPU's chains have 256 terms; the kernels' are
-/// slices, with borders at multiples of 192 and at most eight of them. A tensor core may truncate, so a rounding is 2^-23. Magnitudes have mean
+/// slices, with borders at multiples of 192 and at most eight of them. Codes have shorter ones: at most 128 terms in a group, then a rounding for
+/// each group of a slice. A tensor core may truncate, so a rounding is 2^-23. Magnitudes have mean
 /// `a b / 4` and deviation `0.22 a b`; six deviations of the mean are beyond any case.
 pub fn dot_error(k: usize, a: f64, b: f64) -> f64 {
-    let slice = (k.div_ceil(super::product::slices(k) as usize) + 192).min(k);
+    let slice = (k.div_ceil(super::product::slices(Format::Float, k) as usize) + 192).min(k);
     let chain = slice.max(k.min(256) + k.div_ceil(256)) + 8;
     let magnitude = (0.25 + 6.0 * 0.22 / (k as f64).sqrt()).min(1.0);
     chain as f64 * 2f64.powi(-23) * magnitude * k as f64 * a * b

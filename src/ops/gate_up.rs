@@ -11,7 +11,7 @@ use super::{
 use crate::cpu::{Cpu, Unit, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
@@ -47,12 +47,13 @@ impl Op for GateUp {
 
     fn launch(&self) -> Launch {
         let family = product::family(format!("gate_up_{}", self.y.dtype), self.weight);
-        (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.y.cols() })
+        let launch = (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.y.cols())))
             .write(&self.y)
             .i32(self.x.rows())
             .i32(self.y.cols())
-            .i32(self.x.cols())
+            .i32(self.x.cols());
+        product::groups(launch, self.weight)
     }
 
     fn kernel(&self) -> Result<Kernel> {
@@ -105,20 +106,22 @@ impl Op for GateUp {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), 2 * self.y.cols(), false)
+        self.cost(step, weights).bytes + product::again(&self.x, self.weight, self.x.rows(), 2 * self.y.cols(), false)
     }
 }
 
 /// Decode and prefill rows, widths that split unevenly.
 pub fn cases() -> Vec<Case> {
     let of = |format: Format, dtype: DType, t: usize, d: usize, f: usize| {
-        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={d} F={f}"));
+        let mut b = CaseBuilder::new(format!("{format:?} {dtype} T={t} D={d} F={f}"));
         let x = b.input(format, dtype, &[t, d], 1.0);
         let weight = b.operand(format, dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
         let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * product_error(format, dtype, d, 1.0, 0.1)));
         b.finish(GateUp { x, weight, y })
     };
+    let int4 = |group, zeros| Format::W4A16 { group, zeros };
+    let int8 = |group, zeros| Format::W8A16 { group, zeros };
     let case = |dtype, t, d, f| of(Format::Float, dtype, t, d, f);
     vec![
         case(DType::F32, 1, 128, 256),
@@ -129,13 +132,19 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 1, 1536, 72),
         case(DType::Bf16, 33, 264, 136),
         case(DType::F16, 129, 776, 72),
-        of(Format::W4A16 { group: 128, zeros: true }, DType::F32, 1, 384, 72),
-        of(Format::W4A16 { group: 64, zeros: false }, DType::Bf16, 33, 320, 136),
-        of(Format::W8A16 { group: 128, zeros: false }, DType::F16, 5, 256, 40),
+        of(int4(128, true), DType::F32, 1, 384, 72),
         of(Format::W8A8, DType::F32, 3, 65, 77),
         of(Format::W8A8, DType::Bf16, 1, 1536, 72),
         of(Format::W8A8, DType::Bf16, 33, 272, 136),
         of(Format::W8A8, DType::F16, 20, 784, 40),
         of(Format::W8A8, DType::F16, 129, 784, 72),
+        of(int4(128, false), DType::Bf16, 1, 1536, 72),
+        of(int4(32, true), DType::Bf16, 70, 288, 136),
+        of(int4(64, false), DType::F16, 17, 192, 40),
+        of(int4(200, true), DType::F16, 33, 200, 264),
+        of(int8(264, false), DType::Bf16, 9, 264, 40),
+        of(int8(128, true), DType::Bf16, 65, 1664, 40),
+        of(int8(64, true), DType::F16, 3, 320, 72),
+        of(int8(32, false), DType::F16, 129, 96, 136),
     ]
 }

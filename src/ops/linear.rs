@@ -14,7 +14,7 @@ use super::{
 use crate::cpu::{Cpu, Tile, math};
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
@@ -94,17 +94,15 @@ impl Op for Linear {
         let dtypes = if x == y { format!("{y}") } else { format!("{x}_{y}") };
         let family = product::family(format!("linear_{activation}{store}{dtypes}"), self.weight);
         let launch = (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, Layout::Tiled(self.x.x.dtype))
+            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, None))
             .maybe_vector(self.bias);
         let launch = match self.store {
             Store::Set => launch.write(&self.y),
             Store::Add => launch.update(&self.y),
         };
-        norm::operands(launch, self.normed.as_ref())
-            .i32(self.x.rows())
-            .i32(self.y.cols())
-            .i32(self.x.cols())
-            .f32(norm::eps(self.normed.as_ref()))
+        let launch =
+            norm::operands(launch, self.normed.as_ref()).i32(self.x.rows()).i32(self.y.cols()).i32(self.x.cols());
+        product::groups(launch, self.weight).f32(norm::eps(self.normed.as_ref()))
     }
 
     fn kernel(&self) -> Result<Kernel> {
@@ -116,11 +114,15 @@ impl Op for Linear {
             (Some(_), Store::Set) => self.y.dtype == x,
             (Some(_), Store::Add) => false,
         };
-        require_kernel(self.name(), stored && self.y.is_contiguous(), || {
+        // Codes are the decoder's: stored as they are, or added.
+        let plain = self.activation.is_none() && (self.store == Store::Add || self.y.dtype == x);
+        let coded = matches!(self.weight.format, Format::W4A16 { .. } | Format::W8A16 { .. });
+        require_kernel(self.name(), stored && (plain || !coded) && self.y.is_contiguous(), || {
             format!("{} to {}: {}", self.x, self.y, self.launch().entry)
         })?;
-        let counted =
-            |n: &Normed| n.activations == x && self.y.rows() <= product::ROWS_PER_COUNTER * n.counters.elements();
+        let counted = |n: &Normed| {
+            n.activations == x && self.y.rows() <= product::rows_per_counter(self.weight) * n.counters.elements()
+        };
         require_kernel(self.name(), self.normed.is_none_or(|n| counted(&n)), || {
             format!("a norm of {} rows after {x} products", self.y.rows())
         })?;
@@ -167,7 +169,7 @@ impl Op for Linear {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let product = product::again(&self.x, self.x.rows(), self.y.cols(), self.bias.is_some());
+        let product = product::again(&self.x, self.weight, self.x.rows(), self.y.cols(), self.bias.is_some());
         let results = product::results_again(&self.y) * if self.store == Store::Add { 2 } else { 1 };
         self.cost(step, weights).bytes + product + results + self.normed.map_or(0, |n| n.again(&self.y))
     }
@@ -269,17 +271,6 @@ fn int8(
     b.finish(Linear { x, weight, bias, activation, store, y, normed })
 }
 
-/// Codes of 4 or 8 bits with floats.
-fn coded(format: Format, dtype: DType, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{format:?} {dtype} M={m} N={n} K={k}"));
-    let x = b.random(dtype, &[m, k], 1.0).into();
-    let weight = b.quantized(format, &[(n, k)], 0.1);
-    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
-    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
-    let y = b.updated(stream, &[m, n], 1.0, Tolerance::rounded(product_error(format, dtype, k, 1.0, 0.1)));
-    b.finish(Linear { x, weight, bias, activation: None, store: Store::Add, y, normed: None })
-}
-
 /// Floats whose norm is read as int8, as after the tower's first layer.
 fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
     let mut b = CaseBuilder::new(format!("{dtype}, then int8 of {kind:?} M={m} N={n} K={k}"));
@@ -292,20 +283,30 @@ fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
     b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed })
 }
 
+/// Codes of 4 or 8 bits, as the decoder has them: stored, or added and then normalised.
+fn coded(dtype: DType, format: Format, store: Store, Shape { m, n, k }: Shape) -> Case {
+    let mut b = CaseBuilder::new(format!("{format:?} {dtype} {store:?} M={m} N={n} K={k}"));
+    let x = b.random(dtype, &[m, k], 1.0).into();
+    let weight = b.quantized(format, &[(n, k)], 0.1);
+    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
+    let tolerance = Tolerance::rounded(product_error(format, dtype, k, 1.0, 0.1));
+    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+    let y = match store {
+        Store::Set => b.output(dtype, &[m, n], tolerance),
+        Store::Add => b.updated(stream, &[m, n], 1.0, tolerance),
+    };
+    let normed = (store == Store::Add).then(|| b.normed(NormKind::Rms, dtype, &y, tolerance));
+    b.finish(Linear { x, weight, bias, activation: None, store, y, normed })
+}
+
 /// Every form on odd sizes, decode and prefill row counts, several K blocks.
 pub fn cases() -> Vec<Case> {
     use Activation::*;
     use DType::*;
     let s = |m, n, k| Shape { m, n, k };
-    let (four, eight) = (|group, zeros| Format::W4A16 { group, zeros }, |group, zeros| Format::W8A16 { group, zeros });
+    let int4 = |group, zeros| Format::W4A16 { group, zeros };
+    let int8_groups = |group, zeros| Format::W8A16 { group, zeros };
     vec![
-        coded(four(128, false), F32, s(1, 72, 512)),
-        coded(four(128, true), Bf16, s(33, 136, 640)),
-        coded(four(32, true), F16, s(5, 40, 96)),
-        coded(four(1088, false), Bf16, s(1, 24, 1088)),
-        coded(eight(64, true), F32, s(19, 40, 320)),
-        coded(eight(128, false), Bf16, s(1, 136, 1536)),
-        coded(eight(272, false), F16, s(35, 24, 272)),
         plain(F32, F32, s(1, 7, 5)),
         plain(F32, Bf16, s(1, 130, 600)),
         plain(Bf16, Bf16, s(3, 64, 256)),
@@ -358,5 +359,23 @@ pub fn cases() -> Vec<Case> {
         int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(36, 48, 80)),
         int8(F16, F16, (Some(Gelu), Store::Set, None), s(1, 8, 16)),
         int8(F16, F16, (Some(Gelu), Store::Set, None), s(33, 8, 16)),
+        coded(F32, int4(128, true), Store::Set, s(1, 72, 640)),
+        coded(F32, int8_groups(64, false), Store::Add, s(19, 40, 320)),
+        coded(Bf16, int4(128, false), Store::Set, s(1, 24, 256)),
+        coded(Bf16, int4(32, true), Store::Set, s(70, 264, 160)),
+        coded(F16, int4(64, true), Store::Set, s(9, 40, 192)),
+        coded(F16, int4(200, false), Store::Set, s(33, 24, 200)),
+        coded(Bf16, int4(32, false), Store::Add, s(32, 72, 1632)),
+        coded(Bf16, int4(128, true), Store::Add, s(130, 72, 1536)),
+        coded(F16, int4(128, false), Store::Add, s(17, 40, 6272)),
+        coded(F16, int4(64, false), Store::Add, s(65, 24, 1600)),
+        coded(Bf16, int8_groups(328, false), Store::Set, s(16, 24, 328)),
+        coded(Bf16, int8_groups(64, true), Store::Set, s(40, 40, 192)),
+        coded(F16, int8_groups(128, true), Store::Set, s(20, 24, 384)),
+        coded(F16, int8_groups(32, false), Store::Set, s(33, 72, 96)),
+        coded(Bf16, int8_groups(1544, false), Store::Add, s(8, 40, 1544)),
+        coded(Bf16, int8_groups(128, false), Store::Add, s(40, 136, 3200)),
+        coded(F16, int8_groups(32, true), Store::Add, s(5, 24, 1568)),
+        coded(F16, int8_groups(64, false), Store::Add, s(34, 40, 768)),
     ]
 }

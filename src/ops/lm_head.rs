@@ -11,7 +11,7 @@ use super::{
 use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
@@ -56,18 +56,22 @@ impl Op for LmHead {
         let launch = Launch::new(product::family(format!("lm_head_{}", self.x.dtype), self.weight))
             .read(&self.x)
             .read(&self.rows)
-            .weight(self.weight.id, Layout::Tiled(self.x.dtype))
+            .weight(self.weight.id, product::layout(self.weight, self.x.dtype, None))
             .write(&self.logits);
-        self.bests
+        let launch = self
+            .bests
             .map_or(launch.clone().absent(), |b| launch.scratch(&b))
             .i32(self.logits.rows())
             .i32(self.logits.cols())
-            .i32(self.x.cols())
+            .i32(self.x.cols());
+        product::groups(launch, self.weight)
     }
 
     fn kernel(&self) -> Result<Kernel> {
         require_kernel(self.name(), self.logits.is_contiguous(), || format!("rows apart in {}", self.logits))?;
         let v = self.logits.cols();
+        let four = matches!(self.weight.format, Format::W4A16 { .. });
+        require_kernel(self.name(), !four, || format!("{} weights", self.weight.format))?;
         require_kernel(self.name(), self.bests.is_none() || v.is_multiple_of(16), || {
             format!("best tokens of V = {v}")
         })?;
@@ -108,14 +112,15 @@ impl Op for LmHead {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x.into(), self.logits.rows(), self.logits.cols(), false)
+        self.cost(step, weights).bytes
+            + product::again(&self.x.into(), self.weight, self.logits.rows(), self.logits.cols(), false)
     }
 }
 
 /// One sampled row, several, and all of them.
 pub fn cases() -> Vec<Case> {
     let of = |format: Format, dtype: DType, t: usize, rows: &[i32], d: usize, v: usize| {
-        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} S={} D={d} V={v}", rows.len()));
+        let mut b = CaseBuilder::new(format!("{format:?} {dtype} T={t} S={} D={d} V={v}", rows.len()));
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
         let weight = b.operand(format, dtype, &[(v, d)], 0.1);
@@ -125,10 +130,9 @@ pub fn cases() -> Vec<Case> {
         b.finish(LmHead { x, rows: rows_at, weight, logits, bests })
     };
     let case = |dtype, t, rows: &[i32], d, v| of(Format::Float, dtype, t, rows, d, v);
+    let int8 = |group, zeros| Format::W8A16 { group, zeros };
+    let some: Vec<i32> = (0..36).map(|i| i * 11 % 40).collect();
     vec![
-        of(Format::W8A16 { group: 128, zeros: false }, DType::Bf16, 6, &[5, 2], 256, 144),
-        of(Format::W8A16 { group: 96, zeros: false }, DType::F32, 3, &[2], 96, 257),
-        of(Format::W4A16 { group: 64, zeros: true }, DType::F16, 40, &[7, 39, 0], 320, 152),
         case(DType::F32, 1, &[0], 128, 384),
         case(DType::Bf16, 6, &[5, 2], 96, 1000),
         case(DType::F32, 9, &[0, 1, 2, 3, 4, 5, 6, 7, 8], 60, 257),
@@ -137,5 +141,10 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 5, &[4, 1, 1], 96, 144),
         case(DType::F16, 40, &(0..36).map(|i| i * 11 % 40).collect::<Vec<_>>(), 264, 144),
         case(DType::F16, 35, &(0..35).collect::<Vec<_>>(), 64, 72),
+        of(int8(96, false), DType::F32, 3, &[2], 96, 257),
+        of(int8(264, false), DType::Bf16, 6, &[5, 2], 264, 1000),
+        of(int8(128, true), DType::Bf16, 40, &some, 384, 144),
+        of(int8(1544, false), DType::F16, 3, &[2, 0], 1544, 144),
+        of(int8(64, false), DType::F16, 40, &some, 192, 272),
     ]
 }

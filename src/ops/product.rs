@@ -5,18 +5,62 @@
 use super::input::Input;
 use super::{Result, require_kernel};
 use crate::dtype::DType;
-use crate::launch::Kernel;
+use crate::launch::{Kernel, Launch, Layout};
 use crate::quant::Format;
 use crate::tensor::Tensor;
 use crate::weights::Matrix;
 
 /// The most rows that the narrow shape takes: one pass over the weights, whatever the rows.
 const NARROW_ROWS: usize = 32;
-/// Rows and features of a block in the wide shape, and its dynamic shared memory: three stages of 64 k of both.
-const WIDE: usize = 128;
-const WIDE_SMEM: u32 = 3 * 2 * (WIDE * 64 * 2) as u32;
+
+/// A block of the wide shape.
+struct Wide {
+    features: usize,
+    /// Also the rows that share a counter of the norm after a product.
+    rows: usize,
+    /// Dynamic shared memory.
+    smem: usize,
+}
+
+/// Weights that are staged with their rows: three stages of 64 k of both.
+const STAGED: Wide = Wide { features: 128, rows: 128, smem: 3 * 2 * (128 * 64 * 2) };
+/// Codes, which go to registers: two stages of 128 k of rows, and the sums, whose tokens are 4 floats apart.
+const CODES: Wide = Wide { features: 256, rows: 64, smem: 2 * (64 * 128 * 2) + 64 * (256 + 4) * 4 };
+
+fn wide(format: Format) -> &'static Wide {
+    if codes(format).is_some() { &CODES } else { &STAGED }
+}
+
+/// Bits of a code, the group and whether there are zero points, of weights whose inputs are floats.
+fn codes(format: Format) -> Option<(usize, usize, bool)> {
+    match format {
+        Format::W4A16 { group, zeros } => Some((4, group, zeros)),
+        Format::W8A16 { group, zeros } => Some((8, group, zeros)),
+        Format::Float | Format::W8A8 => None,
+    }
+}
+
 /// Rows that share a counter of the norm after a product.
-pub const ROWS_PER_COUNTER: usize = WIDE;
+pub fn rows_per_counter(weight: Matrix) -> usize {
+    wide(weight.format).rows
+}
+
+/// How a device stores a weight whose inputs are `x`: with `half`, in pairs of rows that far apart.
+pub fn layout(weight: Matrix, x: DType, half: Option<usize>) -> Layout {
+    match (codes(weight.format), half) {
+        (Some(_), half) => Layout::Codes { format: weight.format, half },
+        (None, Some(half)) => Layout::Paired { dtype: x, half },
+        (None, None) => Layout::Tiled(x),
+    }
+}
+
+/// Adds what a kernel must know of a weight's groups: their columns, and whether they have zero points.
+pub fn groups(launch: Launch, weight: Matrix) -> Launch {
+    match codes(weight.format) {
+        Some((_, group, zeros)) => launch.i32(group).i32(zeros.into()),
+        None => launch,
+    }
+}
 
 /// The name of a family of kernels, with the format of the weights unless they are floats.
 pub fn family(name: String, weight: Matrix) -> String {
@@ -36,35 +80,47 @@ pub fn kernel(
     m: usize,
     n: usize,
 ) -> Result<Kernel> {
-    require_kernel(op, weight.format == Format::Float, || format!("{} weights", weight.format))?;
-    let k = x.cols();
+    require_kernel(op, weight.format != Format::W8A8, || format!("{} weights", weight.format))?;
+    let (k, wide) = (x.cols(), wide(weight.format));
+    let grouped = codes(weight.format).is_none_or(|(_, group, _)| [32, 64, 128, k].contains(&group));
+    require_kernel(op, grouped, || format!("groups other than 32, 64, 128 and all columns: {:?}", weight.format))?;
     let half = [DType::Bf16, DType::F16].contains(&activations) && x.x.is_contiguous();
     let lines = (k * x.x.dtype.size()).is_multiple_of(16) && n.is_multiple_of(8);
     require_kernel(op, half && lines, || format!("{x} and N = {n}"))?;
     let (shape, blocks, block, smem) = if m <= NARROW_ROWS {
-        ("narrow", n.div_ceil(16), 32 * slices(k), 0)
+        ("narrow", n.div_ceil(16), 32 * slices(weight.format, k), 0)
     } else {
-        ("wide", n.div_ceil(WIDE) * m.div_ceil(WIDE), 256, WIDE_SMEM)
+        ("wide", n.div_ceil(wide.features) * m.div_ceil(wide.rows), 256, wide.smem as u32)
     };
     Ok(Kernel { entry: format!("{family}_{shape}"), grid: [blocks as u32, 1, 1], block, smem })
 }
 
-/// The slices of K that are summed apart, as `Product::log_slices` has them.
-pub fn slices(k: usize) -> u32 {
-    1 << [768, 1536, 6144].iter().filter(|&&most| k >= most).count()
+/// The slices of K that are summed apart, as `log_slices` of the kernels has them.
+pub fn slices(format: Format, k: usize) -> u32 {
+    let borders = if codes(format).is_some() { [1536, 3072, 6144] } else { [768, 1536, 6144] };
+    1 << borders.iter().filter(|&&least| k >= least).count()
 }
 
 /// Bytes that the tiles of `m` rows of `x` by `n` features ask for beyond one reading of both. A bias is asked for by each row.
-pub fn again(x: &Input, m: usize, n: usize, biased: bool) -> u64 {
-    let row = x.cols() * x.x.dtype.size();
-    let (rows, weights) = (m * row, n * row);
+pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, biased: bool) -> u64 {
+    let (row, wide) = (x.cols() * x.x.dtype.size(), wide(weight.format));
+    // Zero points of a group are half a sector, of which all is asked for.
+    let (column, halves) = match codes(weight.format) {
+        Some((bits, group, zeros)) => {
+            let zeros = if zeros { x.cols() / group } else { 0 };
+            (x.cols() * bits / 8 + x.cols() / group * 4 + zeros, n * zeros)
+        }
+        None => (row, 0),
+    };
+    let (rows, weights) = (m * row, n * column);
     let bias = if biased { m * n * 4 } else { 0 };
     // A row is read in pieces of 64 bytes: where rows end in the middle of a sector, every other row's pieces lie in three.
-    let split = if row.is_multiple_of(32) { 0 } else { n.div_ceil(WIDE) * rows / 4 };
+    let split = if row.is_multiple_of(32) { 0 } else { n.div_ceil(wide.features) * rows / 4 };
     let tiles = if m <= NARROW_ROWS {
-        (n.div_ceil(16) - 1) * rows
+        (n.div_ceil(16) - 1) * rows + halves
     } else {
-        (n.div_ceil(WIDE) - 1) * rows + (m.div_ceil(WIDE) - 1) * weights
+        let over = m.div_ceil(wide.rows);
+        (n.div_ceil(wide.features) - 1) * rows + (over - 1) * weights + over * halves
     };
     (tiles + split + bias) as u64
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::cpu::{Cpu, Tile, Unit};
 use crate::dtype::{DType, Float};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
@@ -102,8 +102,8 @@ impl Op for QkvMrope {
 
     fn launch(&self) -> Launch {
         let family = product::family(format!("qkv_mrope_{}", self.q.dtype), self.weight);
-        (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim() / 2 })
+        let launch = (self.x.read(Launch::new(family)))
+            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.head_dim() / 2)))
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -117,7 +117,8 @@ impl Op for QkvMrope {
             .i32(self.kv_heads())
             .i32(self.block())
             .i32(self.rope.section[0])
-            .i32(self.rope.section[1])
+            .i32(self.rope.section[1]);
+        product::groups(launch, self.weight)
     }
 
     fn kernel(&self) -> Result<Kernel> {
@@ -202,7 +203,7 @@ impl Op for QkvMrope {
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         let n = weights.get(self.weight.id).n();
-        self.cost(step, weights).bytes + product::again(&self.x, self.x.rows(), n, self.bias.is_some())
+        self.cost(step, weights).bytes + product::again(&self.x, self.weight, self.x.rows(), n, self.bias.is_some())
     }
 }
 
@@ -217,7 +218,7 @@ pub fn cases() -> Vec<Case> {
     let of = |format: Format, dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
         let t = slots.len();
         let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
-        let mut b = CaseBuilder::new(format!("{format} {dtype} T={t} D={hidden} {heads}"));
+        let mut b = CaseBuilder::new(format!("{format:?} {dtype} T={t} D={hidden} {heads}"));
         let x = b.input(format, dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.operand(format, dtype, &rows.map(|n| (n, hidden)), 0.1);
@@ -233,6 +234,8 @@ pub fn cases() -> Vec<Case> {
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
         b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
     };
+    let int4 = |group, zeros| Format::W4A16 { group, zeros };
+    let int8 = |group, zeros| Format::W8A16 { group, zeros };
     let case = |dtype, hidden, h, slots: &[i32]| of(Format::Float, dtype, hidden, h, slots);
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
@@ -247,13 +250,19 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 264, grouped(), &many),
         case(DType::F16, 776, grouped(), &many[..17]),
         case(DType::F16, 96, big(), &many),
-        of(Format::W4A16 { group: 32, zeros: true }, DType::F32, 160, odd(), &[30, 3, -1, 12]),
-        of(Format::W4A16 { group: 128, zeros: false }, DType::Bf16, 256, grouped(), &many),
-        of(Format::W8A16 { group: 128, zeros: true }, DType::F16, 384, big(), &[9]),
+        of(int4(32, true), DType::F32, 160, odd(), &[30, 3, -1, 12]),
         of(Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
         of(Format::W8A8, DType::Bf16, 272, grouped(), &many),
         of(Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
         of(Format::W8A8, DType::F16, 784, grouped(), &[9]),
         of(Format::W8A8, DType::F16, 96, big(), &many),
+        of(int4(128, false), DType::Bf16, 256, big(), &[9]),
+        of(int4(32, false), DType::Bf16, 160, grouped(), &many),
+        of(int4(64, true), DType::F16, 192, grouped(), &many[..17]),
+        of(int4(128, true), DType::F16, 1536, big(), &many),
+        of(int8(200, false), DType::Bf16, 200, big(), &many[..9]),
+        of(int8(64, false), DType::Bf16, 1600, big(), &many),
+        of(int8(32, true), DType::F16, 96, grouped(), &[30, 3, -1, 12]),
+        of(int8(128, false), DType::F16, 384, big(), &many),
     ]
 }

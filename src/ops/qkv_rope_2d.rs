@@ -68,7 +68,8 @@ impl Op for QkvRope2d {
     fn kernel(&self) -> Result<Kernel> {
         let fits = self.x.stands_for(self.qkv.dtype) && self.qkv.is_contiguous() && self.head_dim == 80;
         require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
-        let family = self.launch().entry;
+        let (family, format) = (self.launch().entry, self.weight.format);
+        require_kernel(self.name(), matches!(format, Format::Float | Format::W8A8), || format!("{format} weights"))?;
         product::kernel(self.name(), &family, &self.x, self.qkv.dtype, self.weight, self.x.rows(), self.qkv.cols())
     }
 
@@ -121,7 +122,9 @@ impl Op for QkvRope2d {
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         // Halves of heads are 80 bytes: warps store 64 pairs in 13 sectors for what would fit 10.
         let split = self.qkv.bytes() as u64 * 3 / 10;
-        self.cost(step, weights).bytes + split + product::again(&self.x, self.x.rows(), self.qkv.cols(), true)
+        self.cost(step, weights).bytes
+            + split
+            + product::again(&self.x, self.weight, self.x.rows(), self.qkv.cols(), true)
     }
 }
 

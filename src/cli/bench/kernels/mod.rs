@@ -42,6 +42,9 @@ pub struct KernelsArgs {
     /// Storage type of weights and activations
     #[arg(long, value_enum, default_value_t = Storage::Bf16)]
     dtype: Storage,
+    /// Quantize the layers' weights, in groups of 128 where a group has a scale
+    #[arg(long, value_enum)]
+    quantize: Option<Quantize>,
     /// Only this op
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(REGISTRY.iter().map(|e| e.name)))]
     op: Option<String>,
@@ -72,11 +75,32 @@ enum Storage {
     F16,
 }
 
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Quantize {
+    W4a16,
+    W8a16,
+    W8a8,
+}
+
+impl KernelsArgs {
+    fn format(&self) -> Format {
+        let (group, zeros) = (128, false);
+        match self.quantize {
+            None => Format::Float,
+            Some(Quantize::W4a16) => Format::W4A16 { group, zeros },
+            Some(Quantize::W8a16) => Format::W8A16 { group, zeros },
+            Some(Quantize::W8a8) => Format::W8A8,
+        }
+    }
+}
+
 /// What was benched, and what came out.
 #[derive(Serialize)]
 struct Report {
     shape: &'static str,
     dtype: &'static str,
+    /// The format of the layers' weights.
+    weights: String,
     #[serde(flatten)]
     found: Found,
 }
@@ -157,7 +181,7 @@ pub fn run(args: &KernelsArgs) -> anyhow::Result<Exit> {
         Device::Emulator => on_emulator(&work, &cpu),
         Device::Cuda => on_gpu(&work, &cpu, dtype),
     }?;
-    let report = Report { shape: args.shape.name(), dtype: dtype.name(), found };
+    let report = Report { shape: args.shape.name(), dtype: dtype.name(), weights: args.format().to_string(), found };
     if let Some(path) = &args.json {
         save(path, &serde_json::to_string_pretty(&report)?)?;
     }
@@ -172,7 +196,7 @@ pub fn run(args: &KernelsArgs) -> anyhow::Result<Exit> {
 }
 
 fn selected(args: &KernelsArgs, dtype: DType) -> anyhow::Result<Vec<Workload>> {
-    let mut work = workloads(&args.shape.config()?, dtype, Format::Float);
+    let mut work = workloads(&args.shape.config()?, dtype, args.format());
     work.retain(|w| args.op.as_ref().is_none_or(|op| op == w.op));
     work.retain(|w| args.phase.as_ref().is_none_or(|phase| phase == w.phase.name()));
     anyhow::ensure!(!work.is_empty(), "--op and --phase leave nothing: that phase has no such op");

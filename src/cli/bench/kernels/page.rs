@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// The whole page.
 pub(super) fn html(report: &Report) -> String {
     let found = &report.found;
-    let title = format!("{} {} on {}", report.shape, report.dtype, found.device);
+    let title = format!("{} {} ({} weights) on {}", report.shape, report.dtype, report.weights, found.device);
     let mut s = format!("<p>{}</p>\n", escape(&found.name));
     found.notes.iter().for_each(|note| s.push_str(&format!("<p>{}</p>\n", escape(note))));
     let _ = writeln!(s, "<p><span class=\"key\">{}</span></p>", key());

@@ -58,7 +58,10 @@ fn columns(device: &str) -> Vec<Column> {
 /// The whole report.
 pub(super) fn text(report: &Report) -> String {
     let found = &report.found;
-    let mut s = format!("{}, {}, on {}: {}\n", report.shape, report.dtype, found.device, found.name);
+    let mut s = format!(
+        "{}, {}, {} weights, on {}: {}\n",
+        report.shape, report.dtype, report.weights, found.device, found.name
+    );
     let roof = &found.roof;
     let _ = writeln!(s, "roof {:.1} GB/s, {:.1} GFLOP/s ({})\n", roof.gbytes_per_s, roof.gflops, roof.source);
     let columns = columns(found.device);

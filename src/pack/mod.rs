@@ -5,10 +5,14 @@
 //! fully coalesced load is one operand, without `ldmatrix`, a swizzle or a move. Tiles of a strip of 16 rows follow each other. The surprise: the
 //! columns of a product are thereby permuted, alike in both operands, so that eight neighbours of a token serve two steps.
 
+mod codes;
+
 use crate::dtype::{DType, Float};
 use crate::launch::Layout;
 use crate::ops::with_float;
+use crate::quant::{Quantized, Values};
 use crate::weights::{Part, Weight};
+use codes::Strip;
 use std::ops::Range;
 
 /// Rows of a tile.
@@ -33,7 +37,7 @@ impl<'w> Packing<'w> {
     pub fn pieces(&self) -> usize {
         match self.layout {
             Layout::Vector => self.weight.parts.len(),
-            Layout::Tiled(_) | Layout::Paired { .. } => self.weight.n().div_ceil(ROWS),
+            Layout::Tiled(_) | Layout::Paired { .. } | Layout::Codes { .. } => self.weight.n().div_ceil(ROWS),
         }
     }
 
@@ -42,6 +46,7 @@ impl<'w> Packing<'w> {
         match self.layout {
             Layout::Vector => self.weight.parts[pieces].iter().map(|p| 4 * p.n * p.k).sum(),
             Layout::Tiled(dtype) | Layout::Paired { dtype, .. } => pieces.len() * self.strip(dtype),
+            Layout::Codes { format, .. } => pieces.len() * Strip::new(format, self.weight.k()).bytes(),
         }
     }
 
@@ -58,12 +63,11 @@ impl<'w> Packing<'w> {
     pub fn write(&self, piece: usize, out: &mut [u8]) {
         match self.layout {
             Layout::Vector => convert(&self.weight.parts[piece], 0, DType::F32, out),
-            Layout::Tiled(dtype) => self.write_strip(dtype, out, |row| piece * ROWS + row),
-            Layout::Paired { dtype, half } => {
-                let per_segment = half / (ROWS / 2);
-                let (segment, i) = (piece / per_segment, piece % per_segment);
-                let first = 2 * half * segment + ROWS / 2 * i;
-                self.write_strip(dtype, out, |row| first + row % (ROWS / 2) + row / (ROWS / 2) * half);
+            Layout::Tiled(dtype) => self.write_strip(dtype, out, |row| source(piece, row, None)),
+            Layout::Paired { dtype, half } => self.write_strip(dtype, out, |row| source(piece, row, Some(half))),
+            Layout::Codes { format, half } => {
+                let rows = std::array::from_fn(|row| self.row(source(piece, row, half)).map(|(p, n)| (codes_of(p), n)));
+                Strip::new(format, self.weight.k()).write(&rows, out);
             }
         }
     }
@@ -95,6 +99,21 @@ impl<'w> Packing<'w> {
             row -= part.n;
         }
         None
+    }
+}
+
+/// The weight's row that a strip has as its own; `half` where pairs of rows stand together.
+fn source(strip: usize, row: usize, half: Option<usize>) -> usize {
+    let Some(half) = half else { return strip * ROWS + row };
+    let per_segment = half / (ROWS / 2);
+    let first = 2 * half * (strip / per_segment) + ROWS / 2 * (strip % per_segment);
+    first + row % (ROWS / 2) + row / (ROWS / 2) * half
+}
+
+fn codes_of(part: &Part) -> &Quantized {
+    match &part.values {
+        Values::Quantized(q) => q,
+        Values::Float(..) => unreachable!("the layout follows from the format"),
     }
 }
 
