@@ -182,13 +182,15 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
         let to = &mut self.packed[panel % self.at_once];
         if (step * Self::DEPTH).is_multiple_of(GROUPS * self.of.group) {
             let first = step * Self::DEPTH / self.of.group;
-            turn(s, &rows.map(|row| cast_slice(row.scales)), first * 4, s.splat_i32(0), &mut to.scales);
+            Lines::new(rows.map(|row| cast_slice(row.scales))).turn(s, first * 4, s.splat_i32(0), &mut to.scales);
             match rows[0].zeros {
-                Some(_) => turn_zeros(s, rows.map(|row| row.zeros.unwrap_or_default()), first, &mut to.zeros),
+                Some(_) => {
+                    Lines::new(rows.map(|row| row.zeros.unwrap_or_default())).turn_bytes(s, first, &mut to.zeros)
+                }
                 None => to.zeros = [Lane16([f32::from_bits(self.of.width.zero() as u32); LANES]); GROUPS],
             }
         }
-        let codes = rows.map(|row| row.codes);
+        let codes = Lines::new(rows.map(|row| row.codes));
         let flip = s.splat_i32(if self.of.width == Width::I8 { 0x8080_8080_u32 as i32 } else { 0 });
         let (from, end) = (step * BYTES, self.of.width.bytes(self.of.k));
         let lines = to.codes.as_chunks_mut().0.iter_mut().enumerate();
@@ -196,7 +198,7 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
             if let Some(ahead) = ahead.first_chunk::<LANES>() {
                 sixteen!(J => prefetch(ahead[J].codes.as_ptr().wrapping_add(ahead_step * BYTES + i * LINE)));
             }
-            turn(s, &codes, from + i * LINE, flip, to);
+            codes.turn(s, from + i * LINE, flip, to);
         }
     }
 
@@ -267,14 +269,14 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
             let codes: [&[Lane16]; N] = panels.each_ref().map(|panel| &panel.codes[from..to]);
             let sums = dots(s, lines, codes);
             let group = (step * Self::DEPTH + block * x.block) / self.of.group % GROUPS;
-            for r in 0..M {
+            for (r, sums) in sums.iter().enumerate() {
                 let at = (self.range.start + row + r) * x.blocks + step * Self::DEPTH / x.block + block;
                 let (scale, sum) = (s.splat(x.scales[at]), s.splat_i32(cast_slice(&x.sums)[at]));
                 let c: &mut [Lane16; N] =
                     self.c[(row + r) * ld + first + panel..].first_chunk_mut().expect("N vectors");
                 for n in 0..N {
                     let zero = s.bits(s.load(&panels[n].zeros[group].0));
-                    let exact = s.sub_i32(sums[r][n], s.mul_i32(zero, sum));
+                    let exact = s.sub_i32(sums[n], s.mul_i32(zero, sum));
                     let old = s.load(&c[n].0);
                     let new = if x.whole {
                         s.unbits(s.add_i32(s.bits(old), exact))
@@ -303,20 +305,46 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
     }
 }
 
-/// Turns the lines of 16 rows that begin at byte `at`, and flips bits; what is past the end of all rows is zeros.
-#[inline(always)]
-fn turn<S: Simd>(s: S, rows: &[&[u8]; LANES], at: usize, flip: S::I, to: &mut [Lane16; LANES]) {
-    let copies;
-    let mut lines = [&[0; LINE]; LANES];
-    let inside = rows.iter().fold(usize::MAX, |least, row| least.min(row.len())) >= at + LINE;
-    if inside {
-        sixteen!(J => lines[J] = rows[J][at..].first_chunk().expect("a line"));
-    } else {
-        copies = rows.map(|row| end_of(row, at));
-        lines = copies.each_ref();
+/// 16 rows of bytes.
+struct Lines<'a> {
+    rows: [&'a [u8]; LANES],
+    /// The length of the shortest one.
+    len: usize,
+}
+
+impl<'a> Lines<'a> {
+    #[inline(always)]
+    fn new(rows: [&'a [u8]; LANES]) -> Self {
+        Lines { rows, len: rows.iter().fold(usize::MAX, |least, row| least.min(row.len())) }
     }
-    let turned = s.transpose(lines);
-    sixteen!(J => s.store(s.unbits(s.xor(s.bits(turned[J]), flip)), &mut to[J].0));
+
+    /// Turns the lines that begin at byte `at`, and flips bits; what is past the end of all rows is zeros.
+    #[inline(always)]
+    fn turn<S: Simd>(&self, s: S, at: usize, flip: S::I, to: &mut [Lane16; LANES]) {
+        let copies;
+        let mut lines = [&[0; LINE]; LANES];
+        if at + LINE <= self.len {
+            sixteen!(J => lines[J] = self.rows[J][at..].first_chunk().expect("a line"));
+        } else {
+            copies = self.rows.map(|row| end_of(row, at));
+            lines = copies.each_ref();
+        }
+        let turned = s.transpose(lines);
+        sixteen!(J => s.store(s.unbits(s.xor(s.bits(turned[J]), flip)), &mut to[J].0));
+    }
+
+    /// Turns 16 bytes from the `at`-th on, each to a vector of its own.
+    #[inline(always)]
+    fn turn_bytes<S: Simd>(&self, s: S, at: usize, to: &mut [Lane16; LANES]) {
+        let mut lines = [Lane16::ZERO; LANES];
+        self.turn(s, at, s.splat_i32(0), &mut lines);
+        for (to, line) in to.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
+            let dwords = line.0.map(f32::to_bits);
+            for (i, to) in to.iter_mut().enumerate() {
+                to.0 = dwords.map(|dword| f32::from_bits(dword >> (8 * i) & 0xff));
+            }
+        }
+    }
 }
 
 /// The line that begins at byte `at`, filled up with zeros.
@@ -326,19 +354,6 @@ fn end_of(row: &[u8], at: usize) -> [u8; LINE] {
     let len = line.len().min(LINE);
     to[..len].copy_from_slice(&line[..len]);
     to
-}
-
-/// Turns the bytes of 16 rows from the `at`-th on, each to a vector of its own.
-#[inline(always)]
-fn turn_zeros<S: Simd>(s: S, rows: [&[u8]; LANES], at: usize, to: &mut [Lane16; GROUPS]) {
-    let mut lines = [Lane16::ZERO; LANES];
-    turn(s, &rows, at, s.splat_i32(0), &mut lines);
-    for (to, line) in to.as_chunks_mut::<4>().0.iter_mut().zip(lines) {
-        let dwords = line.0.map(f32::to_bits);
-        for (i, to) in to.iter_mut().enumerate() {
-            to.0 = dwords.map(|dword| f32::from_bits(dword >> (8 * i) & 0xff));
-        }
-    }
 }
 
 /// Unrolls by hand: left to the compiler, the sums go through memory.
