@@ -5,6 +5,7 @@
 // Needs    D and F multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (T <= 32): F / 8 blocks of 32 * slices threads (slices of D: linear.cuh)
 //          wide: ceil(F / 64) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//          wide with codes (weight u8, codes.cuh): ceil(F / 128) * ceil(T / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per D, both factors f32, one rounding
 // Cost     T D + T F + 2 F D elements, 4 T F D flops
 #include "codes.cuh"

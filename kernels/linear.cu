@@ -5,10 +5,11 @@
 // x        T [M, K] read        weight  T [N, K] tiled, read        bias  f32 [N] or null
 // y        Y [M, N] write (add: update)
 // norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T or s8 [M, N] write or null, scales f32 [M] write (of s8) or null
-// counters i32 [ceil(M / 128)] or null, zero before and after
+// counters i32 [ceil(M / 128)] (codes: 64) or null, zero before and after
 // Needs    K and N multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (M <= 32): ceil(N / 16) blocks of 32 * slices threads (slices of K: linear.cuh)
 //          wide: ceil(N / 128) * ceil(M / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//          wide with codes (weight u8, codes.cuh): ceil(N / 256) * ceil(M / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per K (linear.cuh), f32 epilogue, one rounding to Y; norm: f32 statistics of the rounded y
 // Cost     M K + M N + N K elements, 2 M N K flops
 #include "codes.cuh"

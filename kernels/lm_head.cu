@@ -1,11 +1,12 @@
 // Logits of the rows that are sampled: logits[s] = x[rows[s]] W^T. x is normed already. Their best candidates (common.cuh) beside them.
 //
-// Entries  lm_head_bf16|f16_narrow|wide
+// Entries  lm_head_bf16|f16[_w8a16]_narrow|wide
 // x        T [T, D] read        rows  i32 [S] read        weight  T [V, D] tiled, read        logits  f32 [S, V] write
 // bests    u64 [S], zero before, or null; needs V a multiple of 16
 // Needs    D and V multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (S <= 32): ceil(V / 16) blocks of 32 * slices threads (slices of D: linear.cuh)
 //          wide: ceil(V / 128) * ceil(S / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//          wide with codes (weight u8, codes.cuh): ceil(V / 256) * ceil(S / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per D
 // Cost     S D + V D elements, 4 S V bytes, 2 S V D flops
 #include "codes.cuh"

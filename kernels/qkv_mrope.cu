@@ -10,6 +10,7 @@
 // Needs     D a multiple of 8, rows aligned to 16 bytes
 // Launch    narrow (T <= 32): 8 (H + 2G) blocks of 32 * slices threads (slices of D: linear.cuh)
 //           wide: (H + 2G) * ceil(T / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
+//           wide with codes (weight u8, codes.cuh): ceil((H + 2G) / 2) * ceil(T / 64) blocks of 256 threads, 99328 bytes
 // Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T; int8 is made of that (int8.cuh)
 // Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
 #include "codes.cuh"

@@ -8,6 +8,7 @@ mod body;
 pub mod case;
 pub mod embed;
 pub mod gate_up;
+pub mod gather;
 pub mod input;
 pub mod linear;
 pub mod lm_head;
@@ -23,7 +24,7 @@ pub mod sample;
 pub mod vision_attention;
 pub mod workload;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Codes, Cpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
@@ -101,6 +102,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "qkv_rope_2d", cases: qkv_rope_2d::cases },
     Entry { name: "paged_attention", cases: paged_attention::cases },
     Entry { name: "vision_attention", cases: vision_attention::cases },
+    Entry { name: "gather", cases: gather::cases },
     Entry { name: "quantize_rows", cases: quantize_rows::cases },
     Entry { name: "lm_head", cases: lm_head::cases },
     Entry { name: "sample", cases: sample::cases },
@@ -160,7 +162,11 @@ fn require_weight(op: &'static str, weights: &WeightSet, weight: Matrix, n: usiz
     let w = weights.get(weight.id);
     require(op, w.n() == n && w.k() == k, || format!("{} is [{}, {}], expected [{n}, {k}]", w.name, w.n(), w.k()))?;
     let alike = w.parts.iter().all(|p| p.values.format() == weight.format);
-    require(op, alike, || format!("{} is not {} in every part", w.name, weight.format))
+    require(op, alike, || format!("{} is not {} in every part", w.name, weight.format))?;
+    let group = weight.format.group().unwrap_or(k);
+    require(op, Codes::takes(group, k), || {
+        format!("{} has groups of {group}, expected 32, 64, 128, a multiple of 256, or whole rows", w.name)
+    })
 }
 
 /// Checks a vector's length; its parts follow each other.

@@ -3,7 +3,7 @@
 //! The cache holds floats, or int8 with a scale for each token and head, made of the rows as the activations' type rounds them.
 
 use super::body::{self, Dest, Kept, Turns};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::reference::{edit, load_i32, load_input, project, put_int8, rotate, round, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
@@ -290,7 +290,7 @@ pub fn cases() -> Vec<Case> {
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
         // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.
-        let tolerance = Tolerance::rounded(4.0 * dot_error(hidden, 1.0, 0.1));
+        let tolerance = Tolerance::rounded(4.0 * product_error(format, dtype, hidden, 1.0, 0.1));
         let q = b.output(dtype, &[t, h.heads * h.d], tolerance);
         let cache = [4, h.groups, 8, h.d];
         let [k, v] = [(); 2].map(|()| b.updated_cache(int8, dtype, &cache, tolerance));
@@ -314,6 +314,7 @@ pub fn cases() -> Vec<Case> {
         (Format::Float, DType::Bf16, 264, grouped(), &many),
         (Format::Float, DType::F16, 776, grouped(), &many[..17]),
         (Format::Float, DType::F16, 96, big(), &many),
+        (int4(32, true), DType::F32, 160, odd(), &[30, 3, -1, 12]),
         (Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
         (Format::W8A8, DType::Bf16, 272, grouped(), &many),
         (Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
