@@ -204,18 +204,21 @@ impl Op for PagedAttention {
         let token = (self.k.row_bytes() + self.v.row_bytes()) as u64;
         let visible = step.i32s(&step.layout.visible);
         let cost = self.cost(step, weights).bytes;
+        let row = self.q.cols() * self.q.dtype.size();
+        // A lane's 16 codes meet 16 elements of a query, which are two loads of half a sector each.
+        let halves = if self.k.scales.is_some() { 2 } else { 1 };
         if self.splits.is_some() {
             // Partial results are written and read back; every tile of keys reads the queries.
             let parts = |n: usize| visible.iter().map(|&keys| (keys as usize).div_ceil(n)).sum::<usize>();
             let partials = parts(SPLIT) * (self.q.cols() / self.head_dim()) * (self.head_dim() + 2) * 8;
-            let queries = parts(KEYS).saturating_sub(self.q.rows()) * self.q.cols() * self.q.dtype.size();
+            let queries = (halves * parts(KEYS)).saturating_sub(self.q.rows()) * row;
             return cost + (partials + queries) as u64;
         }
         // Keys and values once for every tile of queries and query head, instead of once for every key head.
         let tiles: u64 = visible.chunks(QUERIES).map(|rows| rows.iter().map(|&n| n as u64).max().unwrap_or(0)).sum();
         let heads = (self.q.cols() / self.head_dim()) as u64;
         let once = visible.iter().map(|&n| n as u64).max().unwrap_or(0) * self.kv_heads() as u64;
-        cost + token * (tiles * heads).saturating_sub(once)
+        cost + token * (tiles * heads).saturating_sub(once) + ((halves - 1) * self.q.rows() * row) as u64
     }
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
