@@ -328,7 +328,10 @@ fn inspect_shows_tensors_and_memory() {
     assert_eq!(small["memory"]["regions"]["kv"].as_u64().unwrap() * 2, large["memory"]["regions"]["kv"]);
     let int8 = good(&["inspect", "--model", &model, "--kv-cache-dtype", "int8", "--json", "--context", "128"]);
     let int8: Value = serde_json::from_str(&int8).unwrap();
-    assert_eq!((&large["memory"]["kv_cache_dtype"], &int8["memory"]["kv_cache_dtype"]), (&json!("f32"), &json!("i8")));
+    assert_eq!(
+        (&large["memory"]["kv_cache_dtype"], &int8["memory"]["kv_cache_dtype"]),
+        (&large["memory"]["dtype"], &json!("i8"))
+    );
     for run in [&large, &int8] {
         assert_eq!(run["memory"]["regions"]["kv"], 128 * run["memory"]["kv_bytes_per_token"].as_u64().unwrap());
     }
