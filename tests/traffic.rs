@@ -110,6 +110,11 @@ fn complaints(w: &Workload, full: f64) -> Vec<String> {
     wrong
 }
 
+/// Whether a workload reads or writes rows of int8.
+fn touches_int8(w: &Workload) -> bool {
+    w.case().op.launch().operands().any(|(t, _)| t.dtype == DType::I8)
+}
+
 /// The ops that stream weights.
 const MULTIPLY: [&str; 4] = ["linear", "gate_up", "qkv_mrope", "lm_head"];
 
@@ -121,12 +126,16 @@ fn kernels_move_what_their_ops_must() {
     let [bf16, f16] = [DType::Bf16, DType::F16].map(|dtype| workloads(&config(), dtype, Format::Float));
     // The tower's kernels differ from the decoder's in f16 as they do in bf16.
     let floats = bf16.into_iter().chain(f16.into_iter().filter(|w| w.phase != Phase::Vision));
-    let int8 = workloads(&config(), DType::Bf16, Format::W8A8);
     let int4 = workloads(&config(), DType::Bf16, Format::W4A16 { group: 128, zeros: false });
     let ordered = int4.into_iter().filter(|w| w.op == "gather");
-    for w in floats.chain(ordered).chain(int8.into_iter().filter(|w| w.case().op.kernel().is_ok())) {
+    for w in floats.chain(ordered) {
         seen.insert(w.op);
         wrong.extend(complaints(&w, 15.0));
+    }
+    // int8: half as many loads of rows and weights, and the epilogue loads scales too.
+    for w in workloads(&config(), DType::Bf16, Format::W8A8).into_iter().filter(touches_int8) {
+        seen.insert(w.op);
+        wrong.extend(complaints(&w, 13.0));
     }
     // Of 128 columns: 2 or 4 full loads of codes and 4 of rows; then 1 or 2 of scales, which are two sectors, and of zero points, which are half of one.
     let coded = [
