@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("step", &["tensor"]),
     ("weights", &["data", "quant", "tensor"]),
-    ("launch", &["tensor"]),
+    ("launch", &["quant", "tensor"]),
     ("hostmem", &["launch", "tensor", "weights"]),
     // Ops see memory, weights, the step and the fast bodies; `checkpoint` for the sizes of real models, `data` to build test weights.
     ("ops", &["checkpoint", "cpu", "data", "hostmem", "launch", "quant", "step", "tensor", "weights"]),
