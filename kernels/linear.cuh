@@ -34,7 +34,7 @@ struct Product {
     W weight;
     int M, N, K;
 
-    __device__ int turns() const { return ceil_div(K, W::TURN_K); }
+    __device__ int turns() const { return ceil_div<u32>(K, W::TURN_K); }
     // The first turn of a slice.
     __device__ int border(int slice) const { return turns() * slice >> W::log_slices(K); }
     // Beyond the end: the last. Its sums are thrown away.
@@ -42,7 +42,8 @@ struct Product {
         const int m = min(token, M - 1);
         return x + static_cast<size_t>(rows ? rows[m] : m) * K;
     }
-    __device__ int strip(int s) const { return min(s, ceil_div(N, STRIP) - 1); }
+    __device__ int strips() const { return ceil_div<u32>(N, STRIP); }
+    __device__ int strip(int s) const { return min(s, strips() - 1); }
 };
 
 // The rows that a block has a share of, and how many blocks share them.
@@ -73,15 +74,21 @@ struct Narrow {
             slice<4>(p, sums[warp_id()]);
         }
         __syncthreads();
-        constexpr int COLUMNS = STRIP / E::MEMBERS;
-        for (int i = threadIdx.x; i < p.M * COLUMNS; i += blockDim.x) {
-            const int token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
-            float v[E::MEMBERS][1];
+        constexpr u32 COLUMNS = STRIP / E::MEMBERS;
+        // Unsigned, since such divisions are shifts.
+        const u32 slices = blockDim.x / WARP, all = p.M * COLUMNS;
+        for (u32 i = threadIdx.x; i < all; i += blockDim.x) {
+            const u32 token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
+            float v[E::MEMBERS][1] = {};
+#pragma unroll 1
+            for (u32 s = 0; s < slices; ++s) {
 #pragma unroll
-            for (int member = 0; member < E::MEMBERS; ++member) {
-                v[member][0] = total(sums, 1 << W::log_slices(p.K), column + 8 * member, token);
+                for (u32 member = 0; member < E::MEMBERS; ++member) {
+                    const u32 feature = column + 8 * member, from = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
+                    v[member][0] = __fadd_rn(v[member][0], sums[s][token / 8][from]);
+                }
             }
-            if (at < p.N / E::MEMBERS) epilogue(at, token, v);
+            if (at < static_cast<u32>(p.N) / E::MEMBERS) epilogue(at, token, v);
         }
         return {0, 0, p.M, static_cast<int>(gridDim.x)};
     }
@@ -89,7 +96,7 @@ struct Narrow {
 private:
     // Where a lane's sum i of 8 tokens lies: neither the stores nor the loads of neighbouring features and tokens conflict.
     static constexpr int SUMS = 4 * WARP + 7;
-    static __device__ __forceinline__ int place(int i, int lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
+    static __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
 
     template <int BLOCKS, class W>
     static __device__ __forceinline__ void slice(const Product<W>& p, float (&sums)[4][SUMS]) {
@@ -97,13 +104,6 @@ private:
         W::template slice<BLOCKS>(p, sum);
 #pragma unroll
         for (int i = 0; i < 4 * BLOCKS; ++i) sums[i / 4][place(i % 4, lane_id())] = sum[i / 4][i % 4];
-    }
-
-    static __device__ __forceinline__ float total(const float (&sums)[MOST_SLICES][4][SUMS], int slices, int feature, int token) {
-        const int at = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
-        float total = 0.0f;
-        for (int s = 0; s < slices; ++s) total = __fadd_rn(total, sums[s][token / 8][at]);
-        return total;
     }
 };
 
