@@ -85,6 +85,7 @@ private:
 template <class T, int BITS>
 struct Codes {
     using Type = T;
+    using Sum = float;
     static constexpr int TURN_K = 128;
     static __device__ int log_slices(int K) { return (K >= 1536) + (K >= 3072) + (K >= 6144); }
 

@@ -1,68 +1,22 @@
 // Weights of the activations' type (linear.cuh's weight operand).
 //
-// Rows and k are padded with zeros. A tile of 16 x 32 is two halves of 512 bytes, each the A operand of one mma: a lane reads its four registers
-// with one 16-byte load. A slice is one mma chain.
+// Rows and k are padded with zeros. A slice is one mma chain.
 #pragma once
 
-#include "linear.cuh"
+#include "stream.cuh"
 
 template <class T>
 struct Floats {
     using Type = T;
+    using Sum = float;
     static constexpr int TURN_K = 192;
     static __device__ int log_slices(int K) { return (K >= 768) + (K >= 1536) + (K >= 6144); }
 
     const T* data;
 
-    // Weights go from memory to registers, DEPTH tiles ahead.
     template <int BLOCKS>
     static __device__ __forceinline__ void slice(const Product<Floats>& p, float (&sum)[BLOCKS][4]) {
-        constexpr int DEPTH = BLOCKS == 1 ? 8 : BLOCKS == 2 ? 4 : 3, TILES = TURN_K / TILE_K;
-        const int lane = lane_id(), k = lane % 4 * 8;
-        const int begin = p.border(warp_id()) * TILES, end = min(p.border(warp_id() + 1) * TILES, ceil_div(p.K, TILE_K));
-        const int whole = min(end, p.K / TILE_K);
-        const T* weight = strip(p, blockIdx.x) + begin * TILE + lane * 8;
-        const T* row[BLOCKS];
-#pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) row[b] = p.row(8 * b + lane / 4) + begin * TILE_K + k;
-
-        uint4 w[DEPTH][2], x[DEPTH][BLOCKS];
-        // Of the tile that is so many after the one that `weight` and `row` are at.
-        auto fetch = [&](int slot, int tile, bool inside) {
-            w[slot][0] = ld_global_stream(weight + tile * TILE);
-            w[slot][1] = ld_global_stream(weight + tile * TILE + HALF_TILE);
-#pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) {
-                x[slot][b] = inside ? *reinterpret_cast<const uint4*>(row[b] + tile * TILE_K) : make_uint4(0, 0, 0, 0);
-            }
-        };
-        auto add = [&](int slot) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-#pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) multiply<T>(sum[b], w[slot][half], x[slot][b], half);
-            }
-        };
-        int left = whole - begin;
-#pragma unroll
-        for (int d = 0; d < DEPTH; ++d) {
-            if (d < left) fetch(d, d, true);
-        }
-        for (; left > 0; left -= DEPTH) {
-#pragma unroll
-            for (int d = 0; d < DEPTH; ++d) {
-                if (d >= left) break;
-                add(d);
-                if (d + DEPTH < left) fetch(d, d + DEPTH, true);
-            }
-            weight += DEPTH * TILE;
-#pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) row[b] += DEPTH * TILE_K;
-        }
-        if (whole < end) {
-            fetch(0, left, whole * TILE_K + k < p.K);
-            add(0);
-        }
+        stream(p, strip(p, blockIdx.x), sum);
     }
 
     using Tile = ::Tile<128, 128, 4, 4>;

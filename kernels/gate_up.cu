@@ -1,6 +1,6 @@
 // The first half of the decoder's MLP: y = silu(x Wg^T) * (x Wu^T).
 //
-// Entries  gate_up_bf16|f16[_w4a16|_w8a16]_narrow|wide
+// Entries  gate_up_bf16|f16[_w4a16|_w8a16|_w8a8]_narrow|wide; weights, rows and blocks of quantized ones as in linear.cu
 // x        T [T, D] read        weight  T [2F, D] paired by F (gate, up), read        y  T [T, F] write
 // Needs    D and F multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (T <= 32): F / 8 blocks of 32 * slices threads (slices of D: linear.cuh)
@@ -10,6 +10,7 @@
 // Cost     T D + T F + 2 F D elements, 4 T F D flops
 #include "codes.cuh"
 #include "floats.cuh"
+#include "w8a8.cuh"
 
 template <class T>
 struct SwiGlu {
@@ -52,3 +53,14 @@ ENTRY_CODES(gate_up_f16_w4a16_narrow, Narrow, 4, f16)
 ENTRY_CODES(gate_up_f16_w4a16_wide, Wide, 4, f16)
 ENTRY_CODES(gate_up_f16_w8a16_narrow, Narrow, 8, f16)
 ENTRY_CODES(gate_up_f16_w8a16_wide, Wide, 8, f16)
+
+#define ENTRY_INT8(NAME, SHAPE, TYPE)                                                                        \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
+        NAME(const i8* x, const float* x_scales, const u8* weight, TYPE* y, int T, int F, int D) {           \
+        SHAPE::run(Product<Int8>{x, nullptr, {weight}, T, 2 * F, D}, x_scales, SwiGlu<TYPE>{y, F});          \
+    }
+
+ENTRY_INT8(gate_up_bf16_w8a8_narrow, NarrowInt8, bf16)
+ENTRY_INT8(gate_up_bf16_w8a8_wide, WideInt8, bf16)
+ENTRY_INT8(gate_up_f16_w8a8_narrow, NarrowInt8, f16)
+ENTRY_INT8(gate_up_f16_w8a8_wide, WideInt8, f16)

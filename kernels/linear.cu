@@ -1,6 +1,7 @@
 // y = act(x W^T + b), or y += it; then the norm of y where it completes the residual stream.
 //
-// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>][_w4a16|_w8a16]_narrow|wide, listed below
+// Entries  linear[_add|_quick_gelu|_gelu]_<x>[_<y>]_narrow|wide, listed below; _w4a16, _w8a16: codes.cuh; _w8a8: w8a8.cuh, where x is s8 with
+//          scales f32 [M] behind it, K a multiple of 16, and a wide block has 128 threads and 49152 bytes
 // x        T [M, K] read        weight  T [N, K] tiled, read        bias  f32 [N] or null
 // y        Y [M, N] write (add: update)
 // norm     weight f32 [N] or null, bias f32 [N] or null (null: RMS), out T or s8 [M, N] write or null, scales f32 [M] write (of s8) or null
@@ -14,6 +15,7 @@
 #include "codes.cuh"
 #include "floats.cuh"
 #include "norm.cuh"
+#include "w8a8.cuh"
 
 // x sigmoid(1.702 x)
 struct QuickGelu {
@@ -101,3 +103,26 @@ LINEAR_CODES(linear_bf16, bf16, bf16, false)
 LINEAR_CODES(linear_f16, f16, f16, false)
 LINEAR_CODES(linear_add_bf16, bf16, bf16, true)
 LINEAR_CODES(linear_add_f16_f32, f16, float, true)
+
+#define ENTRY_INT8(NAME, SHAPE, T, Y, ACT, ADD)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
+        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, Y* y, const float* norm_weight,                  \
+             const float* norm_bias, void* out, float* scales, int* counters, int M, int N, int K, float eps) {                        \
+        const Product<Int8> p{x, nullptr, {weight}, M, N, K};                                                                           \
+        const Share share = SHAPE::run(p, x_scales, Store<Y, ACT, ADD>{bias, y, N});                                                    \
+        then_norm(Norm<T>{norm_weight, norm_bias, out, scales, eps}, y, share.first, share.rows, N, counters + share.index,             \
+                  share.parts);                                                                                                         \
+    }
+#define LINEAR_INT8(NAME, T, Y, ACT, ADD)                         \
+    ENTRY_INT8(NAME##_w8a8_narrow, NarrowInt8, T, Y, ACT, ADD) \
+    ENTRY_INT8(NAME##_w8a8_wide, WideInt8, T, Y, ACT, ADD)
+
+LINEAR_INT8(linear_bf16, bf16, bf16, Identity, false)
+LINEAR_INT8(linear_f16, f16, f16, Identity, false)
+LINEAR_INT8(linear_f16_f32, f16, float, Identity, false)
+LINEAR_INT8(linear_add_bf16, bf16, bf16, Identity, true)
+LINEAR_INT8(linear_add_f16_f32, f16, float, Identity, true)
+LINEAR_INT8(linear_quick_gelu_bf16, bf16, bf16, QuickGelu, false)
+LINEAR_INT8(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
+LINEAR_INT8(linear_gelu_bf16, bf16, bf16, Gelu, false)
+LINEAR_INT8(linear_gelu_f16, f16, f16, Gelu, false)

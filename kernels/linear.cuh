@@ -5,7 +5,7 @@
 // k, then the slices are added in index order. So a row's bits depend neither on the row count nor on the shape.
 //
 // A weight operand W (floats.cuh, codes.cuh) owns how weights lie in memory and what becomes of a slice:
-//   Type, TURN_K          the type of activations; slices end at multiples of TURN_K
+//   Type, Sum, TURN_K     the types of rows and of sums; slices end at multiples of TURN_K
 //   log_slices(K)         their number, a power of two
 //   slice<BLOCKS>(p, sum) for Narrow: a warp's slice of one strip, 8 * BLOCKS tokens
 //   Tile                  for Wide: what a block makes
@@ -52,12 +52,16 @@ struct Share {
 };
 
 // Adds one of the two mma of a tile to the sums of 16 features x 8 tokens.
-template <class T>
-__device__ __forceinline__ void multiply(float (&sum)[4], const uint4& w, const uint4& x, int half) {
+template <class T, class Sum>
+__device__ __forceinline__ void multiply(Sum (&sum)[4], const uint4& w, const uint4& x, int half) {
     const u32 a[4] = {w.x, w.y, w.z, w.w};
     const u32 b[2] = {half ? x.z : x.x, half ? x.w : x.y};
     T::mma(sum, a, b);
 }
+
+// Sums of two slices.
+__device__ __forceinline__ float plus(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ int plus(int a, int b) { return a + b; }
 
 // At most 32 tokens. A block is one strip: a warp for each slice.
 struct Narrow {
@@ -65,7 +69,7 @@ struct Narrow {
 
     template <class W, class E>
     static __device__ __forceinline__ Share run(const Product<W>& p, const E& epilogue) {
-        __shared__ float sums[MOST_SLICES][4][SUMS];
+        __shared__ typename W::Sum sums[MOST_SLICES][4][SUMS];
         if (p.M <= 8) {
             slice<1>(p, sums[warp_id()]);
         } else if (p.M <= 16) {
@@ -79,15 +83,18 @@ struct Narrow {
         const u32 slices = blockDim.x / WARP, all = p.M * COLUMNS;
         for (u32 i = threadIdx.x; i < all; i += blockDim.x) {
             const u32 token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
-            float v[E::MEMBERS][1] = {};
+            typename W::Sum total[E::MEMBERS] = {};
 #pragma unroll 1
             for (u32 s = 0; s < slices; ++s) {
 #pragma unroll
                 for (u32 member = 0; member < E::MEMBERS; ++member) {
                     const u32 feature = column + 8 * member, from = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
-                    v[member][0] = __fadd_rn(v[member][0], sums[s][token / 8][from]);
+                    total[member] = plus(total[member], sums[s][token / 8][from]);
                 }
             }
+            float v[E::MEMBERS][1];
+#pragma unroll
+            for (int member = 0; member < E::MEMBERS; ++member) v[member][0] = static_cast<float>(total[member]);
             if (at < static_cast<u32>(p.N) / E::MEMBERS) epilogue(at, token, v);
         }
         return {0, 0, p.M, static_cast<int>(gridDim.x)};
@@ -99,8 +106,8 @@ private:
     static __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
 
     template <int BLOCKS, class W>
-    static __device__ __forceinline__ void slice(const Product<W>& p, float (&sums)[4][SUMS]) {
-        float sum[BLOCKS][4] = {};
+    static __device__ __forceinline__ void slice(const Product<W>& p, typename W::Sum (&sums)[4][SUMS]) {
+        typename W::Sum sum[BLOCKS][4] = {};
         W::template slice<BLOCKS>(p, sum);
 #pragma unroll
         for (int i = 0; i < 4 * BLOCKS; ++i) sums[i / 4][place(i % 4, lane_id())] = sum[i / 4][i % 4];
@@ -171,6 +178,26 @@ private:
     }
 };
 
+// What a block of the wide shape is to make, of how many along the features.
+struct Block {
+    int strip, token, token_block, feature_blocks;
+
+    template <class Tile, class W>
+    static __device__ __forceinline__ Block of(const Product<W>& p) {
+        const int features = ceil_div(p.N, Tile::FEATURES), tokens = ceil_div(p.M, Tile::TOKENS);
+        // Groups of token blocks: those that run together share both weights and rows in L2.
+        constexpr int GROUP = 8;
+        const int group = blockIdx.x / (GROUP * features) * GROUP, height = min(GROUP, tokens - group);
+        const int inside = blockIdx.x % (GROUP * features), token_block = group + inside % height;
+        return {inside / height * (Tile::FEATURES / STRIP), token_block * Tile::TOKENS, token_block, features};
+    }
+
+    template <class Tile, class W>
+    __device__ __forceinline__ Share share(const Product<W>& p) const {
+        return {token_block, token, min(Tile::TOKENS, p.M - token), feature_blocks};
+    }
+};
+
 // Any number of tokens. A block of 8 warps makes one tile.
 struct Wide {
     static constexpr int THREADS = 8 * WARP, BLOCKS_PER_SM = 1;
@@ -179,20 +206,11 @@ struct Wide {
     static __device__ __forceinline__ Share run(const Product<W>& p, const E& epilogue) {
         using Tile = typename W::Tile;
         static_assert(Tile::FEATURES / STRIP / Tile::STRIPS * (Tile::TOKENS / 8 / Tile::BLOCKS) == THREADS / WARP, "each warp has a part");
-        const int features = ceil_div(p.N, Tile::FEATURES), tokens = ceil_div(p.M, Tile::TOKENS);
-        // Groups of token blocks: those that run together share both weights and rows in L2.
-        const int group = blockIdx.x / (GROUP * features) * GROUP, height = min(GROUP, tokens - group);
-        const int inside = blockIdx.x % (GROUP * features);
-        const int feature_block = inside / height, token_block = group + inside % height;
-        const int first_strip = feature_block * (Tile::FEATURES / STRIP), first_token = token_block * Tile::TOKENS;
-
+        const Block block = Block::of<Tile>(p);
         extern __shared__ uint4 pool[];
-        const float* staged = W::template sum<E::MEMBERS>(p, pool, first_strip, first_token);
+        const float* staged = W::template sum<E::MEMBERS>(p, pool, block.strip, block.token);
         __syncthreads();
-        Tile::finish(p, staged, first_strip, first_token, epilogue);
-        return {token_block, first_token, min(Tile::TOKENS, p.M - first_token), features};
+        Tile::finish(p, staged, block.strip, block.token, epilogue);
+        return block.share<Tile>(p);
     }
-
-private:
-    static constexpr int GROUP = 8;
 };

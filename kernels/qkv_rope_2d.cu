@@ -1,6 +1,6 @@
 // The tower's attention input: fused q/k/v projection with bias, q and k turned by the patch's row and column. d = 80.
 //
-// Entries   qkv_rope_2d_bf16|f16_narrow|wide
+// Entries   qkv_rope_2d_bf16|f16[_w8a8]_narrow|wide; weights, rows and blocks of quantized ones as in linear.cu
 // x         T [P, E] read        weight  T [3 H d, E] paired by d / 2 (q, k, v), read        bias  f32 [3 H d] read
 // inv_freq  f32 [d / 4] read     positions  i32 [P, 2] read        qkv  T [P, 3 H d] write
 // Needs     E a multiple of 8, rows aligned to 16 bytes
@@ -10,6 +10,7 @@
 // Cost      P E + (P + E) 3 H d elements, 6 P E H d flops
 #include "floats.cuh"
 #include "rope.cuh"
+#include "w8a8.cuh"
 
 constexpr int HEAD = 80, HALF = HEAD / 2, QUARTER = HEAD / 4;
 
@@ -59,3 +60,15 @@ ENTRY(qkv_rope_2d_bf16_narrow, Narrow, bf16)
 ENTRY(qkv_rope_2d_bf16_wide, Wide, bf16)
 ENTRY(qkv_rope_2d_f16_narrow, Narrow, f16)
 ENTRY(qkv_rope_2d_f16_wide, Wide, f16)
+
+#define ENTRY_INT8(NAME, SHAPE, T)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, const float* inv_freq, const int* positions,    \
+             T* qkv, int P, int E, int H) {                                                                                            \
+        SHAPE::run(Product<Int8>{x, nullptr, {weight}, P, 3 * H * HEAD, E}, x_scales, Turn<T>{bias, inv_freq, positions, qkv, H});     \
+    }
+
+ENTRY_INT8(qkv_rope_2d_bf16_w8a8_narrow, NarrowInt8, bf16)
+ENTRY_INT8(qkv_rope_2d_bf16_w8a8_wide, WideInt8, bf16)
+ENTRY_INT8(qkv_rope_2d_f16_w8a8_narrow, NarrowInt8, f16)
+ENTRY_INT8(qkv_rope_2d_f16_w8a8_wide, WideInt8, f16)

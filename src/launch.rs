@@ -25,7 +25,7 @@ pub enum Access {
 /// How a device stores a weight. The host reads every weight in place, as the checkpoint has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Rows `[N, K]` of all parts in tiles of 16 rows x 32 columns; `N` and `K` are padded with zeros.
+    /// Rows `[N, K]` of all parts in tiles of 16 rows x 32 columns; `N` and `K` are padded with zeros. int8 has 64 columns, and scales.
     Tiled(DType),
     /// The same, but rows come in segments of `2 * half`, and a tile holds 8 rows of a segment's first half above the 8 of its second half that
     /// belong to them: the two rows that a rotation or a gate combines.

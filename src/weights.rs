@@ -56,6 +56,11 @@ impl Weight {
         self.parts[0].values.format()
     }
 
+    /// The order of its columns, if it is not that of the inputs; the same in every part.
+    pub fn order(&self) -> Option<&[u32]> {
+        self.parts[0].values.order()
+    }
+
     /// Bytes in the checkpoint.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|p| p.values.bytes()).sum()
@@ -67,6 +72,8 @@ impl Weight {
 pub struct Matrix {
     pub id: WeightId,
     pub format: Format,
+    /// The order that its columns are in, `[K]`: a product takes rows whose columns have been brought into it.
+    pub order: Option<WeightId>,
 }
 
 /// All weights of a model.
@@ -88,8 +95,8 @@ impl WeightSet {
         &self.weights[id.0 as usize]
     }
 
-    /// A weight as the operand of a product.
+    /// A weight as the operand of a product that reads rows as they are.
     pub fn matrix(&self, id: WeightId) -> Matrix {
-        Matrix { id, format: self.get(id).format() }
+        Matrix { id, format: self.get(id).format(), order: None }
     }
 }

@@ -6,15 +6,22 @@
 #[allow(dead_code, reason = "shared with the other test binary, which uses all of it")]
 mod writer;
 
+#[path = "import/folder.rs"]
+#[allow(dead_code, reason = "shared with the other test binary, which uses all of it")]
+mod folder;
+mod traces;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use osprey::checkpoint::inventory::expected;
 use osprey::checkpoint::{Checkpoint, Config, GenerationConfig, ModelFiles};
 use proptest::prelude::*;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use writer::{config, file, join, nested_config, tensors, write_shards, write_single};
 
@@ -162,6 +169,29 @@ fn open_all(dir: &Path) {
     }
 }
 
+/// The five quantized models of the goldens, written once.
+static QUANTIZED: LazyLock<[TempDir; 5]> =
+    LazyLock::new(|| ["awq4", "ct4", "ct8", "gptq4", "gptq8"].map(folder::model_folder));
+
+/// A copy of one of them whose quantized shard and config are changed; only what opening reads.
+fn changed(model: usize, shard: impl Fn(&mut Vec<u8>), config: impl Fn(String) -> String) -> TempDir {
+    let (from, to) = (QUANTIZED[model].path(), tempfile::tempdir().unwrap());
+    for name in ["b.safetensors", "model.safetensors.index.json"] {
+        fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    let mut bytes = fs::read(from.join("a.safetensors")).unwrap();
+    shard(&mut bytes);
+    fs::write(to.path().join("a.safetensors"), bytes).unwrap();
+    let text = fs::read_to_string(from.join("config.json")).unwrap();
+    fs::write(to.path().join("config.json"), config(text)).unwrap();
+    to
+}
+
+/// Bytes of the header behind its length.
+fn header_of(file: &[u8]) -> usize {
+    u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
+}
+
 fn check_config(text: &[u8]) {
     let (parsed, taken) = peak(|| Config::from_json("config.json", &String::from_utf8_lossy(text)));
     assert!(taken < 1 << 20, "{taken} bytes for a config");
@@ -241,6 +271,43 @@ proptest! {
             text = renumber(&text, which, &(value >> shift).to_string());
         }
         check_config(text.as_bytes());
+    }
+
+    #[test]
+    fn mutated_codes(model in 0..5usize, sets in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let shard = |bytes: &mut Vec<u8>| {
+            let start = 8 + header_of(bytes);
+            sets.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes[start..]) = *byte);
+        };
+        open_all(changed(model, shard, |text| text).path());
+    }
+
+    #[test]
+    fn wrong_numbers_in_a_header_of_codes(model in 0..5usize, which in any::<usize>(), value in any::<u64>(), shift in 0..64u32) {
+        let shard = |bytes: &mut Vec<u8>| {
+            let (header, data) = bytes[8..].split_at(header_of(bytes));
+            let text = renumber(&String::from_utf8_lossy(header), which, &(value >> shift).to_string());
+            *bytes = join(&text, data);
+        };
+        open_all(changed(model, shard, |text| text).path());
+    }
+
+    #[test]
+    fn mutated_quantization_config(
+        model in 0..5usize,
+        edits in prop::collection::vec(edit(), 1..3),
+        number in prop::option::of((any::<usize>(), any::<u64>(), 0..64u32)),
+    ) {
+        let config = |text: String| {
+            let (before, quantization) = text.split_at(text.find("\"quantization_config\"").unwrap());
+            let mut changed = quantization.as_bytes().to_vec();
+            match number {
+                Some((which, value, shift)) => changed = renumber(quantization, which, &(value >> shift).to_string()).into(),
+                None => apply(&mut changed, &edits),
+            }
+            format!("{before}{}", String::from_utf8_lossy(&changed))
+        };
+        open_all(changed(model, |_| (), config).path());
     }
 
     #[test]

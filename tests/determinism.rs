@@ -9,6 +9,7 @@ use osprey::cpu::Isa;
 use osprey::dtype::DType;
 use osprey::engine::Cancel;
 use osprey::exec::cuda::driver::Driver;
+use osprey::quant::Format;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -32,6 +33,32 @@ fn a_batch_does_not_change_a_bit() {
 fn a_decoded_token_equals_a_recomputed_one() {
     check_recomputed(setup(DType::Bf16));
     [DType::Bf16, DType::F16].map(|dtype| under(Driver::Emulator, dtype)).into_iter().for_each(check_recomputed);
+}
+
+#[test]
+fn int8_does_not_change_that() {
+    let int8 = |s| Setup { format: Format::W8A8, ..s };
+    [setup(DType::F32), setup(DType::Bf16), under(Driver::Emulator, DType::Bf16)].map(int8).into_iter().for_each(|s| {
+        check_chunks(s);
+        check_batches(s);
+        check_recomputed(s);
+    });
+    check_chunks(int8(under(Driver::Emulator, DType::F16)));
+}
+
+#[test]
+fn codes_with_scales_of_groups_do_not_change_that() {
+    let setups = [
+        Setup { format: Format::W4A16 { group: 8, zeros: true }, ..setup(DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 8, zeros: false }, ..setup(DType::F32) },
+        Setup { format: Format::W4A16 { group: 32, zeros: true }, ..under(Driver::Emulator, DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 32, zeros: false }, ..under(Driver::Emulator, DType::F16) },
+    ];
+    setups.into_iter().for_each(|s| {
+        check_chunks(s);
+        check_batches(s);
+        check_recomputed(s);
+    });
 }
 
 #[test]

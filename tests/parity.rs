@@ -36,21 +36,28 @@ fn check_rows(make: impl Fn(usize) -> Case) {
 
 #[test]
 fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
-    let linear = |dtype, stream, activation, norm: Option<NormKind>, n, k| {
+    let linear = |format, dtype, stream, activation, norm: Option<NormKind>, n, k| {
         check_rows(move |m| {
-            let mut b = CaseBuilder::new(format!("{dtype} {activation:?} {norm:?} N={n} K={k}"));
-            let weight = b.matrix(dtype, &[(n, k)], 0.1);
+            let mut b = CaseBuilder::new(format!("{format} {dtype} {activation:?} {norm:?} N={n} K={k}"));
+            let weight = b.operand(format, dtype, &[(n, k)], 0.1);
             let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
             let y = b.output(stream, &[m, n], ANY);
-            let normed = norm.map(|kind| b.normed(kind, dtype, &y, ANY));
-            let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(Linear { x: x.into(), weight, bias, activation, store: Store::Set, y, normed })
+            let normed = norm.map(|kind| match format {
+                Format::W8A8 => b.normed_int8(kind, dtype, &y, ANY),
+                _ => b.normed(kind, dtype, &y, ANY),
+            });
+            let x = b.input(format, dtype, &[m, k], 1.0);
+            b.finish(Linear { x, weight, bias, activation, store: Store::Set, y, normed })
         });
     };
-    linear(DType::Bf16, DType::Bf16, None, Some(NormKind::Rms), 264, 1176);
-    linear(DType::F16, DType::F32, None, Some(NormKind::Layer), 136, 1544);
-    linear(DType::Bf16, DType::Bf16, Some(Activation::QuickGelu), None, 136, 80);
-    linear(DType::F16, DType::F16, Some(Activation::Gelu), None, 40, 6200);
+    let (float, int8) = (Format::Float, Format::W8A8);
+    linear(float, DType::Bf16, DType::Bf16, None, Some(NormKind::Rms), 264, 1176);
+    linear(float, DType::F16, DType::F32, None, Some(NormKind::Layer), 136, 1544);
+    linear(float, DType::Bf16, DType::Bf16, Some(Activation::QuickGelu), None, 136, 80);
+    linear(float, DType::F16, DType::F16, Some(Activation::Gelu), None, 40, 6200);
+    linear(int8, DType::Bf16, DType::Bf16, None, Some(NormKind::Rms), 264, 1552);
+    linear(int8, DType::F16, DType::F32, None, Some(NormKind::Layer), 136, 784);
+    linear(int8, DType::F16, DType::F16, Some(Activation::Gelu), None, 40, 6208);
 }
 
 #[test]
@@ -94,26 +101,21 @@ fn a_row_of_a_product_with_codes_has_the_same_bits_among_any_number() {
 
 #[test]
 fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
-    for (dtype, k) in [(DType::Bf16, 264), (DType::F16, 776)] {
+    let (float, int8) = (Format::Float, Format::W8A8);
+    let kinds =
+        [(float, DType::Bf16, 264), (float, DType::F16, 776), (int8, DType::Bf16, 272), (int8, DType::F16, 784)];
+    for (format, dtype, k) in kinds {
         check_rows(|m| {
-            let mut b = CaseBuilder::new(format!("gate_up {dtype}"));
-            let weight = b.matrix(dtype, &[(72, k), (72, k)], 0.1);
+            let mut b = CaseBuilder::new(format!("gate_up {format} {dtype}"));
+            let weight = b.operand(format, dtype, &[(72, k), (72, k)], 0.1);
             let y = b.output(dtype, &[m, 72], ANY);
-            let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(GateUp { x: x.into(), weight, y })
+            let x = b.input(format, dtype, &[m, k], 1.0);
+            b.finish(GateUp { x, weight, y })
         });
         check_rows(|m| {
-            let mut b = CaseBuilder::new(format!("lm_head {dtype}"));
-            let weight = b.matrix(dtype, &[(136, k)], 0.1);
-            let x = b.random(dtype, &[m, k], 1.0);
-            let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
-            let logits = b.output(DType::F32, &[m, 136], ANY);
-            b.finish(LmHead { x, rows, weight, logits, bests: None })
-        });
-        check_rows(|m| {
-            let mut b = CaseBuilder::new(format!("qkv_mrope {dtype}"));
+            let mut b = CaseBuilder::new(format!("qkv_mrope {format} {dtype}"));
             let parts = [2 * 128, 128, 128];
-            let weight = b.matrix(dtype, &parts.map(|n| (n, k)), 0.1);
+            let weight = b.operand(format, dtype, &parts.map(|n| (n, k)), 0.1);
             let bias = Some(b.weight(dtype, &parts.map(|n| (n, 1)), 0.5));
             let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, 128)), section: [16, 24, 24] };
             let q = b.output(dtype, &[m, 2 * 128], ANY);
@@ -129,14 +131,28 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             case
         });
         check_rows(|m| {
-            let mut b = CaseBuilder::new(format!("qkv_rope_2d {dtype}"));
-            let weight = b.matrix(dtype, &[(3 * 160, k)], 0.1);
+            let mut b = CaseBuilder::new(format!("qkv_rope_2d {format} {dtype}"));
+            let weight = b.operand(format, dtype, &[(3 * 160, k)], 0.1);
             let bias = b.weight(dtype, &[(3 * 160, 1)], 0.5);
             let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, 40)) };
             let qkv = b.output(dtype, &[m, 3 * 160], ANY);
             let positions = b.indices(&(0..2 * m as i32).map(|i| i * 7 % 74).collect::<Vec<_>>());
+            let x = b.input(format, dtype, &[m, k], 1.0);
+            b.finish(QkvRope2d { x, weight, bias, rope, positions, head_dim: 80, qkv })
+        });
+    }
+}
+
+#[test]
+fn a_row_of_logits_has_the_same_bits_among_any_number() {
+    for (dtype, k) in [(DType::Bf16, 264), (DType::F16, 776)] {
+        check_rows(|m| {
+            let mut b = CaseBuilder::new(format!("lm_head {dtype}"));
+            let weight = b.matrix(dtype, &[(136, k)], 0.1);
             let x = b.random(dtype, &[m, k], 1.0);
-            b.finish(QkvRope2d { x: x.into(), weight, bias, rope, positions, head_dim: 80, qkv })
+            let rows = b.indices(&(0..m as i32).collect::<Vec<_>>());
+            let logits = b.output(DType::F32, &[m, 136], ANY);
+            b.finish(LmHead { x, rows, weight, logits, bests: None })
         });
     }
 }

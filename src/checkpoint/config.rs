@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use super::json::{self, Fields, shown};
+use super::quantized::config::Quantization;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -39,6 +40,8 @@ pub struct Config {
     /// `torch_dtype` (or `dtype`): what the model was trained in. The tensors themselves may differ.
     #[serde(serialize_with = "dtype_name")]
     pub torch_dtype: Option<DType>,
+    /// How linear layers were quantized; none if all weights are floats.
+    pub quantization: Option<Quantization>,
 }
 
 /// The decoder.
@@ -119,10 +122,8 @@ impl Config {
 
 fn parse(top: &Fields) -> Result<Config> {
     let model_type = model_type(top)?;
-    refuse_quantized(top)?;
     let nested = top.object("text_config")?;
     let text_fields = nested.map_or_else(|| top.clone(), |t| t.or(top));
-    refuse_quantized(&text_fields)?;
     let text = text(&text_fields)?;
     let Some(vision_fields) = top.object("vision_config")? else {
         return Err(top.error("vision_config", "is missing"));
@@ -141,6 +142,7 @@ fn parse(top: &Fields) -> Result<Config> {
         pad_token_id: text_fields.token("pad_token_id")?,
         tie_word_embeddings: text_fields.flag("tie_word_embeddings")?.unwrap_or(false),
         torch_dtype: torch_dtype(&ids)?,
+        quantization: Quantization::read(&ids)?,
         text,
         vision,
     })
@@ -155,15 +157,6 @@ fn model_type(top: &Fields) -> Result<String> {
             "supported: qwen2_vl (Qwen2-VL)",
         )),
     }
-}
-
-fn refuse_quantized(fields: &Fields) -> Result<()> {
-    let Some(quant) = fields.object("quantization_config")? else { return Ok(()) };
-    let method = quant.text("quant_method")?.unwrap_or("unnamed method");
-    Err(Error::unsupported(
-        format!("config.json: quantization_config ({})", shown(method)),
-        "quantized checkpoints cannot be read yet: take the bf16 or f16 original",
-    ))
 }
 
 fn text(f: &Fields) -> Result<TextConfig> {

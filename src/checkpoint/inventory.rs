@@ -1,6 +1,6 @@
 //! Which tensors a Qwen2-VL of a given config has, and the check that a checkpoint has exactly those.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::config::{Config, TextConfig, VisionConfig};
 use super::json::shown;
 use super::names::canonical;
+use super::quantized;
 use super::storage::{StoredMatrix, StoredTensor};
 use super::weights::rows;
 use crate::error::{Error, Result};
@@ -160,11 +161,14 @@ pub(crate) fn verify<'a>(
     tensors: impl Iterator<Item = &'a StoredTensor>,
     matrices: &[StoredMatrix],
 ) -> Result<Inventory> {
+    let expected = expected(config);
     let mut found = by_name(config, tensors)?;
-    let mut codes: BTreeMap<&str, &StoredMatrix> = matrices.iter().map(|m| (m.name(), m)).collect();
+    let imported = quantized::import(config, &expected, &mut found)?;
+    let mut codes: BTreeMap<&str, &StoredMatrix> = imported.iter().chain(matrices).map(|m| (m.name(), m)).collect();
+    drop_absent_biases(&expected, &mut found)?;
     let mut verified = Inventory { tensors: BTreeMap::new(), matrices: BTreeMap::new() };
     let mut missing = Vec::new();
-    for want in expected(config) {
+    for want in expected {
         if let Some(matrix) = codes.remove(want.name.as_str()) {
             check_codes(&want, matrix)?;
             verified.matrices.insert(want.name, matrix.clone());
@@ -184,8 +188,8 @@ pub(crate) fn verify<'a>(
 fn by_name<'a>(
     config: &Config,
     tensors: impl Iterator<Item = &'a StoredTensor>,
-) -> Result<HashMap<String, &'a StoredTensor>> {
-    let mut found: HashMap<String, &StoredTensor> = HashMap::new();
+) -> Result<BTreeMap<String, &'a StoredTensor>> {
+    let mut found: BTreeMap<String, &StoredTensor> = BTreeMap::new();
     for tensor in tensors {
         let name = canonical(tensor.name());
         if ignorable(config, &name) {
@@ -197,6 +201,25 @@ fn by_name<'a>(
         }
     }
     Ok(found)
+}
+
+/// Drops biases of linear layers that have none in this model, as quantizers store them, if they are zero.
+fn drop_absent_biases(expected: &[Expected], found: &mut BTreeMap<String, &StoredTensor>) -> Result<()> {
+    let names: HashSet<&str> = expected.iter().map(|e| e.name.as_str()).collect();
+    for linear in expected.iter().filter(|e| e.kind == Kind::Linear) {
+        let Some(layer) = linear.name.strip_suffix(".weight") else { continue };
+        let bias = format!("{layer}.bias");
+        if names.contains(bias.as_str()) {
+            continue;
+        }
+        if let Some(tensor) = found.remove(&bias)
+            && tensor.bytes().iter().any(|&byte| byte != 0)
+        {
+            let why = "is not zero, but this layer has no bias in the model";
+            return Err(Error::checkpoint(tensor.file(), shown(tensor.name()), why));
+        }
+    }
+    Ok(())
 }
 
 fn check_codes(want: &Expected, matrix: &StoredMatrix) -> Result<()> {

@@ -125,6 +125,18 @@ impl<'a> Fields<'a> {
         Ok(self.typed(name, "an object", Value::as_object)?.map(|map| Fields::new(self.file, &at, map)))
     }
 
+    /// The objects in an object, with their own paths; none where it is absent.
+    pub fn objects(&self, name: &str) -> Result<Vec<Fields<'a>>> {
+        let Some(outer) = self.object(name)? else { return Ok(Vec::new()) };
+        let names = outer.places.iter().flat_map(|(_, map)| map.keys());
+        Ok(names.map(|name| outer.object(name)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// True if there is no field at all.
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(|(_, map)| map.is_empty())
+    }
+
     /// A list of whole numbers.
     pub fn uints(&self, name: &str) -> Result<Option<Vec<u64>>> {
         let list = |v: &Value| v.as_array()?.iter().map(Value::as_u64).collect::<Option<Vec<_>>>();

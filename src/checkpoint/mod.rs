@@ -12,6 +12,7 @@ pub mod inventory;
 mod json;
 pub mod lora;
 pub mod names;
+pub mod quantized;
 pub mod safetensors;
 pub mod storage;
 pub mod summary;

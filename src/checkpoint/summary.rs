@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::config::Config;
 use super::inventory::Part;
-use super::storage::StoredTensor;
+use super::quantized::config::Quantization;
+use super::storage::{StoredMatrix, StoredTensor};
 use super::weights::ModelFiles;
 
 /// The content of a model folder.
@@ -16,10 +18,10 @@ pub struct Summary {
     pub config: Config,
     /// Ordered by name.
     pub tensors: Vec<TensorLine>,
-    /// By dtype name.
-    pub by_dtype: BTreeMap<String, Total>,
-    /// By part of the model: vision, text, embed, head.
-    pub by_part: BTreeMap<Part, Total>,
+    /// By format: a dtype's name, or that of a quantized format.
+    pub by_format: BTreeMap<String, Total>,
+    /// By part of the model (vision, text, embed, head), and in it by format.
+    pub by_part: BTreeMap<Part, BTreeMap<String, Total>>,
     pub total: Total,
 }
 
@@ -28,7 +30,8 @@ pub struct Summary {
 pub struct TensorLine {
     pub name: String,
     pub part: Part,
-    pub dtype: String,
+    /// Name of its dtype or quantized format.
+    pub format: String,
     pub shape: Vec<usize>,
     pub bytes: u64,
     /// Name of the file in the folder.
@@ -44,10 +47,10 @@ pub struct Total {
 }
 
 impl Total {
-    fn add(&mut self, tensor: &StoredTensor) {
+    fn add(&mut self, line: &TensorLine) {
         self.tensors += 1;
-        self.parameters += tensor.elements() as u64;
-        self.bytes += tensor.data().len() as u64;
+        self.parameters += line.shape.iter().product::<usize>() as u64;
+        self.bytes += line.bytes;
     }
 }
 
@@ -57,16 +60,17 @@ impl Summary {
         let mut summary = Summary {
             config: files.config.clone(),
             tensors: Vec::new(),
-            by_dtype: BTreeMap::new(),
+            by_format: BTreeMap::new(),
             by_part: BTreeMap::new(),
             total: Total::default(),
         };
-        for tensor in files.weights.tensors() {
-            let line = line(tensor);
-            summary.by_dtype.entry(line.dtype.clone()).or_default().add(tensor);
-            summary.by_part.entry(line.part).or_default().add(tensor);
-            summary.total.add(tensor);
-            summary.tensors.push(line);
+        summary.tensors =
+            files.weights.tensors().map(float_line).chain(files.weights.matrices().map(codes_line)).collect();
+        summary.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        for line in &summary.tensors {
+            summary.by_format.entry(line.format.clone()).or_default().add(line);
+            summary.by_part.entry(line.part).or_default().entry(line.format.clone()).or_default().add(line);
+            summary.total.add(line);
         }
         summary
     }
@@ -92,21 +96,25 @@ impl Summary {
             ("vision", format!("{} blocks, width {}, {} heads of {}", v.depth, v.embed_dim, v.num_heads, v.head_dim)),
             ("patch", format!("{patch}, merged {0}x{0}", v.spatial_merge_size)),
             ("token ids", format!("{ids}, end {}", c.vision_end_token_id)),
+            ("quantized", c.quantization.as_ref().map_or("no".into(), Quantization::to_string)),
             ("trained in", c.torch_dtype.map_or("not stated", |d| d.name()).to_string()),
         ]
     }
 }
 
-fn line(tensor: &StoredTensor) -> TensorLine {
-    let file = tensor.file().file_name().map(|f| f.to_string_lossy().into_owned());
-    TensorLine {
-        name: tensor.name().to_string(),
-        part: Part::of(tensor.name()),
-        dtype: tensor.dtype().name().to_string(),
-        shape: tensor.shape().to_vec(),
-        bytes: tensor.data().len() as u64,
-        file: file.unwrap_or_default(),
-    }
+fn float_line(t: &StoredTensor) -> TensorLine {
+    line(t.name(), t.file(), t.dtype().to_string(), t.shape(), t.data().len())
+}
+
+fn codes_line(m: &StoredMatrix) -> TensorLine {
+    let q = m.codes();
+    line(m.name(), m.file(), q.format().to_string(), &[q.n, q.k], q.bytes())
+}
+
+fn line(name: &str, file: &Path, format: String, shape: &[usize], bytes: usize) -> TensorLine {
+    let file = file.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
+    let (part, shape, bytes) = (Part::of(name), shape.to_vec(), bytes as u64);
+    TensorLine { name: name.to_string(), part, format, shape, bytes, file }
 }
 
 impl fmt::Display for Summary {
@@ -118,19 +126,21 @@ impl fmt::Display for Summary {
         let name = self.tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
         for t in &self.tensors {
             let shape = format!("{:?}", t.shape);
-            writeln!(f, "{:<name$}  {:<5}{shape:<24}{:>14}  {}", t.name, t.dtype, t.bytes, t.file)?;
+            writeln!(f, "{:<name$}  {:<5}{shape:<24}{:>14}  {}", t.name, t.format, t.bytes, t.file)?;
         }
         writeln!(f)?;
-        for (part, total) in &self.by_part {
-            total_line(f, part.name(), total)?;
+        for (part, formats) in &self.by_part {
+            for (format, total) in formats {
+                total_line(f, &format!("{:<7}{format}", part.name()), total)?;
+            }
         }
-        for (dtype, total) in &self.by_dtype {
-            total_line(f, dtype, total)?;
+        for (format, total) in &self.by_format {
+            total_line(f, &format!("{:<7}{format}", "all"), total)?;
         }
         total_line(f, "total", &self.total)
     }
 }
 
 fn total_line(f: &mut fmt::Formatter<'_>, label: &str, t: &Total) -> fmt::Result {
-    writeln!(f, "{label:<8}{:>6} tensors {:>14} parameters {:>16} bytes", t.tensors, t.parameters, t.bytes)
+    writeln!(f, "{label:<14}{:>6} tensors {:>14} parameters {:>16} bytes", t.tensors, t.parameters, t.bytes)
 }

@@ -113,7 +113,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Reads and checks config and weights of a model folder. Nothing of the weights is read but their headers.
+    /// Reads and checks config and weights of a model folder. Nothing of the weights is read but their headers, and codes that
+    /// must be unpacked.
     pub fn open(dir: impl AsRef<Path>) -> Result<ModelFiles> {
         let dir = dir.as_ref();
         let config = Config::open(dir)?;

@@ -1,4 +1,4 @@
-//! `osprey inspect`: what a model folder holds, and the memory that a run will take. Weights are not read, only their headers.
+//! `osprey inspect`: what a model folder holds, and the memory that a run will take. Weights are not read, only their headers, but for codes that must be unpacked.
 
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs};
@@ -48,8 +48,10 @@ struct Memory {
     chunk: usize,
     /// Patches of the largest picture.
     patches: usize,
-    /// In the files' mapping, shared with other processes that use them.
+    /// All of them. In the files' mapping, shared with other processes that use them, but for those unpacked.
     weights: u64,
+    /// Codes that were brought to rows, and scales.
+    unpacked: u64,
     /// By region.
     regions: BTreeMap<&'static str, u64>,
     kv_bytes_per_token: u64,
@@ -68,13 +70,14 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
     let summary = Summary::new(&files);
     let loaded = Qwen2Vl::load(&files.config, &files.weights, Precision::new(placement.dtype))?;
-    let memory = measure(&loaded, &limits, summary.total.bytes)?;
+    let unpacked: usize = files.weights.matrices().map(|m| m.codes().unmapped()).sum();
+    let memory = measure(&loaded, &limits, summary.total.bytes, unpacked as u64)?;
     let output = Output { model, folder: files.dir.display().to_string(), summary, memory };
     put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { output.to_string() })?;
     Ok(Exit::Success)
 }
 
-fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64) -> Result<Memory> {
+fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64, unpacked: u64) -> Result<Memory> {
     let bytes = needs(model, limits)?.regions;
     Ok(Memory {
         dtype: model.precision.activations.name(),
@@ -82,6 +85,7 @@ fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64) -> Result<Memory> {
         chunk: limits.chunk,
         patches: limits.patches,
         weights,
+        unpacked,
         regions: Region::ALL.into_iter().map(|r| (r.name(), bytes.get(r) as u64)).collect(),
         kv_bytes_per_token: model.kv_layout(1, 1).bytes_per_token() as u64,
         total: weights + bytes.total() as u64,
@@ -100,7 +104,10 @@ impl fmt::Display for Memory {
         let what = format!("{dtype}, {context} tokens, chunks of {chunk}, pictures of {patches} patches");
         writeln!(f, "memory of a run ({what}):")?;
         let mib = |bytes: u64| bytes as f64 / 1048576.0;
-        writeln!(f, "{:<8}{:>12.2} MiB, mapped from the files", "weights", mib(self.weights))?;
+        writeln!(f, "{:<8}{:>12.2} MiB, mapped from the files", "weights", mib(self.weights - self.unpacked))?;
+        if self.unpacked > 0 {
+            writeln!(f, "{:<8}{:>12.2} MiB of weights, unpacked from the files", "", mib(self.unpacked))?;
+        }
         for (name, bytes) in &self.regions {
             writeln!(f, "{name:<8}{:>12.2} MiB", mib(*bytes))?;
         }

@@ -1,4 +1,4 @@
-//! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers.
+//! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers, unless codes must be unpacked.
 
 use super::args::{Dtype, ModelArgs, PixelArgs};
 use super::device::{self, Placement};
@@ -72,6 +72,8 @@ pub fn open_files(args: &ModelArgs) -> Result<(String, ModelFiles)> {
         Some(model) => (model.clone(), hub::resolve(model)?),
         None => ("demo".into(), demo()?),
     };
+    // Opening unpacks codes on the threads that work later.
+    use_threads(args.threads);
     Ok((name, ModelFiles::open(dir)?))
 }
 

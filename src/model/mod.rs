@@ -9,6 +9,7 @@ pub mod vision;
 use crate::checkpoint::Weights;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::gather::Gather;
 use crate::ops::input::Input;
 use crate::ops::quantize_rows::QuantizeRows;
 use crate::plan::Recorder;
@@ -97,7 +98,18 @@ impl WeightLoader<'_> {
     /// The same as the operand of a product.
     fn matrix(&mut self, names: &[String]) -> Result<Matrix> {
         let id = self.vector(names)?;
-        Ok(self.set.matrix(id))
+        Ok(Matrix { order: self.order(id, names)?, ..self.set.matrix(id) })
+    }
+
+    /// The order of a weight's columns as a vector of its own.
+    fn order(&mut self, id: WeightId, names: &[String]) -> Result<Option<WeightId>> {
+        let weight = self.set.get(id);
+        if let Some(i) = weight.parts.iter().position(|p| p.values.order() != weight.order()) {
+            let what = format!("{}: columns in another order than those of {}", names[i], names[0]);
+            return Err(Error::unsupported(what, "they are one product: quantize them together, or without desc_act"));
+        }
+        let order: Option<Vec<f32>> = weight.order().map(|order| order.iter().map(|&column| column as f32).collect());
+        Ok(order.map(|order| self.table(&format!("{}.order", names.join("+")), &order)))
     }
 
     fn one(&mut self, name: String) -> Result<WeightId> {
@@ -126,14 +138,23 @@ fn rows_for(r: &mut Recorder, weight: Matrix, dtype: DType, shape: &[usize; 2]) 
     }
 }
 
-/// Finished rows in the form that a weight is multiplied with: as they are, or int8 made of them by an op of its own.
+/// Finished rows in the form that a weight is multiplied with: as they are, in the order of its columns, or int8 made of them, by an op of its own.
 fn input_of(r: &mut Recorder, weight: Matrix, x: Tensor) -> Result<Input> {
     if weight.format != Format::W8A8 {
-        return Ok(x.into());
+        return ordered(r, weight, x.into());
     }
     let y = rows_for(r, weight, x.dtype, &[x.rows(), x.cols()]);
     r.push(QuantizeRows { x, y })?;
     Ok(y)
+}
+
+/// Rows in the order of a weight's columns: those of a norm, which stores them as they are.
+fn ordered(r: &mut Recorder, weight: Matrix, rows: Input) -> Result<Input> {
+    let Some(order) = weight.order else { return Ok(rows) };
+    let x = rows.x;
+    let y = r.temp(x.dtype, &[x.rows(), x.cols()]);
+    r.push(Gather { x, order, y })?;
+    Ok(y.into())
 }
 
 /// A point of a plan that a debugger may stop at.

@@ -1,11 +1,11 @@
-//! The Qwen2 decoder as a plan: five launches a layer, seven where products read int8, then the head and the draw.
+//! The Qwen2 decoder as a plan: five launches a layer, seven where products read int8, nine where weights have an order of their own, then the head and the draw.
 //!
 //! One plan serves prefill chunks and decode rows: a row is one token of one sequence, and its lengths are read from the step.
 
-use super::{KvLayout, Precision, Tap, WeightLoader, input_of, rows_for};
+use super::{KvLayout, Precision, Tap, WeightLoader, input_of, ordered, rows_for};
 use crate::checkpoint::TextConfig;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::embed::Embed;
 use crate::ops::gate_up::GateUp;
 use crate::ops::input::Input;
@@ -17,6 +17,7 @@ use crate::ops::qkv_mrope::QkvMrope;
 use crate::ops::rope::{Mrope, inv_freq};
 use crate::ops::sample::Sample;
 use crate::plan::{Plan, Recorder};
+use crate::quant::Format;
 use crate::step::{StepLayout, StepShape};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Matrix, WeightSet};
@@ -91,6 +92,10 @@ impl Decoder {
     pub(super) fn load(w: &mut WeightLoader, config: &TextConfig, tied: bool) -> Result<Self> {
         let embed = w.one("model.embed_tokens.weight".into())?;
         let head = if tied { w.set.matrix(embed) } else { w.matrix(&["lm_head.weight".into()])? };
+        if head.format == Format::W8A8 {
+            let hint = "it reads floats: leave lm_head as it is when quantizing (ignore: [\"lm_head\"])";
+            return Err(Error::unsupported("lm_head.weight with int8 activations", hint));
+        }
         let layer = |i: usize, w: &mut WeightLoader| {
             let name = |part: &str| format!("model.layers.{i}.{part}");
             let qkv = |kind: &str| ["q", "k", "v"].map(|p| name(&format!("self_attn.{p}_proj.{kind}")));
@@ -158,6 +163,7 @@ impl Decoder {
             let Some(Normed { y: n, .. }) = next else { unreachable!("every layer begins with a norm") };
             let (k, v) = (around.kv.keys(i), around.kv.values(i));
             let (q, attended) = (r.temp(dtype, &[rows, c.q_dim()]), r.temp(dtype, &[rows, c.q_dim()]));
+            let n = ordered(&mut r, layer.qkv, n)?;
             r.push(QkvMrope {
                 x: n,
                 weight: layer.qkv,
@@ -187,7 +193,8 @@ impl Decoder {
             let after = normed(&mut r, (layer.post_norm, layer.gate_up));
             r.push(add(attended, layer.o, x, Some(after)))?;
             let hidden = r.temp(dtype, &[rows, c.intermediate_size]);
-            r.push(GateUp { x: after.y, weight: layer.gate_up, y: hidden })?;
+            let n = ordered(&mut r, layer.gate_up, after.y)?;
+            r.push(GateUp { x: n, weight: layer.gate_up, y: hidden })?;
             let hidden = input_of(&mut r, layer.down, hidden)?;
             next = self.norm_before(i + 1, tail).map(|n| normed(&mut r, n));
             r.push(add(hidden, layer.down, x, next))?;
@@ -196,7 +203,8 @@ impl Decoder {
         let (ids, logits) = outputs(shape.samples, c.vocab_size);
         if let Some(n) = next {
             let bests = (tail == Tail::Sample).then_some(around.bests.row_range(0, shape.samples));
-            r.push(LmHead { x: n.y.x, rows: step.sample_rows, weight: self.head, logits, bests })?;
+            let x = ordered(&mut r, self.head, n.y)?.x;
+            r.push(LmHead { x, rows: step.sample_rows, weight: self.head, logits, bests })?;
         }
         if tail == Tail::Sample {
             let (reals, ints, seen) = (step.sample_f32, step.sample_i32, around.seen);

@@ -2,7 +2,7 @@
 //!
 //! Five launches a block, seven where products read int8. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
 
-use super::{Precision, Tap, WeightLoader, input_of, rows_for};
+use super::{Precision, Tap, WeightLoader, input_of, ordered, rows_for};
 use crate::checkpoint::VisionConfig;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -136,8 +136,9 @@ impl VisionTower {
         let mut taps = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let (qkv, attended) = (r.temp(dtype, &[patches, 3 * width]), r.temp(dtype, &[patches, width]));
+            let rows = ordered(&mut r, block.qkv.weight, next.y)?;
             r.push(QkvRope2d {
-                x: next.y,
+                x: rows,
                 weight: block.qkv.weight,
                 bias: block.qkv.bias,
                 rope: Rope2d { inv_freq: self.inv_freq },
@@ -151,7 +152,8 @@ impl VisionTower {
             let between = normed(&mut r, (&block.norm2, Some(block.fc1.weight)));
             r.push(add(attended, &block.proj, x, Some(between)))?;
             let hidden = r.temp(dtype, &[patches, self.config.mlp_dim]);
-            r.push(activated(between.y, &block.fc1, Activation::QuickGelu, hidden))?;
+            let rows = ordered(&mut r, block.fc1.weight, between.y)?;
+            r.push(activated(rows, &block.fc1, Activation::QuickGelu, hidden))?;
             let hidden = input_of(&mut r, block.fc2.weight, hidden)?;
             next = normed(&mut r, self.norm_before(i + 1));
             r.push(add(hidden, &block.fc2, x, Some(next)))?;

@@ -220,10 +220,12 @@ impl CaseBuilder {
         if format != Format::W8A8 {
             return self.random(dtype, shape, scale).into();
         }
-        let elements: usize = shape.iter().product();
-        // -128 is no int8 of a row.
-        let codes: Vec<i8> = (0..elements).map(|_| (self.rng.next() % 255) as i32 - 127).map(|c| c as i8).collect();
-        let scales: Vec<f32> = (0..shape[0]).map(|_| (0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0).collect();
+        // Row after row: what a row holds does not depend on how many there are. -128 is no int8 of a row.
+        let (mut codes, mut scales) = (Vec::<i8>::new(), Vec::<f32>::new());
+        for _ in 0..shape[0] {
+            scales.push((0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0);
+            codes.extend((0..shape[1]).map(|_| ((self.rng.next() % 255) as i32 - 127) as i8));
+        }
         let x = self.bytes(DType::I8, shape, bytemuck::cast_slice(&codes));
         Input { x, scales: Some(self.bytes(DType::F32, &[shape[0]], bytemuck::cast_slice(&scales))) }
     }

@@ -8,6 +8,7 @@ mod body;
 pub mod case;
 pub mod embed;
 pub mod gate_up;
+pub mod gather;
 pub mod input;
 pub mod linear;
 pub mod lm_head;
@@ -101,6 +102,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "qkv_rope_2d", cases: qkv_rope_2d::cases },
     Entry { name: "paged_attention", cases: paged_attention::cases },
     Entry { name: "vision_attention", cases: vision_attention::cases },
+    Entry { name: "gather", cases: gather::cases },
     Entry { name: "quantize_rows", cases: quantize_rows::cases },
     Entry { name: "lm_head", cases: lm_head::cases },
     Entry { name: "sample", cases: sample::cases },

@@ -18,17 +18,24 @@ struct Wide {
     features: usize,
     /// Also the rows that share a counter of the norm after a product.
     rows: usize,
+    threads: u32,
     /// Dynamic shared memory.
     smem: usize,
 }
 
 /// Weights that are staged with their rows: three stages of 64 k of both.
-const STAGED: Wide = Wide { features: 128, rows: 128, smem: 3 * 2 * (128 * 64 * 2) };
+const STAGED: Wide = Wide { features: 128, rows: 128, threads: 256, smem: 3 * 2 * (128 * 64 * 2) };
+/// The same of int8.
+const INT8: Wide = Wide { features: 128, rows: 128, threads: 128, smem: 3 * 2 * (128 * 64) };
 /// Codes, which go to registers: two stages of 128 k of rows, and the sums, whose tokens are 4 floats apart.
-const CODES: Wide = Wide { features: 256, rows: 64, smem: 2 * (64 * 128 * 2) + 64 * (256 + 4) * 4 };
+const CODES: Wide = Wide { features: 256, rows: 64, threads: 256, smem: 2 * (64 * 128 * 2) + 64 * (256 + 4) * 4 };
 
 fn wide(format: Format) -> &'static Wide {
-    if codes(format).is_some() { &CODES } else { &STAGED }
+    match format {
+        Format::Float => &STAGED,
+        Format::W8A8 => &INT8,
+        Format::W4A16 { .. } | Format::W8A16 { .. } => &CODES,
+    }
 }
 
 /// Bits of a code, the group and whether there are zero points, of weights whose inputs are floats.
@@ -80,7 +87,6 @@ pub fn kernel(
     m: usize,
     n: usize,
 ) -> Result<Kernel> {
-    require_kernel(op, weight.format != Format::W8A8, || format!("{} weights", weight.format))?;
     let (k, wide) = (x.cols(), wide(weight.format));
     let grouped = codes(weight.format).is_none_or(|(_, group, _)| [32, 64, 128, k].contains(&group));
     require_kernel(op, grouped, || format!("groups other than 32, 64, 128 and all columns: {:?}", weight.format))?;
@@ -90,7 +96,7 @@ pub fn kernel(
     let (shape, blocks, block, smem) = if m <= NARROW_ROWS {
         ("narrow", n.div_ceil(16), 32 * slices(weight.format, k), 0)
     } else {
-        ("wide", n.div_ceil(wide.features) * m.div_ceil(wide.rows), 256, wide.smem as u32)
+        ("wide", n.div_ceil(wide.features) * m.div_ceil(wide.rows), wide.threads, wide.smem as u32)
     };
     Ok(Kernel { entry: format!("{family}_{shape}"), grid: [blocks as u32, 1, 1], block, smem })
 }
@@ -113,7 +119,8 @@ pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, biased: bool) -> u64
         None => (row, 0),
     };
     let (rows, weights) = (m * row, n * column);
-    let bias = if biased { m * n * 4 } else { 0 };
+    // So is the scale of an int8 feature.
+    let vectors = usize::from(biased) + usize::from(x.scales.is_some());
     // A row is read in pieces of 64 bytes: where rows end in the middle of a sector, every other row's pieces lie in three.
     let split = if row.is_multiple_of(32) { 0 } else { n.div_ceil(wide.features) * rows / 4 };
     let tiles = if m <= NARROW_ROWS {
@@ -122,7 +129,7 @@ pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, biased: bool) -> u64
         let over = m.div_ceil(wide.rows);
         (n.div_ceil(wide.features) - 1) * rows + (over - 1) * weights + over * halves
     };
-    (tiles + split + bias) as u64
+    (tiles + split + m * n * 4 * vectors) as u64
 }
 
 /// Bytes that storing or loading the results asks for again: in the wide shape eight floats of a lane are two accesses to the same sectors.

@@ -7,6 +7,7 @@ use super::Op;
 use super::case::{Case, CaseBuilder, Tolerance, dot_error};
 use super::embed::Embed;
 use super::gate_up::GateUp;
+use super::gather::{Gather, scattered};
 use super::linear::{Activation, Linear, Store};
 use super::lm_head::LmHead;
 use super::norm::{NormKind, Normed};
@@ -154,6 +155,9 @@ fn text(shape: &Shape, phase: Phase) -> Vec<Workload> {
     if shape.format == Format::W8A8 {
         ops.insert(5, ("quantize_rows", "SwiGLU", layers, quantize_ffn));
         ops.insert(3, ("quantize_rows", "attention", layers, quantize_attended));
+    }
+    if matches!(shape.format, Format::W4A16 { .. } | Format::W8A16 { .. }) {
+        ops.insert(5, ("gather", "act-order of down", layers, gather_ffn));
     }
     assemble(shape, phase, &ops)
 }
@@ -398,6 +402,12 @@ fn quantize_attended(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
 
 fn quantize_ffn(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     s.quantized(b, s.rows, s.text.intermediate_size)
+}
+
+fn gather_ffn(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
+    let shape = [s.rows, s.text.intermediate_size];
+    let (x, order) = (b.random(s.dtype, &shape, 1.0), b.table(&scattered(shape[1])));
+    Box::new(Gather { x, order, y: b.output(s.dtype, &shape, Tolerance::Exact) })
 }
 
 fn quantize_patches(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {

@@ -6,6 +6,7 @@
 //! columns of a product are thereby permuted, alike in both operands, so that eight neighbours of a token serve two steps.
 
 mod codes;
+mod int8;
 
 use crate::dtype::{DType, Float};
 use crate::launch::Layout;
@@ -56,6 +57,9 @@ impl<'w> Packing<'w> {
     }
 
     fn strip(&self, dtype: DType) -> usize {
+        if dtype == DType::I8 {
+            return int8::strip_bytes(self.weight.k());
+        }
         ROWS * self.weight.k().next_multiple_of(COLS) * dtype.size()
     }
 
@@ -63,13 +67,17 @@ impl<'w> Packing<'w> {
     pub fn write(&self, piece: usize, out: &mut [u8]) {
         match self.layout {
             Layout::Vector => convert(&self.weight.parts[piece], 0, DType::F32, out),
+            Layout::Tiled(DType::I8) => int8::write_strip(&self.codes(piece, None), out),
+            Layout::Paired { dtype: DType::I8, half } => int8::write_strip(&self.codes(piece, Some(half)), out),
             Layout::Tiled(dtype) => self.write_strip(dtype, out, |row| source(piece, row, None)),
             Layout::Paired { dtype, half } => self.write_strip(dtype, out, |row| source(piece, row, Some(half))),
-            Layout::Codes { format, half } => {
-                let rows = std::array::from_fn(|row| self.row(source(piece, row, half)).map(|(p, n)| (codes_of(p), n)));
-                Strip::new(format, self.weight.k()).write(&rows, out);
-            }
+            Layout::Codes { format, half } => Strip::new(format, self.weight.k()).write(&self.codes(piece, half), out),
         }
+    }
+
+    /// The quantized rows of a strip.
+    fn codes(&self, strip: usize, half: Option<usize>) -> [Option<(&'w Quantized, usize)>; ROWS] {
+        std::array::from_fn(|row| self.row(source(strip, row, half)).map(|(p, n)| (codes_of(p), n)))
     }
 
     /// A strip whose row `r` is the weight's row `source(r)`, zeros beyond its last.

@@ -105,6 +105,9 @@ impl Quantized {
         if self.scales.iter().any(|s| !s.is_finite()) {
             return Err("a scale is not finite".into());
         }
+        if self.order.as_ref().is_some_and(|order| !is_permutation(order)) {
+            return Err("the order of its columns is no permutation".into());
+        }
         let signed = matches!(self.codes, Codes::I8(_));
         if signed && self.zeros.is_some() {
             return Err("signed codes have no zero points".into());
@@ -133,6 +136,12 @@ impl Quantized {
     /// Bytes of codes, scales and zero points.
     pub fn bytes(&self) -> usize {
         self.codes.bytes().len() + 4 * self.scales.len() + self.zeros.as_ref().map_or(0, |z| z.len())
+    }
+
+    /// Bytes that lie in memory, and not in a file's mapping.
+    pub fn unmapped(&self) -> usize {
+        let (Codes::U4(data) | Codes::U8(data) | Codes::I8(data)) = &self.codes;
+        self.bytes() - if data.is_mapped() { data.len() } else { 0 }
     }
 
     /// The bytes of row `n` of the codes.
@@ -168,6 +177,11 @@ impl Quantized {
     }
 }
 
+fn is_permutation(order: &[u32]) -> bool {
+    let mut seen = vec![false; order.len()];
+    order.iter().all(|&i| seen.get_mut(i as usize).is_some_and(|seen| !std::mem::replace(seen, true)))
+}
+
 /// The elements of a weight's part: floats in place, or codes.
 #[derive(Debug, Clone)]
 pub enum Values {
@@ -181,6 +195,14 @@ impl Values {
         match self {
             Values::Float(..) => Format::Float,
             Values::Quantized(q) => q.format(),
+        }
+    }
+
+    /// The order that their columns are in, if it is not that of the inputs.
+    pub fn order(&self) -> Option<&[u32]> {
+        match self {
+            Values::Float(..) => None,
+            Values::Quantized(q) => q.order.as_deref(),
         }
     }
 
@@ -235,6 +257,8 @@ mod tests {
             "1 zero points, expected 2 for [2, 4] in groups of 4"
         );
         assert_eq!(error(with(Codes::I8(data.clone()), 4, Some(&[1, 1]))), "signed codes have no zero points");
+        let twice = Quantized { order: Some([0, 1, 1, 3].into()), ..with(Codes::U8(data.clone()), 4, None) };
+        assert_eq!(error(twice), "the order of its columns is no permutation");
         let int8 = Quantized { activations: Activations::Int8, ..with(Codes::U8(data), 4, None) };
         assert_eq!(error(int8), "int8 activations need signed codes and a scale for each row");
     }

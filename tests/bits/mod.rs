@@ -2,6 +2,8 @@
 #![allow(dead_code)] // Every test uses a part of it.
 
 pub mod batch;
+#[path = "../quantized/mod.rs"]
+mod quantized;
 
 use osprey::checkpoint::ModelFiles;
 use osprey::cpu::{Cpu, Isa};
@@ -16,6 +18,7 @@ use osprey::exec::{Executor, Needs};
 use osprey::media::patches::Patches;
 use osprey::model::Precision;
 use osprey::model::qwen2_vl::Qwen2Vl;
+use osprey::quant::Format;
 use osprey::text::positions::positions;
 use osprey::text::prompt::{MediaKind, MediaSpan, Prompt};
 use osprey::weights::WeightSet;
@@ -27,13 +30,15 @@ pub struct Setup {
     /// The kernels under a driver, or else the CPU's own bodies.
     pub driver: Option<Driver>,
     pub dtype: DType,
+    /// Of the layers' linear weights.
+    pub format: Format,
     pub chunk: usize,
     pub threads: usize,
     pub isa: Isa,
 }
 
 pub fn setup(dtype: DType) -> Setup {
-    Setup { driver: None, dtype, chunk: 512, threads: 2, isa: Isa::detect() }
+    Setup { driver: None, dtype, format: Format::Float, chunk: 512, threads: 2, isa: Isa::detect() }
 }
 
 pub fn under(driver: Driver, dtype: DType) -> Setup {
@@ -44,7 +49,7 @@ pub fn model(s: Setup) -> Qwen2Vl {
     // The one with odd sizes; the kernels take heads of 128 and 80 only.
     let name = if s.driver.is_some() { "tiny_a" } else { "tiny_b" };
     let files = ModelFiles::open(format!("tests/golden/{name}")).unwrap();
-    Qwen2Vl::load(&files.config, &files.weights, Precision::new(s.dtype)).unwrap()
+    Qwen2Vl::load(&files.config, &quantized::weights(&files, s.format), Precision::new(s.dtype)).unwrap()
 }
 
 pub fn executor(s: Setup, needs: &Needs, weights: Arc<WeightSet>) -> Result<Box<dyn Executor>> {
@@ -91,7 +96,7 @@ pub fn check_chunks(s: Setup) {
     let want = outcome(&mut engine(s), &request);
     for chunk in [1, 2, 7, 33] {
         let got = outcome(&mut engine(Setup { chunk, ..s }), &request);
-        assert!(got == want, "{:?}, {}: a chunk of {chunk} gives other bits", s.driver, s.dtype);
+        assert!(got == want, "{:?}, {} weights, {}: a chunk of {chunk} gives other bits", s.driver, s.format, s.dtype);
     }
 }
 

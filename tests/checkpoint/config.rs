@@ -201,8 +201,8 @@ fn what_is_understood_but_missing_is_unsupported() {
         ),
         (
             "/quantization_config",
-            json!({"quant_method": "gptq"}),
-            "config.json: quantization_config (gptq) is not supported: quantized",
+            json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            "config.json: quantization_config.quant_method bitsandbytes is not supported: supported: gptq, awq, compressed-tensors",
         ),
         ("/model_type", json!(format!("a\nb{long}")), "config.json: model_type \"a\\nbxxx"),
     ] {

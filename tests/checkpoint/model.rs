@@ -268,9 +268,9 @@ fn the_summary() {
     let summary = Summary::new(&files);
     assert_eq!((summary.total.tensors, summary.tensors.len()), (34, 34));
     assert_eq!(summary.total.bytes, summary.total.parameters * 2 + 32);
-    assert_eq!(summary.by_dtype["f32"].bytes, 64);
-    assert_eq!(summary.by_part[&Part::Embed].parameters, 320);
-    assert_eq!(summary.by_part.values().map(|t| t.bytes).sum::<u64>(), summary.total.bytes);
+    assert_eq!(summary.by_format["f32"].bytes, 64);
+    assert_eq!(summary.by_part[&Part::Embed]["bf16"].parameters, 320);
+    assert_eq!(summary.by_part.values().flat_map(|p| p.values()).map(|t| t.bytes).sum::<u64>(), summary.total.bytes);
     let text = summary.to_string();
     assert!(text.starts_with("model type  qwen2_vl\ndecoder     1 layers, hidden 16, ffn 12\n"), "{text}");
     let row = text.lines().find(|l| l.starts_with("model.norm.weight ")).unwrap();
@@ -281,7 +281,7 @@ fn the_summary() {
     assert!(text.lines().any(|l| l.starts_with("vision")), "{text}");
     let json = serde_json::to_value(&summary).unwrap();
     assert_eq!(json["config"]["torch_dtype"], "bf16");
-    assert_eq!(json["by_part"]["head"], json!({"tensors": 1, "parameters": 320, "bytes": 640}));
+    assert_eq!(json["by_part"]["head"]["bf16"], json!({"tensors": 1, "parameters": 320, "bytes": 640}));
     assert_eq!(json["tensors"][0]["file"], "model.safetensors");
     assert_eq!(json["tensors"][0]["part"], "head");
 }

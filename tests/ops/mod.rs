@@ -134,7 +134,7 @@ pub fn check_cpu() {
 pub fn check_rows(driver: Driver, make: impl Fn(usize) -> Case, counts: &[usize]) {
     let rows = |m: usize| -> Vec<Vec<Vec<u8>>> {
         let case = make(m);
-        let outputs: Vec<Tensor> = case.outputs.iter().map(|(t, _)| *t).filter(|t| t.rows() == m).collect();
+        let outputs: Vec<Tensor> = case.outputs.iter().map(|(t, _)| *t).filter(|t| t.shape()[0] == m).collect();
         let label = case.label.clone();
         let [image, _] = on_device(driver, case).unwrap_or_else(|e| panic!("{label}: {e}"));
         let split = |t: &Tensor| image[bytes_of(t)].chunks(t.bytes() / m).map(<[u8]>::to_vec).collect();

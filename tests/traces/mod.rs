@@ -44,12 +44,17 @@ fn osprey() -> PathBuf {
     folders.find_map(|dir| Some(dir.join("osprey")).filter(|p| p.is_file())).expect("osprey is built with its tests")
 }
 
-/// Runs `osprey trace` and opens what it wrote.
+/// Runs `osprey trace` on a model of the goldens and opens what it wrote.
 pub fn trace(model: &str, conversation: &str, dtype: &str, extra: &[&str]) -> Tensors {
-    let label = format!("{model}-{conversation}-{dtype}-{}", extra.join("")).replace('/', "_");
+    trace_folder(&Path::new(GOLDEN).join(model), conversation, dtype, extra)
+}
+
+/// The same on a model folder.
+pub fn trace_folder(model: &Path, conversation: &str, dtype: &str, extra: &[&str]) -> Tensors {
+    let label = format!("{}-{conversation}-{dtype}-{}", model.display(), extra.join("")).replace('/', "_");
     let out: PathBuf = std::env::temp_dir().join(format!("osprey-{}-{label}.safetensors", std::process::id()));
     let status = Command::new(osprey())
-        .args(["trace", "--model", &format!("{GOLDEN}/{model}"), "--dtype", dtype, "--max-new-tokens", "32"])
+        .args(["trace", "--model", model.to_str().unwrap(), "--dtype", dtype, "--max-new-tokens", "32"])
         .args(["--conversation", &format!("{GOLDEN}/conversations/{conversation}.json")])
         .args(["--out", out.to_str().unwrap()])
         .args(extra)

@@ -98,5 +98,6 @@ fn published(d: &Decoder) -> Config {
         pad_token_id: None,
         tie_word_embeddings: d.tied,
         torch_dtype: None,
+        quantization: None,
     }
 }
