@@ -22,6 +22,7 @@ pub mod pack;
 pub mod plan;
 pub mod ptx;
 pub mod quant;
+pub mod quantize;
 pub mod step;
 pub mod tensor;
 pub mod text;

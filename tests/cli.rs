@@ -348,6 +348,35 @@ fn bench_measures_the_demo_shape() {
     assert!(rows[..3].iter().all(|r| r["of_fma"].as_f64().unwrap() > 0.0), "{json}");
 }
 
+#[test]
+fn bench_compares_a_decoder_of_codes_with_one_of_floats() {
+    for format in ["w4a16", "w8a16", "w8a8"] {
+        let args = [
+            "bench",
+            "generate",
+            "--shape",
+            "demo",
+            "--image-size",
+            "56x56",
+            "--prompt-tokens",
+            "9",
+            "--new-tokens",
+            "2",
+        ];
+        let json: Value =
+            serde_json::from_str(&good(&[&args[..], &["--json", "--quantize", format, "--quantize-head"]].concat()))
+                .unwrap();
+        let rows = json["rows"].as_array().unwrap();
+        let names: Vec<&str> = rows[1..5].iter().map(|r| r["name"].as_str().unwrap()).collect();
+        let want =
+            ["prefill 9, bf16", "decode 2, bf16", &format!("prefill 9, {format}"), &format!("decode 2, {format}")];
+        assert_eq!(names, want);
+        assert!(rows[3]["times_first"].as_f64().unwrap() > 0.0 && rows[0]["times_first"].is_null());
+        let bytes: Vec<u64> = json["weight_bytes"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).collect();
+        assert!(bytes[1] < bytes[0], "{bytes:?}");
+    }
+}
+
 /// `bench kernels` of one op of the demo shape; its JSON.
 fn bench_kernels(more: &[&str]) -> (String, Value) {
     let dir = temp();

@@ -17,7 +17,9 @@ fn damaged(dir: &Path) -> PathBuf {
     std::fs::create_dir(&to).unwrap();
     for entry in std::fs::read_dir(format!("{ROOT}/models/demo")).unwrap() {
         let from = entry.unwrap().path();
-        std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+        if from.is_file() {
+            std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+        }
     }
     let file = to.join("model.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();

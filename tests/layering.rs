@@ -34,6 +34,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "engine",
         &["checkpoint", "exec", "hostmem", "kv", "media", "model", "ops", "plan", "step", "tensor", "text", "weights"],
     ),
+    // Runs a model layer by layer, and knows the engine only as a means.
+    ("quantize", &["checkpoint", "cpu", "data", "engine", "exec", "file", "model", "quant"]),
     (
         "cli",
         &[

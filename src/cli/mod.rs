@@ -15,6 +15,7 @@ mod media;
 mod merge_lora;
 mod page;
 mod prepare;
+mod quantize;
 mod report;
 mod run;
 mod sampling;
@@ -44,10 +45,12 @@ enum Command {
     Trace(Box<trace::TraceArgs>),
     /// Show what a model folder holds and the memory it takes
     Inspect(Box<inspect::InspectArgs>),
-    /// Add a LoRA adapter to a model's weights and write the result as a model folder
-    MergeLora(Box<merge_lora::MergeLoraArgs>),
     /// Measure how right a model is, and how far it is from the one it was quantized from
     Eval(Box<eval::EvalArgs>),
+    /// Add a LoRA adapter to a model's weights and write the result as a model folder
+    MergeLora(Box<merge_lora::MergeLoraArgs>),
+    /// Round a model's weights to int8 or int4 and write the result as a model folder
+    Quantize(Box<quantize::QuantizeArgs>),
     /// Measure the speed of a model's shape with random weights
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -68,8 +71,9 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::MergeLora(args) => merge_lora::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::MergeLora(args) => merge_lora::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -102,6 +102,20 @@ impl Prepared {
         }
     }
 
+    /// The request of the prompt followed by the wanted answer and the end of its turn, and where the answer begins.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the answer is no text for the tokenizer.
+    pub fn with_answer(&self, model: &Loaded, answer: &str) -> Result<(Request, usize)> {
+        let (tokenizer, merge) = (&model.tokenizer, model.files.config.vision.spatial_merge_size as u32);
+        let mut request = self.request(model, Sampling::GREEDY, 0);
+        let first = request.prompt.ids.len();
+        request.prompt.ids.extend(tokenizer.encode_with_special(answer)?);
+        request.prompt.ids.push(tokenizer.special_ids().im_end);
+        request.positions = positions(request.prompt.ids.len(), &request.prompt.spans, merge)?;
+        Ok((request, first))
+    }
+
     /// The request to continue it.
     pub fn request(&self, model: &Loaded, sampling: Sampling, max_new_tokens: usize) -> Request {
         Request {

@@ -3,8 +3,10 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
+use super::codes::{self, Codes, Row};
 use super::gemm::Multiply;
 use super::gemv::{Gemv, MAX_ROWS, padded};
+use super::integers::{Integers, Operand};
 use super::panel::{Pack, STEP, Storage, with_storage};
 use super::simd::{Isa, LANES, Lane16};
 use super::{BLOCK, Cpu, carve};
@@ -45,12 +47,7 @@ impl Unit {
         Unit([a, b])
     }
 
-    /// The runs of rows, `(part, first row, rows)`.
-    pub(super) fn runs(&self) -> [(usize, usize, usize); 2] {
-        self.0
-    }
-
-    pub(super) fn columns(&self) -> usize {
+    fn columns(&self) -> usize {
         self.0[0].2 + self.0[1].2
     }
 }
@@ -98,34 +95,86 @@ pub fn matmul(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[Unit], ep
         false if k.is_multiple_of(ALIAS) => (pad_rows(cpu, a, k, &mut spare), k + LANES),
         _ => (a, k),
     };
-    let groups = groups(units);
-    let tiles = t.div_ceil(ROWS);
-    let finish = |group: &Range<usize>, rows: Range<usize>, sums: &mut [Lane16]| {
-        let ld = sums.len() / if few { padded(t) } else { rows.len() } * LANES;
-        let (sums, mut at) = (cast_slice_mut(sums), 0);
-        for unit in group.clone() {
-            let cols = units[unit].columns();
-            let tile = &mut Tile { row0: rows.start, rows: rows.len(), cols, data: &mut sums[at..], ld };
-            epilogue(unit, tile);
-            at += cols;
-        }
-    };
-    let weights_of = |task: usize| weight_rows(parts, &units[groups[task % groups.len()].clone()]);
-    cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
-        let (tile, group) = (task / groups.len(), &groups[task % groups.len()]);
-        let rows = tile * t / tiles..(tile + 1) * t / tiles;
-        let (isa, weights) = (cpu.isa(), weights_of(task));
-        let next = next.map(&weights_of).unwrap_or_default();
-        let sums = if few {
+    each_task(cpu, t, units, epilogue, &|scratch, rows, units, next| {
+        let (isa, weights, next) = (cpu.isa(), weight_rows(parts, units), weight_rows(parts, next));
+        if few {
             with_storage!(dtype, D => product_of_few::<D>(isa, a, k, &weights, &next, scratch))
         } else {
             let a = &a[rows.start * stride..rows.end * stride];
             with_storage!(dtype, D => product_of_many::<D>(isa, a, (stride, k), &weights, &next, scratch))
-        };
-        finish(group, rows, sums);
+        }
     });
     cpu.scratch().push(spare);
 }
+
+/// The same with `t` rows of an operand and quantized weights. A sum over a block of k is exact; the output is one chain over the blocks of fused
+/// multiply-adds of such a sum and the product of both scales. Sums with [`Operand::Int8`] are exact over the whole row.
+pub fn matmul_codes(cpu: &Cpu, x: Operand, t: usize, parts: &[Codes], units: &[Unit], epilogue: Epilogue) {
+    let of = &parts[0];
+    for part in parts {
+        part.assert_whole();
+        assert!((part.k, part.width, part.group) == (of.k, of.width, of.group), "parts differ");
+    }
+    assert!(x.len() == t * of.k, "{} values are not {t} rows of {}", x.len(), of.k);
+    match of.width.parts() {
+        4 => codes_task::<4>(cpu, x, t, parts, units, epilogue),
+        _ => codes_task::<2>(cpu, x, t, parts, units, epilogue),
+    }
+}
+
+fn codes_task<const PARTS: usize>(
+    cpu: &Cpu,
+    x: Operand,
+    t: usize,
+    parts: &[Codes],
+    units: &[Unit],
+    epilogue: Epilogue,
+) {
+    let x = Integers::new::<PARTS>(cpu, x, parts[0].k, parts[0].block());
+    each_task(cpu, t, units, epilogue, &|scratch, rows, units, next| {
+        // No more of the next units is asked for in advance.
+        let (weights, next) = (code_rows(parts, units), code_rows(parts, &next[..next.len().min(1)]));
+        let range = x.each * rows.start..x.each * rows.end;
+        let sums = codes::product::<PARTS>(cpu.isa(), (&x, range), &parts[0], (&weights, &next), scratch);
+        if x.each == 2 { add_pairs(sums, rows.len()) } else { sums }
+    });
+}
+
+/// Sums of rows `2 r` and `2 r + 1` become row `r`, of `rows`.
+fn add_pairs(sums: &mut [Lane16], rows: usize) -> &mut [Lane16] {
+    let len = sums.len() / 2;
+    let ld = len / rows * LANES;
+    let floats: &mut [f32] = cast_slice_mut(sums);
+    for r in 0..rows {
+        for j in 0..ld {
+            floats[r * ld + j] = floats[2 * r * ld + j] + floats[(2 * r + 1) * ld + j];
+        }
+    }
+    &mut sums[..len]
+}
+
+/// Cuts a product into tasks: `product(scratch, rows, units, units that the thread computes next)` gives the outputs of some units for some rows,
+/// `[rows][vectors of columns]`, and the epilogue takes them by unit.
+fn each_task(cpu: &Cpu, t: usize, units: &[Unit], epilogue: Epilogue, product: TaskProduct) {
+    let (groups, tiles) = (groups(units), t.div_ceil(ROWS));
+    let units_of = |task: usize| &units[groups[task % groups.len()].clone()];
+    cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
+        let (tile, group, units) = (task / groups.len(), &groups[task % groups.len()], units_of(task));
+        let rows = tile * t / tiles..(tile + 1) * t / tiles;
+        let sums = cast_slice_mut(product(scratch, rows.clone(), units, next.map(units_of).unwrap_or_default()));
+        let ld = units.iter().map(Unit::columns).sum::<usize>().next_multiple_of(LANES);
+        let mut at = 0;
+        for (i, unit) in units.iter().enumerate() {
+            let cols = unit.columns();
+            let tile = &mut Tile { row0: rows.start, rows: rows.len(), cols, data: &mut sums[at..], ld };
+            epilogue(group.start + i, tile);
+            at += cols;
+        }
+    });
+}
+
+type TaskProduct<'a> =
+    &'a (dyn for<'s> Fn(&'s mut Vec<Lane16>, Range<usize>, &[Unit], &[Unit]) -> &'s mut [Lane16] + Sync);
 
 /// `[t, k]` to `[k, padded t]`.
 fn interleave<'s>(a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
@@ -169,6 +218,14 @@ fn groups(units: &[Unit]) -> Vec<Range<usize>> {
 
 fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
     units.iter().flat_map(|unit| unit.0).flat_map(|(part, first, rows)| parts[part].range(first, rows)).collect()
+}
+
+fn code_rows<'a>(parts: &'a [Codes<'a>], units: &[Unit]) -> Vec<Row<'a>> {
+    let mut out = Vec::with_capacity(GROUP);
+    for (part, first, rows) in units.iter().flat_map(|unit| unit.0) {
+        out.extend(parts[part].rows(first..first + rows));
+    }
+    out
 }
 
 /// All sums of a task with few rows, `[rows][vectors of columns]`; `a` is interleaved.

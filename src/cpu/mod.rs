@@ -3,12 +3,14 @@
 //! Owns the instruction set, the threads and the order in which floats are added. Refuses to know ops, plans, models and storage places.
 //! The surprise: results have the same bits on every instruction set, for any number of threads and any number of rows in the call.
 //! An output of a product is one chain of fused multiply-adds over ascending k inside each block of [`BLOCK`] k, and the sums of the blocks are
-//! added in order. So lanes always hold different outputs, never different k.
+//! added in order. So lanes always hold different outputs, never different k. Quantized weights are multiplied in integers, which are exact, block by
+//! block; only the chain over the blocks is f32.
 
 mod attention;
+mod codes;
 mod gemm;
 mod gemv;
-pub mod int8;
+mod integers;
 pub mod math;
 mod matmul;
 pub mod norm;
@@ -18,7 +20,9 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
-pub use matmul::{Epilogue, Rows, Tile, Unit, matmul};
+pub use codes::{Codes, Width};
+pub use integers::{Operand, int8_row};
+pub use matmul::{Epilogue, Rows, Tile, Unit, matmul, matmul_codes};
 pub use simd::Isa;
 
 use simd::Lane16;

@@ -3,6 +3,7 @@
 //! A prompt is prefilled in chunks; any chunk size gives the same bits. A prompt that begins like the last conversation reuses its cache.
 
 mod cost;
+mod layers;
 mod request;
 mod sequence;
 pub mod trace;

@@ -145,7 +145,7 @@ fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) {
 }
 
 /// A contiguous tensor's elements as f32.
-fn read_rows(exec: &mut dyn Executor, (region, offset, t): (Region, usize, Tensor)) -> Result<Vec<f32>> {
+pub(super) fn read_rows(exec: &mut dyn Executor, (region, offset, t): (Region, usize, Tensor)) -> Result<Vec<f32>> {
     let mut bytes = vec![0; t.bytes()];
     exec.read(region, offset, &mut bytes)?;
     if t.dtype == DType::F32 {

@@ -1,15 +1,16 @@
 //! What the fast bodies share: operands as f32 rows, weights as slices in place, and tiles stored from several threads.
 
-use super::input::{self, Input};
+use super::input::Input;
 use super::norm::{NormKind, Normed};
 use super::with_float;
-use crate::cpu::int8::{self, IntRows};
-use crate::cpu::{Buffer, Cpu, Epilogue, Isa, Rows, Tile, Unit, matmul, norm, rows};
+use crate::cpu::{
+    self, Buffer, Codes, Cpu, Epilogue, Isa, Rows, Tile, Unit, Width, int8_row, matmul, matmul_codes, norm, rows,
+};
 use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
-use crate::quant::Values;
+use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
-use crate::weights::{Part, Weight};
+use crate::weights::Weight;
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -44,14 +45,18 @@ pub fn load<'a>(m: &OpMem<'a>, cpu: &'a Cpu, t: &Tensor) -> Floats<'a> {
 
 /// The rows that a product reads.
 pub enum Operand<'a> {
-    Floats(Floats<'a>),
-    Int8 { x: &'a [i8], scales: &'a [f32] },
+    /// Floats, and the type that they are stored in.
+    Floats(Floats<'a>, DType),
+    Int8 {
+        x: &'a [i8],
+        scales: &'a [f32],
+    },
 }
 
 /// The rows that a product reads, as it takes them.
 pub fn operand<'a>(m: &OpMem<'a>, cpu: &'a Cpu, input: &Input) -> Operand<'a> {
     match &input.scales {
-        None => Operand::Floats(load(m, cpu, &input.x)),
+        None => Operand::Floats(load(m, cpu, &input.x), input.x.dtype),
         Some(scales) => Operand::Int8 { x: m.read(&input.x), scales: m.read(scales) },
     }
 }
@@ -109,8 +114,7 @@ pub fn store_int8(m: &OpMem, cpu: &Cpu, to: &Input, fill: impl Fn(usize, &mut [f
         let mut row = vec![0.0; cols];
         for (r, (to, scale)) in codes.chunks_mut(stride).zip(scales.iter_mut()).enumerate() {
             fill(i * ROWS + r, &mut row);
-            *scale = input::scale(&row);
-            to.iter_mut().zip(&row).for_each(|(to, x)| *to = input::quantize(*x, *scale));
+            *scale = int8_row(cpu.isa(), &row, &mut to[..cols]);
         }
     });
 }
@@ -135,43 +139,35 @@ pub fn vector(w: &Weight) -> Vec<f32> {
     out
 }
 
-/// Multiplies rows with a weight, the rows that each unit names; see [`matmul`].
+/// Multiplies rows with a weight, the rows that each unit names; see [`matmul`] and [`matmul_codes`].
 pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
-    let x = match x {
-        Operand::Floats(x) => x,
-        Operand::Int8 { x, scales } => return integers(cpu, x, scales, w, units, epilogue),
-    };
-    let widened: Vec<Vec<f32>> = w.parts.iter().map(dequantized).collect();
-    let parts: Vec<Rows> = w.parts.iter().zip(&widened).map(|(p, widened)| in_place(p, widened)).collect();
-    matmul(cpu, x, rows, &parts, units, epilogue);
-}
-
-/// A product of int8 with int8: contracts admit no other codes.
-fn integers(cpu: &Cpu, x: &[i8], scales: &[f32], w: &Weight, units: &[Unit], epilogue: Epilogue) {
-    let parts: Vec<IntRows> = w.parts.iter().map(int_rows).collect();
-    int8::matmul(cpu, x, scales, &parts, units, epilogue);
-}
-
-fn int_rows(p: &Part) -> IntRows<'_> {
-    match &p.values {
-        Values::Quantized(q) => IntRows { codes: bytemuck::cast_slice(q.codes.bytes()), scales: &q.scales },
-        Values::Float(..) => unreachable!("floats are multiplied with floats"),
+    let (mut floats, mut codes) = (Vec::new(), Vec::new());
+    for part in &w.parts {
+        match &part.values {
+            Values::Float(data, dtype) => {
+                floats.push(Rows { bytes: data.bytes(), dtype: *dtype, n: part.n, k: part.k })
+            }
+            Values::Quantized(q) => codes.push(in_place(q)),
+        }
+    }
+    match x {
+        Operand::Floats(x, _) if codes.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
+        Operand::Floats(x, DType::F32) => matmul_codes(cpu, cpu::Operand::Full(x), rows, &codes, units, epilogue),
+        Operand::Floats(x, _) => matmul_codes(cpu, cpu::Operand::Half(x), rows, &codes, units, epilogue),
+        Operand::Int8 { x, scales } => {
+            matmul_codes(cpu, cpu::Operand::Int8 { rows: x, scales }, rows, &codes, units, epilogue);
+        }
     }
 }
 
-fn in_place<'w>(p: &'w Part, widened: &'w [f32]) -> Rows<'w> {
-    let (bytes, dtype) = match &p.values {
-        Values::Float(data, dtype) => (data.bytes(), *dtype),
-        Values::Quantized(_) => (bytemuck::cast_slice(widened), DType::F32),
+fn in_place(q: &Quantized) -> Codes<'_> {
+    let width = match q.codes {
+        quant::Codes::U4(_) => Width::U4,
+        quant::Codes::U8(_) => Width::U8,
+        quant::Codes::I8(_) => Width::I8,
     };
-    Rows { bytes, dtype, n: p.n, k: p.k }
-}
-
-fn dequantized(p: &Part) -> Vec<f32> {
-    match &p.values {
-        Values::Float(..) => Vec::new(),
-        Values::Quantized(q) => (0..q.n).flat_map(|n| (0..q.k).map(move |k| q.value(n, k))).collect(),
-    }
+    let zeros = q.zeros.as_deref();
+    Codes { bytes: q.codes.bytes(), width, n: q.n, k: q.k, group: q.group, scales: &q.scales, zeros }
 }
 
 /// Units of 64 rows of a weight with one part; unit `i` begins at column `64 i`.

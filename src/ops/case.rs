@@ -103,6 +103,18 @@ pub fn dot_error(k: usize, a: f64, b: f64) -> f64 {
     chain as f64 * 2f64.powi(-23) * magnitude * k as f64 * a * b
 }
 
+/// The same of a product in any format. The CPU multiplies codes with integers: activations below `a` are off by half a 32512th of it and by four
+/// roundings of 32512 (or, f32, by a 65024th of that), each times a weight below `b`. Sums of blocks round thrice, less often than `dot_error` has it.
+pub fn product_error(format: Format, dtype: DType, k: usize, a: f64, b: f64) -> f64 {
+    let unit = (0.5 + 4.0 * 32512.0 * 2f64.powi(-24)) / 32512.0;
+    let off = match format {
+        Format::Float | Format::W8A8 => 0.0,
+        _ if dtype == DType::F32 => unit / 65024.0,
+        _ => unit,
+    };
+    dot_error(k, a, b) + off * k as f64 * a * b
+}
+
 /// One test of an op.
 #[derive(Debug)]
 pub struct Case {

@@ -1,7 +1,7 @@
 //! The first half of the decoder's MLP: gate and up projections, SwiGLU.
 
 use super::body::{self, Dest};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::reference::{load_input, project, store, weight};
 use super::{
@@ -117,7 +117,7 @@ pub fn cases() -> Vec<Case> {
         let x = b.input(format, dtype, &[t, d], 1.0);
         let weight = b.operand(format, dtype, &[(f, d), (f, d)], 0.1);
         // Both factors stay below 4 here, so each one's error counts four times.
-        let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * dot_error(d, 1.0, 0.1)));
+        let y = b.output(dtype, &[t, f], Tolerance::rounded(8.0 * product_error(format, dtype, d, 1.0, 0.1)));
         b.finish(GateUp { x, weight, y })
     };
     let int4 = |group, zeros| Format::W4A16 { group, zeros };
@@ -132,6 +132,7 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 1, 1536, 72),
         case(DType::Bf16, 33, 264, 136),
         case(DType::F16, 129, 776, 72),
+        of(int4(128, true), DType::F32, 1, 384, 72),
         of(Format::W8A8, DType::F32, 3, 65, 77),
         of(Format::W8A8, DType::Bf16, 1, 1536, 72),
         of(Format::W8A8, DType::Bf16, 33, 272, 136),

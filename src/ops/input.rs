@@ -12,9 +12,6 @@ use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
 use std::fmt;
 
-/// The largest int8 of a row: -128 stays free, so that the scale serves both signs.
-const MOST: f32 = 127.0;
-
 /// Rows that a product reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Input {
@@ -79,16 +76,4 @@ impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.x.fmt(f)
     }
-}
-
-/// The scale of a row: its largest magnitude is 127. Zero for a row of zeros, and not finite if the row is not: so is then what it is multiplied to.
-pub fn scale(row: &[f32]) -> f32 {
-    // Bits of magnitudes are ordered as these are, and a NaN is above all.
-    let most = row.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0);
-    f32::from_bits(most) / MOST
-}
-
-/// A number of a row in units of the row's scale, halves to even; 0 in a row of zeros, where the quotient is none.
-pub fn quantize(x: f32, scale: f32) -> i8 {
-    (x / scale).round_ties_even() as i8
 }

@@ -3,7 +3,7 @@
 //! Serves patch embedding, projections, both layers of the tower's MLP and the merger: `y = act(x Wᵀ + b)`, or `y += ...`.
 
 use super::body::{self, Dest};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, dot_error, product_error};
 use super::input::Input;
 use super::norm::{self, NormKind, Normed};
 use super::reference::{edit, load_input, project, store_normed, vector, weight};
@@ -289,7 +289,7 @@ fn coded(dtype: DType, format: Format, store: Store, Shape { m, n, k }: Shape) -
     let x = b.random(dtype, &[m, k], 1.0).into();
     let weight = b.quantized(format, &[(n, k)], 0.1);
     let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
-    let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
+    let tolerance = Tolerance::rounded(product_error(format, dtype, k, 1.0, 0.1));
     let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
     let y = match store {
         Store::Set => b.output(dtype, &[m, n], tolerance),
@@ -359,6 +359,8 @@ pub fn cases() -> Vec<Case> {
         int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(36, 48, 80)),
         int8(F16, F16, (Some(Gelu), Store::Set, None), s(1, 8, 16)),
         int8(F16, F16, (Some(Gelu), Store::Set, None), s(33, 8, 16)),
+        coded(F32, int4(128, true), Store::Set, s(1, 72, 640)),
+        coded(F32, int8_groups(64, false), Store::Add, s(19, 40, 320)),
         coded(Bf16, int4(128, false), Store::Set, s(1, 24, 256)),
         coded(Bf16, int4(32, true), Store::Set, s(70, 264, 160)),
         coded(F16, int4(64, true), Store::Set, s(9, 40, 192)),

@@ -1,7 +1,7 @@
 //! The vocabulary projection of the rows that are sampled.
 
 use super::body::{self, Dest, Floats, Operand};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::reference::{load, load_i32, project, store, weight};
 use super::sample::best;
@@ -93,7 +93,7 @@ impl Op for LmHead {
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
-        let picked = Operand::Floats(Floats::Stored(&picked));
+        let picked = Operand::Floats(Floats::Stored(&picked), self.x.dtype);
         body::product(cpu, &picked, self.logits.rows(), w, &body::even_units(w.n()), &|unit, tile| {
             logits.set(tile, body::even_column(unit));
         });
@@ -124,7 +124,8 @@ pub fn cases() -> Vec<Case> {
         let x = b.random(dtype, &[t, d], 1.0);
         let rows_at = b.indices(rows);
         let weight = b.operand(format, dtype, &[(v, d)], 0.1);
-        let logits = b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(dot_error(d, 1.0, 0.1)));
+        let logits =
+            b.output(DType::F32, &[rows.len(), v], Tolerance::rounded(product_error(format, dtype, d, 1.0, 0.1)));
         let bests = v.is_multiple_of(16).then(|| b.zeros(DType::I64, &[rows.len()], Tolerance::Anything));
         b.finish(LmHead { x, rows: rows_at, weight, logits, bests })
     };
@@ -140,6 +141,7 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 5, &[4, 1, 1], 96, 144),
         case(DType::F16, 40, &(0..36).map(|i| i * 11 % 40).collect::<Vec<_>>(), 264, 144),
         case(DType::F16, 35, &(0..35).collect::<Vec<_>>(), 64, 72),
+        of(int8(96, false), DType::F32, 3, &[2], 96, 257),
         of(int8(264, false), DType::Bf16, 6, &[5, 2], 264, 1000),
         of(int8(128, true), DType::Bf16, 40, &some, 384, 144),
         of(int8(1544, false), DType::F16, 3, &[2, 0], 1544, 144),

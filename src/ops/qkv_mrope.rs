@@ -1,7 +1,7 @@
 //! The decoder's attention input: q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
 
 use super::body::{self, Dest, Turns};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::reference::{edit, load_i32, load_input, project, rotate, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
@@ -230,7 +230,7 @@ pub fn cases() -> Vec<Case> {
         let positions: Vec<i32> = (0..3 * t as i32).map(|i| (i * 1009) % 32768).collect();
         let (positions, slots) = (b.indices(&positions), b.indices(slots));
         // Sine and cosine of an f32 angle add 2^-23 of the value each; the rotation adds two products.
-        let tolerance = Tolerance::rounded(4.0 * dot_error(hidden, 1.0, 0.1));
+        let tolerance = Tolerance::rounded(4.0 * product_error(format, dtype, hidden, 1.0, 0.1));
         let q = b.output(dtype, &[t, h.heads * h.d], tolerance);
         let cache = [4, h.groups, 8, h.d];
         let k = b.updated(dtype, &cache, 1.0, tolerance);
@@ -254,6 +254,7 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, 264, grouped(), &many),
         case(DType::F16, 776, grouped(), &many[..17]),
         case(DType::F16, 96, big(), &many),
+        of(int4(32, true), DType::F32, 160, odd(), &[30, 3, -1, 12]),
         of(Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
         of(Format::W8A8, DType::Bf16, 272, grouped(), &many),
         of(Format::W8A8, DType::Bf16, 80, big(), &many[..17]),

@@ -3,6 +3,17 @@
 //! It owns the three ways in which codes lie in memory and the one formula that gives them values. It refuses to know files, ops and devices. The
 //! surprise: codes stay in place where a file has them by rows (compressed-tensors does); only layouts that pack along other axes are repacked.
 
+pub mod awq;
+pub mod fold;
+pub mod gptq;
+pub mod gram;
+pub mod grid;
+pub mod inputs;
+pub mod rtn;
+#[cfg(test)]
+mod sample;
+pub mod smooth;
+
 use crate::data::TensorData;
 use crate::dtype::DType;
 use std::fmt;
@@ -19,6 +30,16 @@ pub enum Format {
     W8A16 { group: usize, zeros: bool },
     /// int8 weights with a scale for each row, int8 activations with a scale for each token.
     W8A8,
+}
+
+impl Format {
+    /// Columns that share a scale, where rows have several.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Format::W4A16 { group, .. } | Format::W8A16 { group, .. } => Some(group),
+            Format::Float | Format::W8A8 => None,
+        }
+    }
 }
 
 impl fmt::Display for Format {

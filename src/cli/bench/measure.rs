@@ -33,16 +33,22 @@ pub fn grid((width, height): (usize, usize)) -> Result<[usize; 3]> {
     Ok([1, h / p.patch, w / p.patch])
 }
 
-/// Times everything.
+/// An engine, and what its weights are called.
+pub struct Subject {
+    pub weights: &'static str,
+    pub engine: Engine,
+}
+
+/// Times everything; the tower, which is the same in all, on the first one only.
 ///
 /// # Errors
-/// What the engine reports.
-pub fn measure(engine: &mut Engine, work: &Work) -> Result<Vec<Row>> {
+/// What an engine reports.
+pub fn measure(subjects: &mut [Subject], work: &Work) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for &size in &work.sizes {
-        rows.push(image(engine, size, work.runs)?);
+        rows.push(image(&mut subjects[0].engine, size, work.runs)?);
     }
-    rows.extend(answer(engine, work)?);
+    rows.extend(answer(subjects, work)?);
     Ok(rows)
 }
 
@@ -58,26 +64,31 @@ fn image(engine: &mut Engine, (width, height): (usize, usize), runs: u64) -> Res
     Ok(Row::timed(format!("encode {width}x{height}"), best, tokens).with_cost(best, cost))
 }
 
-/// Prefill and decode.
-fn answer(engine: &mut Engine, work: &Work) -> Result<[Row; 2]> {
+/// Prefill and decode. All take turns, so that a machine that changes its speed does so for all.
+fn answer(subjects: &mut [Subject], work: &Work) -> Result<Vec<Row>> {
     let (tokens, new) = (work.prompt_tokens, work.new_tokens);
     let _progress = Progress::start(format!("reading {tokens} tokens, writing {new}"));
-    let (mut prefill, mut decode) = (Duration::MAX, Duration::MAX);
+    let mut best = vec![[Duration::MAX; 2]; subjects.len()];
     // After those of the pictures.
     for run in work.runs..2 * work.runs {
-        let ids = (0..tokens).map(|i| token(engine, run, i)).collect();
-        // The first token comes from prefill.
-        let t = timing(engine, &request(Prompt { ids, spans: Vec::new() }, Vec::new(), new + 1, merge(engine))?)?;
-        prefill = prefill.min(t.prefill);
-        decode = decode.min(t.decode);
+        for (Subject { engine, .. }, [prefill, decode]) in subjects.iter_mut().zip(&mut best) {
+            let ids = (0..tokens).map(|i| token(engine, run, i)).collect();
+            // The first token comes from prefill.
+            let t = timing(engine, &request(Prompt { ids, spans: Vec::new() }, Vec::new(), new + 1, merge(engine))?)?;
+            (*prefill, *decode) = (t.prefill.min(*prefill), t.decode.min(*decode));
+        }
     }
-    let steps = (tokens..tokens + new).map(|at| engine.step_cost(at..at + 1)).collect::<Result<Vec<_>>>()?;
-    let written = steps.into_iter().fold(Default::default(), |a, b| a + b);
-    let read = engine.step_cost(0..tokens)?;
-    Ok([
-        Row::timed(format!("prefill {tokens}"), prefill, tokens).with_cost(prefill, read),
-        Row::timed(format!("decode {new}"), decode, new).with_cost(decode, written),
-    ])
+    let mut rows = Vec::new();
+    for (Subject { weights, engine }, time) in subjects.iter().zip(&best) {
+        let steps = (tokens..tokens + new).map(|at| engine.step_cost(at..at + 1)).collect::<Result<Vec<_>>>()?;
+        let costs = [engine.step_cost(0..tokens)?, steps.into_iter().fold(Default::default(), |a, b| a + b)];
+        for (i, (what, count)) in [("prefill", tokens), ("decode", new)].into_iter().enumerate() {
+            let row = Row::timed(format!("{what} {count}, {weights}"), time[i], count).with_cost(time[i], costs[i]);
+            let times = (subjects.len() > 1).then(|| best[0][i].as_secs_f64() / time[i].as_secs_f64());
+            rows.push(Row { times_first: times, ..row });
+        }
+    }
+    Ok(rows)
 }
 
 fn timing(engine: &mut Engine, request: &Request) -> Result<Timing> {

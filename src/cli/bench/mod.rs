@@ -15,15 +15,15 @@ use super::device::Placement;
 use super::load::{self, use_threads};
 use super::stats::peak_memory;
 use super::terminal::{Progress, put};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Config, Weights};
 use crate::cpu::{Cpu, Isa, probe};
 use crate::dtype::DType;
-use crate::engine::{Engine, Limits};
+use crate::engine::Limits;
 use crate::media::patches::ImageProcessor;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use clap::{Args, Subcommand, ValueEnum};
-use measure::{Work, measure};
+use measure::{Subject, Work, measure};
 use serde::Serialize;
 use table::{Probe, Row};
 
@@ -48,6 +48,12 @@ pub struct GenerateArgs {
     /// Storage type of weights and activations
     #[arg(long, value_enum, default_value_t = BenchDtype::Bf16)]
     dtype: BenchDtype,
+    /// Measure the decoder with linear layers of random codes too, and compare
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    quantize: Option<weights::Quantize>,
+    /// With a head of its own in w8a16 for the quantized decoder
+    #[arg(long, requires = "quantize")]
+    quantize_head: bool,
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
     threads: Option<u64>,
@@ -88,7 +94,7 @@ struct Output {
     dtype: &'static str,
     threads: usize,
     isa: &'static str,
-    weight_bytes: u64,
+    weight_bytes: Vec<u64>,
     work_from: &'static str,
     probe_before: Probe,
     probe_after: Probe,
@@ -114,14 +120,14 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let threads = use_threads(args.threads);
     let cpu = Cpu::new(Isa::detect(), threads);
     let probe_before = take_probe(&cpu);
-    let (mut engine, weight_bytes) = build(args, dtype, threads)?;
+    let (mut subjects, weight_bytes): (Vec<Subject>, Vec<u64>) = build(args, dtype, threads)?.into_iter().unzip();
     let work = Work {
         sizes: args.image_size.clone(),
         prompt_tokens: args.prompt_tokens as usize,
         new_tokens: args.new_tokens as usize,
         runs: args.runs,
     };
-    let mut rows = measure(&mut engine, &work)?;
+    let mut rows = measure(&mut subjects, &work)?;
     let probe_after = take_probe(&cpu);
     rows.iter_mut().for_each(|row| row.compare(&probe_before.best(&probe_after)));
     rows.extend(picture::preprocessing(&ImageProcessor::default(), args.runs)?);
@@ -147,16 +153,36 @@ fn take_probe(cpu: &Cpu) -> Probe {
     Probe { gflops: probe::fma_rate(cpu, 10) / 1e9, gbytes_per_s: probe::read_bandwidth(cpu, PROBE_BYTES, 5) / 1e9 }
 }
 
-/// An engine with random weights and room for the work, and the weights' bytes.
-fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<(Engine, u64)> {
+/// Engines with random weights and room for the work, and the weights' bytes: floats, and codes if they are asked for.
+fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<Vec<(Subject, u64)>> {
     let _progress = Progress::start("making random weights".into());
-    let config = args.shape.config()?;
-    let tensors = Weights::from_tensors(&config, &weights::random(&config, dtype)?, &[])?;
-    let model = Qwen2Vl::load(&config, &tensors, Precision::new(dtype))?;
+    let mut config = args.shape.config()?;
+    let tensors = weights::random(&config, dtype)?;
+    let floats = Weights::from_tensors(&config, &tensors, &[])?;
+    let mut all = vec![subject(args, (dtype, threads), dtype.name(), &config, &floats)?];
+    if let Some(format) = args.quantize {
+        config.tie_word_embeddings &= !args.quantize_head;
+        let codes = weights::codes(&config, format, args.quantize_head)?;
+        let others = tensors.iter().filter(|t| codes.iter().all(|c| c.name() != t.name())).cloned().collect::<Vec<_>>();
+        let quantized = Weights::from_tensors(&config, &others, &codes)?;
+        all.push(subject(args, (dtype, threads), format.name(), &config, &quantized)?);
+    }
+    Ok(all)
+}
+
+fn subject(
+    args: &GenerateArgs,
+    (dtype, threads): (DType, usize),
+    name: &'static str,
+    config: &Config,
+    weights: &Weights,
+) -> anyhow::Result<(Subject, u64)> {
+    let model = Qwen2Vl::load(config, weights, Precision::new(dtype))?;
     let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
     let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
     let placement = Placement { device: super::args::Device::Cpu, lockstep: None, dtype, threads };
-    Ok((super::device::engine(model, limits, &placement)?, tensors.bytes()))
+    let engine = super::device::engine(model, limits, &placement)?;
+    Ok((Subject { weights: name, engine }, weights.bytes()))
 }

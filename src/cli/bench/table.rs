@@ -35,14 +35,16 @@ pub struct Row {
     pub of_fma: Option<f64>,
     /// Of the measured read bandwidth.
     pub of_bandwidth: Option<f64>,
+    /// Of the speed of the first weights, where several were measured.
+    pub times_first: Option<f64>,
 }
 
 impl Row {
     /// A duration; 0 tokens where none are counted.
     pub fn timed(name: String, time: Duration, tokens: usize) -> Row {
         let tokens_per_s = (tokens > 0).then(|| tokens as f64 / time.as_secs_f64());
-        let (gflops, gbytes_per_s, of_fma, of_bandwidth) = (None, None, None, None);
-        Row { name, ms: ms(time), tokens, tokens_per_s, gflops, gbytes_per_s, of_fma, of_bandwidth }
+        let (gflops, gbytes_per_s, of_fma, of_bandwidth, times_first) = (None, None, None, None, None);
+        Row { name, ms: ms(time), tokens, tokens_per_s, gflops, gbytes_per_s, of_fma, of_bandwidth, times_first }
     }
 
     /// The same with the work that was done in that time.
@@ -62,12 +64,13 @@ impl Row {
 pub(super) fn text(o: &Output) -> String {
     let mut s = String::new();
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-    let _ = writeln!(s, "{}, {}, random weights of {:.2} GiB", o.shape, o.dtype, gib(o.weight_bytes));
+    let sizes: Vec<String> = o.weight_bytes.iter().map(|&bytes| format!("{:.2} GiB", gib(bytes))).collect();
+    let _ = writeln!(s, "{}, {}, random weights of {}", o.shape, o.dtype, sizes.join(" and "));
     let _ = writeln!(s, "{} threads, {}", o.threads, o.isa);
     for (when, p) in [("before", &o.probe_before), ("after", &o.probe_after)] {
         let _ = writeln!(s, "probe {when:<7}{:>8.1} GFLOP/s f32{:>8.1} GB/s read", p.gflops, p.gbytes_per_s);
     }
-    let head = ["ms", "tok/s", "GFLOP/s", "of FMA", "GB/s", "of read"];
+    let head = ["ms", "tok/s", "GFLOP/s", "of FMA", "GB/s", "of read", "speedup"];
     let _ = write!(s, "\n{:<28}", "");
     head.iter().for_each(|h| s.push_str(&format!("{h:>10}")));
     s.push('\n');
@@ -76,14 +79,15 @@ pub(super) fn text(o: &Output) -> String {
         let percent = |x: Option<f64>| x.map_or("-".into(), |x| format!("{:.1} %", x * 100.0));
         let _ = writeln!(
             s,
-            "{:<28}{:>10.1}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "{:<28}{:>10.1}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
             row.name,
             row.ms,
             number(row.tokens_per_s),
             number(row.gflops),
             percent(row.of_fma),
             number(row.gbytes_per_s),
-            percent(row.of_bandwidth)
+            percent(row.of_bandwidth),
+            row.times_first.map_or("-".into(), |x| format!("{x:.2}"))
         );
     }
     let _ = writeln!(s, "\nwork and bytes are {}", o.work_from);

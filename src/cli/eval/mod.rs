@@ -11,10 +11,9 @@ use super::load::{CHUNK, Loaded, context, patches_within};
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::terminal::{Bar, Unit, put};
-use crate::engine::{Cancel, Engine, Limits, Request, Sampling};
+use crate::engine::{Cancel, Engine, Limits, Sampling};
 use crate::error::{Error, Result};
 use crate::text::dataset::{self, Item};
-use crate::text::positions::positions;
 use crate::text::stream::decode;
 use crate::text::tokenizer::Show;
 use clap::Args;
@@ -140,21 +139,10 @@ fn ask(args: &EvalArgs, model: &mut Side, reference: Option<&mut Side>, item: &I
         return Err(Error::request(item.at.as_str(), why));
     }
     set.reference.push(answered(&reference.answer(&theirs, new)?, &item.response));
-    let (request, first) = with_answer(model, &prepared, item)?;
+    let (request, first) = prepared.with_answer(&model.model, &item.response)?;
     let (ours, theirs) = (model.engine.score(&request, first)?, reference.engine.score(&request, first)?);
     let vocab = ours.len() / (request.prompt.ids.len() - first);
     let rows = theirs.chunks_exact(vocab).zip(ours.chunks_exact(vocab));
     set.tokens.extend(rows.zip(&request.prompt.ids[first..]).map(|((r, m), &id)| compared(r, m, id)));
     Ok(())
-}
-
-/// The question followed by the wanted answer and the end of its turn, and where the answer begins.
-fn with_answer(side: &Side, prepared: &Prepared, item: &Item) -> Result<(Request, usize)> {
-    let (tokenizer, merge) = (&side.model.tokenizer, side.model.files.config.vision.spatial_merge_size as u32);
-    let mut request = prepared.request(&side.model, Sampling::GREEDY, 0);
-    let first = request.prompt.ids.len();
-    request.prompt.ids.extend(tokenizer.encode_with_special(&item.response)?);
-    request.prompt.ids.push(tokenizer.special_ids().im_end);
-    request.positions = positions(request.prompt.ids.len(), &request.prompt.spans, merge)?;
-    Ok((request, first))
 }

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 pub struct Avx2(());
 
 type V = [__m256; 2];
+type I = [__m256i; 2];
 
 /// Runs a kernel compiled with AVX2.
 ///
@@ -28,6 +29,7 @@ macro_rules! methods {
 
 impl Simd for Avx2 {
     type V = V;
+    type I = I;
     // 12 accumulator registers, 2 of columns and 1 broadcast of 16.
     const TILE: (usize, usize) = (6, 1);
     const TURNS: bool = false;
@@ -111,6 +113,36 @@ impl Simd for Avx2 {
         fn high_bf16(self, v: V) -> V {
             let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
             [_mm256_and_ps(v[0], mask), _mm256_and_ps(v[1], mask)]
+        }
+
+        fn bits(self, v: V) -> I { [_mm256_castps_si256(v[0]), _mm256_castps_si256(v[1])] }
+        fn unbits(self, v: I) -> V { [_mm256_castsi256_ps(v[0]), _mm256_castsi256_ps(v[1])] }
+        fn float(self, v: I) -> V { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
+        fn splat_i32(self, x: i32) -> I { [_mm256_set1_epi32(x); 2] }
+        fn add_i32(self, a: I, b: I) -> I { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+        fn sub_i32(self, a: I, b: I) -> I { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
+        fn mul_i32(self, a: I, b: I) -> I { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
+        fn xor(self, a: I, b: I) -> I { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
+        fn bytes(self, v: I, i: usize) -> I {
+            let mask = _mm256_set1_epi16(0xff);
+            match i {
+                0 => [_mm256_and_si256(v[0], mask), _mm256_and_si256(v[1], mask)],
+                _ => [_mm256_srli_epi16::<8>(v[0]), _mm256_srli_epi16::<8>(v[1])],
+            }
+        }
+        fn nibbles(self, v: I, i: usize) -> I {
+            let mask = _mm256_set1_epi16(0xf);
+            let v = match i {
+                0 => v,
+                1 => [_mm256_srli_epi16::<4>(v[0]), _mm256_srli_epi16::<4>(v[1])],
+                2 => [_mm256_srli_epi16::<8>(v[0]), _mm256_srli_epi16::<8>(v[1])],
+                _ => [_mm256_srli_epi16::<12>(v[0]), _mm256_srli_epi16::<12>(v[1])],
+            };
+            [_mm256_and_si256(v[0], mask), _mm256_and_si256(v[1], mask)]
+        }
+        fn dot2(self, a: I, b: I, sum: I) -> I {
+            let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0]));
+            [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1]))]
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Kernel, LANES, Simd};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const VNNI: bool>(());
 
 /// Runs a kernel compiled with AVX-512.
 ///
@@ -12,20 +12,30 @@ pub struct Avx512(());
 /// The machine must have the features named here.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub unsafe fn enter<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx512(()))
+    kernel.run(Avx512::<false>(()))
+}
+
+/// Runs a kernel compiled with VNNI too.
+///
+/// # Safety
+/// The machine must have the features named here.
+#[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub unsafe fn enter_vnni<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512::<true>(()))
 }
 
 /// Methods that only compute on registers, or load and store whole arrays by reference.
 macro_rules! methods {
     ($(fn $name:ident(self $(, $arg:ident: $t:ty)*) $(-> $out:ty)? $body:block)*) => {
-        // SAFETY (all of them): an `Avx512` is only made inside `enter`, so the machine has the instructions; pointers come from references
+        // SAFETY (all of them): an `Avx512` is only made inside `enter` and `enter_vnni`, so the machine has the instructions; pointers come from references
         // to arrays of exactly the bytes that the instruction touches, and every load and store is an unaligned one.
         $(#[inline(always)] fn $name(self $(, $arg: $t)*) $(-> $out)? { unsafe { $body } })*
     };
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type V = __m512;
+    type I = __m512i;
     // 24 accumulators, 2 columns and 1 broadcast of 32 registers.
     const TILE: (usize, usize) = (12, 2);
     const TURNS: bool = true;
@@ -93,6 +103,33 @@ impl Simd for Avx512 {
         fn high_bf16(self, v: __m512) -> __m512 {
             _mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32)))
         }
+
+        fn bits(self, v: __m512) -> __m512i { _mm512_castps_si512(v) }
+        fn unbits(self, v: __m512i) -> __m512 { _mm512_castsi512_ps(v) }
+        fn float(self, v: __m512i) -> __m512 { _mm512_cvtepi32_ps(v) }
+        fn splat_i32(self, x: i32) -> __m512i { _mm512_set1_epi32(x) }
+        fn add_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+        fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
+        fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
+        fn xor(self, a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
+        fn bytes(self, v: __m512i, i: usize) -> __m512i {
+            if i == 0 { _mm512_and_si512(v, _mm512_set1_epi16(0xff)) } else { _mm512_srli_epi16::<8>(v) }
+        }
+        fn nibbles(self, v: __m512i, i: usize) -> __m512i {
+            let mask = _mm512_set1_epi16(0xf);
+            match i {
+                0 => _mm512_and_si512(v, mask),
+                1 => _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask),
+                2 => _mm512_and_si512(_mm512_srli_epi16::<8>(v), mask),
+                _ => _mm512_srli_epi16::<12>(v),
+            }
+        }
+        fn dot2(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
+            if !VNNI {
+                return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+            }
+            dpwssd(sum, a, b)
+        }
     }
 }
 
@@ -119,4 +156,22 @@ unsafe fn fours(rows: [&[u8; 64]; LANES], first: usize) -> [__m512; 4] {
             _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)),
         ]
     }
+}
+
+/// The instruction itself: as an intrinsic it is split into a product and a sum, since the compiler values a short chain above free ports.
+///
+/// # Safety
+/// The machine must have AVX-512 VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller vouches for the instruction, which only touches these registers.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
 }

@@ -33,6 +33,9 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// With VNNI, which only dot products of integers use.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 /// Code written over [`Simd`], compiled once for each instruction set. `run` must be `#[inline(always)]`.
@@ -53,6 +56,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
+            if avx2 && avx512 && is_x86_feature_detected!("avx512vnni") {
+                isas.push(Isa(Level::Avx512Vnni));
+            }
             if avx2 && avx512 {
                 isas.push(Isa(Level::Avx512));
             }
@@ -77,6 +83,8 @@ impl Isa {
             Level::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => "AVX-512 VNNI",
         }
     }
 
@@ -116,7 +124,18 @@ impl Isa {
             Level::Avx2 => unsafe { avx2::enter(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::enter(kernel) },
+            Level::Avx512 | Level::Avx512Vnni => unsafe { avx512::enter(kernel) },
+        }
+    }
+
+    /// The same for a kernel of [`Simd::dot2`], which alone is worth another copy.
+    #[inline(always)]
+    pub fn run_integers<K: Kernel>(self, kernel: K) -> K::Out {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => unsafe { avx512::enter_vnni(kernel) },
+            _ => self.run(kernel),
         }
     }
 }
@@ -137,6 +156,8 @@ pub fn prefetch(at: *const u8) {
 /// The operations of one instruction set on 16 lanes. A value of the type is the proof that the machine has it.
 pub trait Simd: Copy {
     type V: Copy;
+    /// Sixteen i32.
+    type I: Copy;
     /// Rows and vectors of the largest outer-product tile whose accumulators stay in registers.
     const TILE: (usize, usize);
     /// Whether 16 turned vectors and some accumulators fit the registers.
@@ -175,4 +196,21 @@ pub trait Simd: Copy {
     /// The bf16 in the low halves of the dwords, widened; and those in the high halves.
     fn low_bf16(self, v: Self::V) -> Self::V;
     fn high_bf16(self, v: Self::V) -> Self::V;
+
+    /// The bits of floats as integers, and back.
+    fn bits(self, v: Self::V) -> Self::I;
+    fn unbits(self, v: Self::I) -> Self::V;
+    /// The nearest floats.
+    fn float(self, v: Self::I) -> Self::V;
+    fn splat_i32(self, x: i32) -> Self::I;
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low halves of the products.
+    fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Of both 16-bit halves of each dword the `i`-th byte (of two) or half byte (of four), alone in its half.
+    fn bytes(self, v: Self::I, i: usize) -> Self::I;
+    fn nibbles(self, v: Self::I, i: usize) -> Self::I;
+    /// `sum + a.low * b.low + a.high * b.high`, the halves of each dword as signed 16-bit integers; sums wrap.
+    fn dot2(self, a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
 }

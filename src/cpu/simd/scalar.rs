@@ -8,6 +8,7 @@ use std::array::from_fn;
 pub struct Scalar;
 
 type V = [f32; LANES];
+type I = [i32; LANES];
 
 /// Runs a kernel compiled for the target as it is. Not inlined: one copy is enough.
 #[inline(never)]
@@ -17,6 +18,7 @@ pub fn enter<K: Kernel>(kernel: K) -> K::Out {
 
 impl Simd for Scalar {
     type V = V;
+    type I = I;
     const TILE: (usize, usize) = (6, 1);
     const TURNS: bool = false;
 
@@ -111,6 +113,52 @@ impl Simd for Scalar {
     #[inline(always)]
     fn high_bf16(self, v: V) -> V {
         v.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    fn bits(self, v: V) -> I {
+        v.map(|x| x.to_bits() as i32)
+    }
+    #[inline(always)]
+    fn unbits(self, v: I) -> V {
+        v.map(|x| f32::from_bits(x as u32))
+    }
+    #[inline(always)]
+    fn float(self, v: I) -> V {
+        v.map(|x| x as f32)
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> I {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I, b: I) -> I {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn sub_i32(self, a: I, b: I) -> I {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn mul_i32(self, a: I, b: I) -> I {
+        from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    fn xor(self, a: I, b: I) -> I {
+        from_fn(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn bytes(self, v: I, i: usize) -> I {
+        v.map(|x| x >> (8 * i) & 0x00ff_00ff)
+    }
+    #[inline(always)]
+    fn nibbles(self, v: I, i: usize) -> I {
+        v.map(|x| x >> (4 * i) & 0x000f_000f)
+    }
+    #[inline(always)]
+    fn dot2(self, a: I, b: I, sum: I) -> I {
+        let product = |a: i32, b: i32| a as i16 as i32 * b as i16 as i32;
+        from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
     }
 }
 

@@ -1,0 +1,207 @@
+//! `osprey quantize`: a model folder with int8 or int4 weights, in the format of compressed-tensors. A run that was cut off goes on where it was.
+
+use super::Exit;
+use super::args::{Device, Dtype, ModelArgs, PixelArgs};
+use super::load::Loaded;
+use super::media::{Budget, Library};
+use super::prepare::{MODEL_LIMIT, prepare};
+use super::terminal::{Bar, Unit, note, put};
+use crate::checkpoint::lora::{Adapter, Merged};
+use crate::engine::Request;
+use crate::error::{Error, Result};
+use crate::quantize::{self, Job, Method, Recipe, Scheme};
+use crate::text::dataset;
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Samples unless `--samples` says otherwise.
+const SAMPLES: usize = 128;
+/// Tokens of all samples together at most: their rows stay in memory, 400 MB for a 2B model.
+const TOKENS: usize = 1 << 16;
+/// What a model folder may hold for its own calibration, as the demo model's does.
+const OWN_SAMPLES: &str = "calibration.jsonl";
+/// Columns of a group unless `--group-size` says otherwise.
+const GROUP: usize = 128;
+
+/// Flags of `quantize`.
+#[derive(Args, Debug)]
+pub struct QuantizeArgs {
+    /// Model folder, or hub id `org/name[@revision]` [default: the bundled demo model]
+    #[arg(long, value_name = "DIR|HF_ID")]
+    model: Option<String>,
+    /// Folder to write: a new one, or that of the same command, cut off
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Bits of weights and activations
+    #[arg(long, value_enum)]
+    format: FormatFlag,
+    /// Columns that share a scale; -1 is all of a row [default: 128; -1 for w8a8]
+    #[arg(long, value_name = "128|64|32|-1", value_parser = group_size, allow_negative_numbers = true)]
+    group_size: Option<i64>,
+    /// How codes are chosen [default: gptq for w4a16, rtn for the others]
+    #[arg(long, value_enum)]
+    method: Option<MethodFlag>,
+    /// Give each group a zero point
+    #[arg(long)]
+    zero_points: bool,
+    /// Texts with pictures to calibrate on, a JSON object a line: query, response, images, history [default: the model folder's calibration.jsonl]
+    #[arg(long, value_name = "FILE.jsonl")]
+    calibration: Option<PathBuf>,
+    /// Take this many of them at most [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    samples: Option<u64>,
+    /// Quantize the output head too, a scale for each row
+    #[arg(long, value_enum)]
+    lm_head: Option<HeadFlag>,
+    /// LoRA adapter to add to the weights first: a folder as PEFT saves it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
+    threads: Option<u64>,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum FormatFlag {
+    W8a8,
+    W8a16,
+    W4a16,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum MethodFlag {
+    Rtn,
+    Gptq,
+    Awq,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum HeadFlag {
+    W8a16,
+}
+
+fn group_size(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(n @ (128 | 64 | 32 | -1)) => Ok(n),
+        _ => Err("must be 128, 64, 32 or -1".into()),
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Naming the flag, the file and its line, or the tensor.
+pub fn run(args: &QuantizeArgs) -> anyhow::Result<Exit> {
+    let recipe = recipe(args)?;
+    let which = ModelArgs {
+        model: args.model.clone(),
+        device: Device::Cpu,
+        lockstep: None,
+        dtype: Dtype::F32,
+        threads: args.threads,
+    };
+    let model = Loaded::open(&which, &args.pixels)?;
+    if let Some(matrix) = model.files.weights.matrices().next() {
+        let why = format!("{} is quantized already ({}): take the bf16 or f16 original", model.name, matrix.name());
+        return Err(Error::request("--model", why).into());
+    }
+    let merged = Merged::new(&model.files, args.adapter.as_ref().map(Adapter::open).transpose()?)?;
+    let file = calibration(args, &recipe, &model.files.dir)?;
+    let samples = match &file {
+        Some(file) => samples(args, &model, file)?,
+        None => Vec::new(),
+    };
+    let job = Job {
+        merged: &merged,
+        source: &model.files.dir,
+        out: &args.out,
+        recipe,
+        samples: &samples,
+        inputs: file.into_iter().collect(),
+        threads: model.placement.threads,
+    };
+    let mut bar = Bar::new("quantizing layers".into(), Unit::Items);
+    let report = quantize::run(&job, &mut |done, total| bar.set(done, total))?;
+    drop(bar);
+    put(&if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report.to_string() })?;
+    note(&format!("wrote {} from {} samples of {} tokens", args.out.display(), report.samples, report.tokens));
+    Ok(Exit::Success)
+}
+
+/// What the flags ask for.
+fn recipe(args: &QuantizeArgs) -> Result<Recipe> {
+    let scheme = match args.format {
+        FormatFlag::W8a8 => Scheme::W8A8,
+        FormatFlag::W8a16 => Scheme::W8A16,
+        FormatFlag::W4a16 => Scheme::W4A16,
+    };
+    let method = match args.method {
+        Some(MethodFlag::Rtn) => Method::Rtn,
+        Some(MethodFlag::Gptq) => Method::Gptq,
+        Some(MethodFlag::Awq) => Method::Awq,
+        None if scheme == Scheme::W4A16 => Method::Gptq,
+        None => Method::Rtn,
+    };
+    let int8 = scheme == Scheme::W8A8;
+    if int8 && args.group_size.is_some_and(|n| n != -1) {
+        return Err(Error::request("--group-size", "w8a8 has a scale for each row: pass -1, or leave it out"));
+    }
+    if int8 && args.zero_points {
+        return Err(Error::request("--zero-points", "w8a8 has none: leave it out"));
+    }
+    if int8 && method == Method::Awq {
+        return Err(Error::request(
+            "--method",
+            "awq leaves activations as they are: take rtn or gptq for w8a8, which smooth them",
+        ));
+    }
+    let group = match args.group_size {
+        Some(-1) => None,
+        Some(n) => Some(n as usize),
+        None => (!int8).then_some(GROUP),
+    };
+    Ok(Recipe { scheme, group, method, zeros: args.zero_points, head: args.lm_head.is_some() })
+}
+
+/// The file of samples, if samples are wanted or there are any.
+fn calibration(args: &QuantizeArgs, recipe: &Recipe, dir: &Path) -> Result<Option<PathBuf>> {
+    let own = dir.join(OWN_SAMPLES);
+    match &args.calibration {
+        Some(file) => Ok(Some(file.clone())),
+        None if own.is_file() => Ok(Some(own)),
+        None if recipe.calibrates() => {
+            let why = "is not given, and the model folder has no calibration.jsonl: pass questions with answers, or --method rtn with a format \
+                       that ends in a16";
+            Err(Error::request("--calibration", why))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The first samples of a file that fit, rendered as the engine renders questions, each with its answer.
+fn samples(args: &QuantizeArgs, model: &Loaded, file: &Path) -> Result<Vec<Request>> {
+    let most = args.samples.map_or(SAMPLES, |n| n as usize);
+    let context = model.files.config.text.max_position_embeddings.min(TOKENS);
+    let (mut samples, mut tokens) = (Vec::new(), 0);
+    for item in dataset::load(file)?.iter().take(most) {
+        let of_line = |e: Error| Error::request(item.at.as_str(), e.to_string());
+        let budget = Budget::new(context, MODEL_LIMIT);
+        let prepared = prepare(model, &mut Library::default(), &item.messages, false, budget).map_err(of_line)?;
+        let (request, _) = prepared.with_answer(model, &item.response).map_err(of_line)?;
+        tokens += request.prompt.ids.len();
+        if tokens > TOKENS {
+            note(&format!("{}: samples from here on are left out: together they exceed {TOKENS} tokens", item.at));
+            break;
+        }
+        samples.push(request);
+    }
+    if samples.is_empty() {
+        return Err(Error::request(file.display().to_string(), format!("its first sample exceeds {TOKENS} tokens")));
+    }
+    Ok(samples)
+}

@@ -1,0 +1,202 @@
+//! Rows of activations as 16-bit integers, in the order in which the codes of a weight are unpacked.
+//!
+//! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond how many
+//! codes a dword holds. The surprise: f32 rows become two integer rows, the value and what its rounding left.
+
+use super::panel::STEP;
+use super::simd::{Isa, Kernel, LANES, Simd};
+use super::{BLOCK, Buffer, Cpu};
+use bytemuck::cast_slice_mut;
+use rayon::prelude::*;
+
+/// The largest integer of a block: 256 products with codes of 8 bits stay below 2^31.
+const TOP: f32 = 32512.0;
+
+/// Rows and blocks without a larger magnitude count as zeros: their scales would round badly, and their reciprocals overflow.
+const LEAST: f32 = 1e-30;
+
+/// Adding it rounds a number below 2^22 to the nearest even integer, which is then in the low bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// Rows to multiply with codes, `[t, k]`.
+#[derive(Debug, Clone, Copy)]
+pub enum Operand<'a> {
+    /// Values of 16 bits, widened: rounded once, to 1 / 65024 of the largest in their block.
+    Half(&'a [f32]),
+    /// f32: what the rounding left is rounded in turn, to 2^-32 of the largest in its block.
+    Full(&'a [f32]),
+    /// int8 with a scale for each row, see [`int8_row`].
+    Int8 { rows: &'a [i8], scales: &'a [f32] },
+}
+
+impl Operand<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Operand::Half(x) | Operand::Full(x) => x.len(),
+            Operand::Int8 { rows, .. } => rows.len(),
+        }
+    }
+}
+
+/// Rounds a row to int8: the scale is its largest magnitude / 127, the integers are the nearest even of `x / scale`. Gives the scale; NaN, and
+/// zeros, if a value is not finite.
+pub fn int8_row(isa: Isa, x: &[f32], to: &mut [i8]) -> f32 {
+    isa.run(Int8Row { x, to })
+}
+
+struct Int8Row<'a> {
+    x: &'a [f32],
+    to: &'a mut [i8],
+}
+
+impl Kernel for Int8Row<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        let top = largest(self.x);
+        if top.is_nan() || top < LEAST {
+            self.to.fill(0);
+            return top * 0.0;
+        }
+        let scale = top / 127.0;
+        self.to.iter_mut().zip(self.x).for_each(|(to, x)| *to = nearest(x / scale) as i8);
+        scale
+    }
+}
+
+/// The largest magnitude; NaN if a value is not finite.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    // The bits of magnitudes are in the order of the magnitudes, with infinity and NaN above them.
+    let bits = x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff));
+    let top = f32::from_bits(bits);
+    if top.is_finite() { top } else { f32::NAN }
+}
+
+#[inline(always)]
+fn nearest(x: f32) -> i32 {
+    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
+/// Integer rows, their scales and sums.
+pub(super) struct Integers<'a> {
+    /// Integer rows of each row.
+    pub each: usize,
+    /// Pairs of integers, `stride` for each row: `PARTS` for each dword of codes.
+    pub dwords: Buffer<'a>,
+    pub stride: usize,
+    /// k of a block, and blocks of a row.
+    pub block: usize,
+    pub blocks: usize,
+    /// f32 `[rows, blocks]`
+    pub scales: Buffer<'a>,
+    /// i32 `[rows, blocks]`: the sums of the integers.
+    pub sums: Buffer<'a>,
+    /// Whether all blocks of a row have one scale.
+    pub whole: bool,
+}
+
+impl<'a> Integers<'a> {
+    /// Rows of `k` values in blocks of `block`, for weights with `2 * PARTS` codes in a dword.
+    pub fn new<const PARTS: usize>(cpu: &'a Cpu, x: Operand, k: usize, block: usize) -> Self {
+        let (rows, each) = match x {
+            Operand::Half(x) => (x.len() / k, 1),
+            Operand::Full(x) => (2 * x.len() / k, 2),
+            Operand::Int8 { scales, .. } => (scales.len(), 1),
+        };
+        let blocks = k.div_ceil(block);
+        // Whole lines of codes, and a line so that rows a power of two long do not share the sets of L1.
+        let stride = k.next_multiple_of(PARTS * STEP) / 2 + LANES;
+        let [mut dwords, mut scales, mut sums] = [stride, blocks, blocks].map(|len| cpu.buffer(rows * len));
+        let to = cast_slice_mut(&mut dwords).par_chunks_mut(each * stride);
+        let to =
+            to.zip(scales.par_chunks_mut(each * blocks)).zip(cast_slice_mut(&mut sums).par_chunks_mut(each * blocks));
+        cpu.install(|| {
+            to.enumerate().with_min_len(4).for_each(|(i, ((dwords, scales), sums))| {
+                let at = i * k..(i + 1) * k;
+                let x = match x {
+                    Operand::Half(x) | Operand::Full(x) => Values::Floats(&x[at]),
+                    Operand::Int8 { rows, scales } => Values::Int8(&rows[at], scales[i]),
+                };
+                cpu.isa().run(Convert::<PARTS> { x, block, each, dwords, scales, sums });
+            });
+        });
+        Integers { each, dwords, stride, block, blocks, scales, sums, whole: matches!(x, Operand::Int8 { .. }) }
+    }
+}
+
+enum Values<'a> {
+    Floats(&'a [f32]),
+    Int8(&'a [i8], f32),
+}
+
+/// Converts a row to `each` integer rows, one after the other.
+struct Convert<'a, const PARTS: usize> {
+    x: Values<'a>,
+    block: usize,
+    each: usize,
+    dwords: &'a mut [i32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl<const PARTS: usize> Kernel for Convert<'_, PARTS> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, _: S) {
+        let (mut integers, mut rest) = ([0; BLOCK], [0.0; BLOCK]);
+        match self.x {
+            Values::Floats(x) => {
+                for (b, x) in x.chunks(self.block).enumerate() {
+                    let rest = &mut rest[..x.len()];
+                    rest.copy_from_slice(x);
+                    integers[x.len()..].fill(0);
+                    for i in 0..self.each {
+                        let scale = round(rest, &mut integers);
+                        self.put(i, b, &integers, scale);
+                    }
+                }
+            }
+            Values::Int8(x, scale) => {
+                for (b, x) in x.chunks(self.block).enumerate() {
+                    integers[x.len()..].fill(0);
+                    integers.iter_mut().zip(x).for_each(|(to, &x)| *to = x as i32);
+                    self.put(0, b, &integers, scale);
+                }
+            }
+        }
+    }
+}
+
+impl<const PARTS: usize> Convert<'_, PARTS> {
+    /// Stores a block of integer row `i`.
+    #[inline(always)]
+    fn put(&mut self, i: usize, block: usize, integers: &[i32; BLOCK], scale: f32) {
+        let integers = &integers[..self.block];
+        let at = i * self.scales.len() / self.each + block;
+        (self.scales[at], self.sums[at]) = (scale, integers.iter().sum());
+        let (stride, from) = (self.dwords.len() / self.each, block * self.block / 2);
+        let to = &mut self.dwords[i * stride..(i + 1) * stride][from..];
+        // Part `p` of an unpacked dword has code `p` in its low half and code `p + PARTS` in its high half.
+        let (to, _) = to.as_chunks_mut::<PARTS>();
+        for (to, from) in to.iter_mut().zip(integers.chunks_exact(2 * PARTS)) {
+            *to = std::array::from_fn(|p| from[p] & 0xffff | from[p + PARTS] << 16);
+        }
+    }
+}
+
+/// Rounds a block and gives its scale; what the rounding left takes the place of the values.
+#[inline(always)]
+fn round(x: &mut [f32], to: &mut [i32; BLOCK]) -> f32 {
+    let top = largest(x);
+    if top.is_nan() || top < LEAST {
+        to.fill(0);
+        return top * 0.0;
+    }
+    let (scale, inverse) = (top / TOP, TOP / top);
+    for (to, x) in to.iter_mut().zip(x) {
+        *to = nearest(*x * inverse);
+        *x = scale.mul_add(-(*to as f32), *x);
+    }
+    scale
+}
