@@ -47,6 +47,21 @@ fn int8_does_not_change_that() {
 }
 
 #[test]
+fn codes_with_scales_of_groups_do_not_change_that() {
+    let setups = [
+        Setup { format: Format::W4A16 { group: 8, zeros: true }, ..setup(DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 8, zeros: false }, ..setup(DType::F32) },
+        Setup { format: Format::W4A16 { group: 32, zeros: true }, ..under(Driver::Emulator, DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 32, zeros: false }, ..under(Driver::Emulator, DType::F16) },
+    ];
+    setups.into_iter().for_each(|s| {
+        check_chunks(s);
+        check_batches(s);
+        check_recomputed(s);
+    });
+}
+
+#[test]
 fn threads_and_instruction_sets_do_not_change_a_bit() {
     let request = request(60, 2, 0.0);
     let want = outcome(&mut engine(setup(DType::Bf16)), &request);
