@@ -447,7 +447,7 @@ impl Case {
     fn run(&self, cpu: &Cpu, sequences: &[Sequence]) -> Vec<f32> {
         let Heads { query, dim, stride, .. } = self.heads;
         let out = Mutex::new(vec![f32::NAN; self.q.len() / stride * query * dim]);
-        let kv = Kv { keys: &self.keys[1..], values: &self.values[1..], dtype: self.dtype };
+        let kv = Kv { keys: &self.keys[1..], values: &self.values[1..], dtype: self.dtype, scales: None };
         attention(cpu, &self.q, self.heads, kv, sequences, &|head, tile| {
             let mut out = out.lock().expect("no task panics");
             for i in 0..tile.rows {

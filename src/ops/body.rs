@@ -39,8 +39,15 @@ pub fn load<'a>(m: &OpMem<'a>, cpu: &'a Cpu, t: &Tensor) -> Floats<'a> {
     if t.dtype == DType::F32 && t.is_contiguous() {
         return Floats::Stored(m.read::<f32>(t));
     }
-    let stored = with_float!(t.dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
-    Floats::Widened(load_columns(cpu, stored, t, t.cols()))
+    Floats::Widened(load_columns(cpu, bytes(m, t), t, t.cols()))
+}
+
+/// A read operand as it is stored: floats or int8.
+pub fn bytes<'a>(m: &OpMem<'a>, t: &Tensor) -> &'a [u8] {
+    match t.dtype {
+        DType::I8 => bytemuck::cast_slice(m.read::<i8>(t)),
+        _ => with_float!(t.dtype, T => bytemuck::cast_slice(m.read::<T>(t))),
+    }
 }
 
 /// The rows that a product reads.
@@ -250,6 +257,36 @@ impl<'a, Y: Float> Dest<'a, Y> {
             tile.row(i).iter_mut().zip(old).for_each(|(z, x)| *z += *x);
             self.put(row, col, tile.row(i));
         }
+    }
+}
+
+/// Rows that the tasks of one product fill, each at once: floats, or int8 with scales made of rows of `C`.
+pub enum Kept<'a, C> {
+    Floats(Dest<'a, C>),
+    Int8 { isa: Isa, codes: SharedMut<'a, i8>, scales: SharedMut<'a, f32> },
+}
+
+impl<'a, C: Float> Kept<'a, C> {
+    /// Over a contiguous operand that the op changes.
+    pub fn new(m: &OpMem<'a>, cpu: &Cpu, to: &Input) -> Self {
+        match &to.scales {
+            None => Kept::Floats(Dest::new(m, cpu, &to.x)),
+            Some(s) => {
+                Kept::Int8 { isa: cpu.isa(), codes: SharedMut::new(m.write(&to.x)), scales: SharedMut::new(m.write(s)) }
+            }
+        }
+    }
+
+    /// Stores a whole row. A place belongs to one row of the op (`require_distinct`).
+    pub fn put(&self, row: usize, values: &mut [f32]) {
+        let (isa, codes, scales) = match self {
+            Kept::Floats(to) => return to.put(row, 0, values),
+            Kept::Int8 { isa, codes, scales } => (isa, codes, scales),
+        };
+        values.iter_mut().for_each(|x| *x = C::from_f32(*x).to_f32());
+        // SAFETY: as in `Dest::row`; a row has one scale.
+        let (codes, scale) = unsafe { (codes.slice(row * values.len(), values.len()), scales.slice(row, 1)) };
+        scale[0] = int8_row(*isa, values, codes);
     }
 }
 
