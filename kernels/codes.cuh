@@ -30,39 +30,47 @@ struct Lift<f16> {
 // fetched when it begins; its zero points, which the beginning wants, a group ahead.
 template <class T, int STRIPS>
 struct Groups {
-    const u8 *scales, *zeros;  // of the first strip; zeros: null if there are none
-    int apart;                 // bytes from strip to strip
-    int group, end;
+    const u8* scales;  // of the group at hand, of the first strip
+    const u8* zeros;   // of the group that is fetched next
+    bool many;         // whether each group has its own zero point
+    int apart;         // bytes from strip to strip
+    int left;          // groups after the one at hand
     float2 scale[STRIPS];
     u32 bias[STRIPS][2], zero[STRIPS];
 
-    // Begins with a group; groups from `last` on are not read.
+    // Begins with a group; groups beyond `last` are not read. `zero` is the zero point of all, unless there are many.
     __device__ __forceinline__ void begin(int first, int last) {
-        group = first;
-        end = last;
-        if (zeros) fetch_zeros();
+        left = last - first;
+        scales += first * SCALES;
+        zeros += first * ZEROS;
+        if (many) fetch_zeros();
+        fetch_scales();
         lift();
-        fetch();
+        if (many && left > 0) fetch_zeros();
     }
 
+    // Not called at the last: what is beyond it counts nothing.
     __device__ __forceinline__ void advance() {
-        ++group;
-        if (zeros) lift();
-        if (group < end) fetch();
+        --left;
+        scales += SCALES;
+        fetch_scales();
+        if (!many) return;
+        lift();
+        if (left > 0) fetch_zeros();
     }
 
 private:
-    __device__ __forceinline__ void fetch() {
+    static constexpr int SCALES = STRIP * sizeof(float), ZEROS = STRIP;  // bytes of a group
+
+    __device__ __forceinline__ void fetch_scales() {
 #pragma unroll
-        for (int i = 0; i < STRIPS; ++i) {
-            scale[i] = __ldg(reinterpret_cast<const float2*>(scales + i * apart + group * (STRIP * sizeof(float))));
-        }
-        if (zeros && group + 1 < end) fetch_zeros(1);
+        for (int i = 0; i < STRIPS; ++i) scale[i] = __ldg(reinterpret_cast<const float2*>(scales + i * apart));
     }
 
-    __device__ __forceinline__ void fetch_zeros(int ahead = 0) {
+    __device__ __forceinline__ void fetch_zeros() {
 #pragma unroll
-        for (int i = 0; i < STRIPS; ++i) zero[i] = __ldg(reinterpret_cast<const u16*>(zeros + i * apart + (group + ahead) * STRIP));
+        for (int i = 0; i < STRIPS; ++i) zero[i] = __ldg(reinterpret_cast<const u16*>(zeros + i * apart));
+        zeros += ZEROS;
     }
 
     __device__ __forceinline__ void lift() {
@@ -85,85 +93,9 @@ struct Codes {
     int group;  // 32, 64, 128 or K
     int zeros;  // whether there are zero points
 
-    // Codes go from memory to registers, DEPTH turns ahead, rows AHEAD tiles ahead.
     template <int BLOCKS>
     static __device__ __forceinline__ void slice(const Product<Codes>& p, float (&sum)[BLOCKS][4]) {
-        constexpr int DEPTH = (BLOCKS == 4 ? 4 : 8) / LOADS, AHEAD = BLOCKS == 4 ? 2 : 4;
-        const int k = lane_id() % 4 * 8, begin = p.border(warp_id()), end = p.border(warp_id() + 1), whole = min(end, p.K / TURN_K);
-        const u8* codes = strip(p, blockIdx.x) + lane_id() * 16 + begin * TURN_BYTES;
-        const T* row[BLOCKS];
-#pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) row[b] = p.row(8 * b + lane_id() / 4) + begin * TURN_K + k;
-        Groups<T, 1> groups;
-        enter(p, blockIdx.x, groups);
-        groups.begin(min(begin * chains(p), p.weight.groups(p.K) - 1), min(end * chains(p), p.weight.groups(p.K)));
-
-        uint4 w[DEPTH][LOADS], x[AHEAD][BLOCKS];
-        auto fetch = [&](int turn, int load) { w[turn % DEPTH][load] = ld_global_stream(codes + turn * TURN_BYTES + load * 512); };
-        // Of a tile of the turn that is so many after the one that `row` is at.
-        auto fetch_rows = [&](int turn, int tile, bool inside) {
-#pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) {
-                const T* from = row[b] + turn * TURN_K + tile * TILE_K;
-                x[tile % AHEAD][b] = inside ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
-            }
-        };
-        // `then` fetches what the used operands make room for.
-        auto add = [&](const uint4(&w)[LOADS], auto then) {
-            float chain[BLOCKS][4] = {};
-#pragma unroll
-            for (int tile = 0; tile < TILES; ++tile) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const uint4 a = operand(w[load(tile)], tile, half, groups.bias[0]);
-#pragma unroll
-                    for (int b = 0; b < BLOCKS; ++b) multiply<T>(chain[b], a, x[tile % AHEAD][b], half);
-                }
-                then(tile);
-                if (!p.weight.ends(tile)) continue;
-#pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) fold(sum[b], chain[b], groups.scale[0]);
-                groups.advance();
-            }
-        };
-        int left = whole - begin;
-#pragma unroll
-        for (int d = 0; d < DEPTH; ++d) {
-            if (d >= left) break;
-#pragma unroll
-            for (int load = 0; load < LOADS; ++load) fetch(d, load);
-        }
-        if (left > 0) {
-#pragma unroll
-            for (int tile = 0; tile < AHEAD; ++tile) fetch_rows(0, tile, true);
-        }
-        for (; left > 0; left -= DEPTH) {
-#pragma unroll
-            for (int d = 0; d < DEPTH; ++d) {
-                if (d >= left) break;
-                const bool more = d + 1 < left, far = d + DEPTH < left;
-                add(w[d], [&](int tile) {
-                    if (tile + AHEAD < TILES || more) fetch_rows(d, tile + AHEAD, true);
-                    if (used_up(tile) && far) fetch(d + DEPTH, load(tile));
-                });
-            }
-            codes += DEPTH * TURN_BYTES;
-#pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) row[b] += DEPTH * TURN_K;
-        }
-        if (whole < end) {
-            // After the last whole turn, from where the pointers have gone to.
-            auto fetch_tail = [&](int tile) { fetch_rows(left, tile, (whole * TILES + tile) * TILE_K + k < p.K); };
-#pragma unroll
-            for (int load = 0; load < LOADS; ++load) w[0][load] = ld_global_stream(codes + left * TURN_BYTES + load * 512);
-#pragma unroll
-            for (int tile = 0; tile < AHEAD; ++tile) fetch_tail(tile);
-            add(w[0], [&](int tile) {
-                if (tile + AHEAD < TILES) fetch_tail(tile + AHEAD);
-            });
-        }
-#pragma unroll
-        for (int i = 0; i < 4 * BLOCKS; ++i) sum[i / 4][i % 4] = __fmul_rn(sum[i / 4][i % 4], Lift<T>::PER_ONE);
+        p.weight.group < TURN_K ? slice<BLOCKS, true>(p, sum) : slice<BLOCKS, false>(p, sum);
     }
 
     using Tile = ::Tile<256, 64, 2, 8>;
@@ -176,18 +108,17 @@ struct Codes {
         const int k = lane_id() % 4 * 8, turns = p.turns();
         const T* row = p.row(first_token + 8 * warp_id() + lane_id() / 4) + k;
         const u32 base = shared_address(pool) + lane_id() * 16, to = opaque(base + warp_id() * TILES * 512);
-        const int s = first_strip + Tile::warp_strip();
-        const u8* codes = strip(p, s) + lane_id() * 16;
+        const int s = p.strip(first_strip + Tile::warp_strip());
         Groups<T, Tile::STRIPS> groups;
+        const u8* codes = enter(p, s, groups);
         uint4 w[Tile::STRIPS][2];
-        enter(p, s, groups);
         auto fetch_codes = [&](int load) {
 #pragma unroll
             for (int i = 0; i < Tile::STRIPS; ++i) w[i][load % 2] = ld_global_stream(codes + i * groups.apart + load * 512);
         };
         fetch_codes(0);
         fetch_codes(1);
-        groups.begin(0, min(turns * chains(p), p.weight.groups(p.K)));
+        groups.begin(0, p.weight.groups(p.K) - 1);
         auto fetch = [&](int turn) {
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
@@ -225,7 +156,7 @@ struct Codes {
                     for (int i = 0; i < Tile::STRIPS * Tile::BLOCKS; ++i) {
                         fold(acc[i / Tile::BLOCKS][i % Tile::BLOCKS], chain[i / Tile::BLOCKS][i % Tile::BLOCKS], groups.scale[i / Tile::BLOCKS]);
                     }
-                    groups.advance();
+                    if (groups.left > 0) groups.advance();
                 }
                 codes += TURN_BYTES;
             }
@@ -241,32 +172,123 @@ private:
     static constexpr int TILES = TURN_K / TILE_K, LOADS = BITS / 2, TURN_BYTES = LOADS * 512;
     static constexpr int RING = 64 * TURN_K * sizeof(u16);  // bytes of a turn's rows
 
-    __device__ int groups(int K) const { return ceil_div(K, group); }
-    // Whether a group's chain ends with this tile of a turn.
-    __device__ bool ends(int tile) const { return tile == 3 || group == 32 || (group == 64 && tile == 1); }
-    // Chains of a turn.
-    static __device__ int chains(const Product<Codes>& p) { return p.weight.group == 32 ? 4 : p.weight.group == 64 ? 2 : 1; }
+    // Codes go from memory to registers, DEPTH turns ahead, rows AHEAD tiles ahead. FINE: groups may end inside a turn.
+    template <int BLOCKS, bool FINE>
+    static __device__ __forceinline__ void slice(const Product<Codes>& p, float (&sum)[BLOCKS][4]) {
+        constexpr int DEPTH = (BLOCKS == 4 ? 4 : 8) / LOADS, AHEAD = BLOCKS == 4 ? 2 : 4;
+        const int k = lane_id() % 4 * 8, begin = p.border(warp_id()), end = p.border(warp_id() + 1);
+        const int whole = min(end, static_cast<int>(static_cast<u32>(p.K) / TURN_K));
+        const bool several = p.weight.group != p.K;
+        const u8* codes;
+        const T* row[BLOCKS];
+        Groups<T, 1> groups;
+        // Begins with a turn.
+        auto start = [&](int turn) {
+            codes = enter(p, blockIdx.x, groups) + turn * TURN_BYTES;
+#pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) row[b] = p.row(8 * b + lane_id() / 4) + turn * TURN_K + k;
+            const int last = p.weight.groups(p.K) - 1, log = FINE ? p.weight.log_chains() : 0;
+            groups.begin(min(turn << log, last), min((end << log) - 1, last));
+        };
+        uint4 w[DEPTH][LOADS], x[AHEAD][BLOCKS];
+        auto fetch = [&](int turn, int load) { w[turn % DEPTH][load] = ld_global_stream(codes + turn * TURN_BYTES + load * 512); };
+        // Of a tile of the turn that is so many after the one that `row` is at.
+        auto fetch_rows = [&](int turn, int tile, bool inside) {
+#pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
+                const T* from = row[b] + turn * TURN_K + tile * TILE_K;
+                x[tile % AHEAD][b] = inside ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+            }
+        };
+        // `then` fetches what the operands of two tiles, the last of which it is told, make room for.
+        auto add = [&](const uint4(&w)[LOADS], bool more, auto then) {
+            float chain[BLOCKS][4] = {};
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const uint4 a = operand(w[load(tile)], tile, half, groups.bias[0]);
+#pragma unroll
+                    for (int b = 0; b < BLOCKS; ++b) multiply<T>(chain[b], a, x[tile % AHEAD][b], half);
+                }
+                if (tile % 2) then(tile);
+                if (tile != TILES - 1 && !(FINE && p.weight.ends(tile))) continue;
+#pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) fold(sum[b], chain[b], groups.scale[0]);
+                if (FINE ? groups.left > 0 : more && several) groups.advance();
+            }
+        };
+        int left = whole - begin;
+        if (left > 0) {
+            start(begin);
+#pragma unroll
+            for (int d = 0; d < DEPTH; ++d) {
+                if (d >= left) break;
+#pragma unroll
+                for (int load = 0; load < LOADS; ++load) fetch(d, load);
+            }
+#pragma unroll
+            for (int tile = 0; tile < AHEAD; ++tile) fetch_rows(0, tile, true);
+            for (; left > 0; left -= DEPTH) {
+#pragma unroll
+                for (int d = 0; d < DEPTH; ++d) {
+                    const bool more = d + 1 < left, far = d + DEPTH < left;
+                    add(w[d], more, [&](int tile) {
+                        if (tile + AHEAD < TILES || more) {
+                            fetch_rows(d, tile - 1 + AHEAD, true);
+                            fetch_rows(d, tile + AHEAD, true);
+                        }
+                        if (!far) return;
+#pragma unroll
+                        for (int i = load(tile - 1); i <= load(tile); ++i) fetch(d + DEPTH, i);
+                    });
+                    if (!more) break;
+                }
+                codes += DEPTH * TURN_BYTES;
+#pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) row[b] += DEPTH * TURN_K;
+            }
+        }
+        if (whole < end) {
+            start(whole);
+            auto fetch_tail = [&](int tile) { fetch_rows(0, tile, (whole * TILES + tile) * TILE_K + k < p.K); };
+#pragma unroll
+            for (int load = 0; load < LOADS; ++load) fetch(0, load);
+#pragma unroll
+            for (int tile = 0; tile < AHEAD; ++tile) fetch_tail(tile);
+            add(w[0], false, [&](int tile) {
+                if (tile + AHEAD >= TILES) return;
+                fetch_tail(tile - 1 + AHEAD);
+                fetch_tail(tile + AHEAD);
+            });
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * BLOCKS; ++i) sum[i / 4][i % 4] = __fmul_rn(sum[i / 4][i % 4], Lift<T>::PER_ONE);
+    }
 
+    // log2 of a turn's chains: those of groups of 32 and 64.
+    __device__ int log_chains() const { return group < TURN_K ? (group == 64) + 2 * (group == 32) : 0; }
+    // Groups of a row.
+    __device__ int groups(u32 K) const { return group == K ? 1 : K / TILE_K >> (2 - log_chains()); }
+    // Whether a group's chain ends with this tile of a turn.
+    __device__ bool ends(int tile) const { return tile == TILES - 1 || group == 32 || (group == 64 && tile == 1); }
     // The load of a turn that has a tile, and whether the tile is its last.
     static __device__ constexpr int load(int tile) { return tile * LOADS / TILES; }
     static __device__ constexpr bool used_up(int tile) { return load(tile + 1) != load(tile); }
 
-    static __device__ int strip_bytes(const Product<Codes>& p) {
-        return p.turns() * TURN_BYTES + p.weight.groups(p.K) * 4 * STRIP + (p.weight.zeros ? ceil_div(p.weight.groups(p.K), 2) * 2 * STRIP : 0);
-    }
-    static __device__ __forceinline__ const u8* strip(const Product<Codes>& p, int s) {
-        return p.weight.data + static_cast<size_t>(p.strip(s)) * strip_bytes(p);
-    }
-
-    // Where this lane finds the scales and zero points of strips from `s` on; without these, the zero point of all.
+    // Where this lane finds the codes of strips from `s` on; `groups` learns where scales and zero points are, or without these the zero point of all.
     template <int STRIPS>
-    static __device__ __forceinline__ void enter(const Product<Codes>& p, int s, Groups<T, STRIPS>& groups) {
-        const u8* at = strip(p, s) + p.turns() * TURN_BYTES;
-        groups.scales = at + lane_id() / 4 * 8;
-        groups.zeros = p.weight.zeros ? at + p.weight.groups(p.K) * STRIP * sizeof(float) + lane_id() / 4 * 2 : nullptr;
-        groups.apart = p.strip(s + 1) == p.strip(s) ? 0 : strip_bytes(p);
+    static __device__ __forceinline__ const u8* enter(const Product<Codes>& p, u32 s, Groups<T, STRIPS>& groups) {
+        const int count = p.weight.groups(p.K), codes = p.turns() * TURN_BYTES, scales = count * STRIP * sizeof(float);
+        const int strip = codes + scales + p.weight.zeros * (count + (count & 1)) * STRIP;
+        const u8* at = p.weight.data + static_cast<size_t>(s) * strip;
+        groups.scales = at + codes + lane_id() / 4 * 8;
+        groups.zeros = at + codes + scales + lane_id() / 4 * 2;
+        groups.many = p.weight.zeros;
+        groups.apart = s + 1 < p.strips() ? strip : 0;
 #pragma unroll
         for (int i = 0; i < STRIPS; ++i) groups.zero[i] = BITS == 4 ? 0x0808 : 0x8080;
+        return at + lane_id() * 16;
     }
 
     // One A operand of a tile, out of its load.

@@ -34,7 +34,7 @@ struct Product {
     W weight;
     int M, N, K;
 
-    __device__ int turns() const { return ceil_div(K, W::TURN_K); }
+    __device__ int turns() const { return ceil_div<u32>(K, W::TURN_K); }
     // The first turn of a slice.
     __device__ int border(int slice) const { return turns() * slice >> W::log_slices(K); }
     // Beyond the end: the last. Its sums are thrown away.
@@ -42,7 +42,8 @@ struct Product {
         const int m = min(token, M - 1);
         return x + static_cast<size_t>(rows ? rows[m] : m) * K;
     }
-    __device__ int strip(int s) const { return min(s, ceil_div(N, STRIP) - 1); }
+    __device__ int strips() const { return ceil_div<u32>(N, STRIP); }
+    __device__ int strip(int s) const { return min(s, strips() - 1); }
 };
 
 // The rows that a block has a share of, and how many blocks share them.
@@ -77,15 +78,24 @@ struct Narrow {
             slice<4>(p, sums[warp_id()]);
         }
         __syncthreads();
-        constexpr int COLUMNS = STRIP / E::MEMBERS;
-        for (int i = threadIdx.x; i < p.M * COLUMNS; i += blockDim.x) {
-            const int token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
+        constexpr u32 COLUMNS = STRIP / E::MEMBERS;
+        // Unsigned, since such divisions are shifts.
+        const u32 slices = blockDim.x / WARP, all = p.M * COLUMNS;
+        for (u32 i = threadIdx.x; i < all; i += blockDim.x) {
+            const u32 token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
+            typename W::Sum total[E::MEMBERS] = {};
+#pragma unroll 1
+            for (u32 s = 0; s < slices; ++s) {
+#pragma unroll
+                for (u32 member = 0; member < E::MEMBERS; ++member) {
+                    const u32 feature = column + 8 * member, from = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
+                    total[member] = plus(total[member], sums[s][token / 8][from]);
+                }
+            }
             float v[E::MEMBERS][1];
 #pragma unroll
-            for (int member = 0; member < E::MEMBERS; ++member) {
-                v[member][0] = static_cast<float>(total(sums, 1 << W::log_slices(p.K), column + 8 * member, token));
-            }
-            if (at < p.N / E::MEMBERS) epilogue(at, token, v);
+            for (int member = 0; member < E::MEMBERS; ++member) v[member][0] = static_cast<float>(total[member]);
+            if (at < static_cast<u32>(p.N) / E::MEMBERS) epilogue(at, token, v);
         }
         return {0, 0, p.M, static_cast<int>(gridDim.x)};
     }
@@ -93,7 +103,7 @@ struct Narrow {
 private:
     // Where a lane's sum i of 8 tokens lies: neither the stores nor the loads of neighbouring features and tokens conflict.
     static constexpr int SUMS = 4 * WARP + 7;
-    static __device__ __forceinline__ int place(int i, int lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
+    static __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
 
     template <int BLOCKS, class W>
     static __device__ __forceinline__ void slice(const Product<W>& p, typename W::Sum (&sums)[4][SUMS]) {
@@ -101,14 +111,6 @@ private:
         W::template slice<BLOCKS>(p, sum);
 #pragma unroll
         for (int i = 0; i < 4 * BLOCKS; ++i) sums[i / 4][place(i % 4, lane_id())] = sum[i / 4][i % 4];
-    }
-
-    template <class Sum>
-    static __device__ __forceinline__ Sum total(const Sum (&sums)[MOST_SLICES][4][SUMS], int slices, int feature, int token) {
-        const int at = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
-        Sum total = 0;
-        for (int s = 0; s < slices; ++s) total = plus(total, sums[s][token / 8][at]);
-        return total;
     }
 };
 

@@ -119,10 +119,14 @@ struct Scatter {
         if (slot < 0) return;
         if (bias) add_pair_bias(bias + head * HEAD + first, HALF, x);
         if (head < H + G) {
-            float frequency[W];
+            float frequency[W], position;
             load_constant(inv_freq + first, frequency);
 #pragma unroll
-            for (int j = 0; j < W; ++j) rotate(x[0][j], x[1][j], __fmul_rn(position(first + j, token), frequency[j]));
+            for (int j = 0; j < W; ++j) {
+                // Neighbours mostly turn by the same position.
+                if (j == 0 || axis(first + j) != axis(first + j - 1)) position = static_cast<float>(positions[axis(first + j) * tokens + token]);
+                rotate(x[0][j], x[1][j], __fmul_rn(position, frequency[j]));
+            }
         }
         if (head < H) {
             T* to = q + (static_cast<size_t>(token) * H + head) * HEAD + first;
@@ -133,10 +137,8 @@ struct Scatter {
         }
     }
 
-    __device__ __forceinline__ float position(int pair, int token) const {
-        const int axis = (pair >= section_t) + (pair >= section_t + section_h);
-        return static_cast<float>(positions[axis * tokens + token]);
-    }
+    // Of the three positions that a pair turns by.
+    __device__ __forceinline__ int axis(int pair) const { return (pair >= section_t) + (pair >= section_t + section_h); }
 
     // The row of the cache that a slot has for a head of keys or values.
     __device__ __forceinline__ size_t row(int head, int slot) const {

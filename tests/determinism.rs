@@ -47,6 +47,21 @@ fn int8_does_not_change_that() {
 }
 
 #[test]
+fn codes_with_scales_of_groups_do_not_change_that() {
+    let setups = [
+        Setup { format: Format::W4A16 { group: 8, zeros: true }, ..setup(DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 8, zeros: false }, ..setup(DType::F32) },
+        Setup { format: Format::W4A16 { group: 32, zeros: true }, ..under(Driver::Emulator, DType::Bf16) },
+        Setup { format: Format::W8A16 { group: 32, zeros: false }, ..under(Driver::Emulator, DType::F16) },
+    ];
+    setups.into_iter().for_each(|s| {
+        check_chunks(s);
+        check_batches(s);
+        check_recomputed(s);
+    });
+}
+
+#[test]
 fn nor_does_a_cache_of_int8() {
     let int8 = |s| Setup { int8_cache: true, ..s };
     let setups = [setup(DType::F32), setup(DType::Bf16), setup(DType::F16)];

@@ -145,9 +145,7 @@ fn kernels_move_what_their_ops_must() {
     ];
     for (dtype, format, full) in coded {
         let work = workloads(&config(), dtype, format).into_iter().filter(|w| w.phase != Phase::Vision);
-        // Left out: beside small weights, what the rotation itself loads for each row of a prompt is more than the twentieth that is allowed.
-        let held = |w: &Workload| MULTIPLY.contains(&w.op) && (w.phase, w.op) != (Phase::Prefill, "qkv_mrope");
-        work.filter(held).for_each(|w| wrong.extend(complaints(&w, full)));
+        work.filter(|w| MULTIPLY.contains(&w.op)).for_each(|w| wrong.extend(complaints(&w, full)));
     }
     for dtype in [DType::Bf16, DType::F16] {
         let work = workloads(&config(), dtype, Format::Float).into_iter().map(Workload::with_int8_cache);

@@ -10,7 +10,7 @@ use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
 use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
-use crate::weights::Weight;
+use crate::weights::{Part, Weight};
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -157,14 +157,32 @@ pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], 
             Values::Quantized(q) => codes.push(in_place(q)),
         }
     }
+    let odd = codes.iter().any(|c| !Codes::takes(c.group, c.k));
     match x {
         Operand::Floats(x, _) if codes.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
+        Operand::Floats(x, _) if odd => matmul_widened(cpu, x, rows, w, units, epilogue),
         Operand::Floats(x, DType::F32) => matmul_codes(cpu, cpu::Operand::Full(x), rows, &codes, units, epilogue),
         Operand::Floats(x, _) => matmul_codes(cpu, cpu::Operand::Half(x), rows, &codes, units, epilogue),
         Operand::Int8 { x, scales } => {
             matmul_codes(cpu, cpu::Operand::Int8 { rows: x, scales }, rows, &codes, units, epilogue);
         }
     }
+}
+
+/// The same for groups that [`Codes`] does not take, through floats: right, and slow. No published checkpoint has such groups.
+fn matmul_widened(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
+    let widen = |p: &Part| match &p.values {
+        Values::Quantized(q) => (0..p.n).flat_map(|n| (0..p.k).map(move |k| q.value(n, k))).collect(),
+        Values::Float(..) => Vec::new(),
+    };
+    let widened: Vec<Vec<f32>> = w.parts.iter().map(widen).collect();
+    let parts: Vec<Rows> = w
+        .parts
+        .iter()
+        .zip(&widened)
+        .map(|(p, floats)| Rows { bytes: bytemuck::cast_slice(floats), dtype: DType::F32, n: p.n, k: p.k })
+        .collect();
+    matmul(cpu, x, rows, &parts, units, epilogue);
 }
 
 fn in_place(q: &Quantized) -> Codes<'_> {

@@ -243,8 +243,12 @@ impl Op for QkvMrope {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let n = weights.get(self.weight.id).n();
-        self.cost(step, weights).bytes + product::again(&self.x, self.weight, self.x.rows(), n, self.bias.is_some())
+        let (t, n) = (self.x.rows(), weights.get(self.weight.id).n());
+        // Each head that turns asks for the frequencies again for each row.
+        let rotation = t * (self.heads() + self.kv_heads()) * (self.head_dim() / 2 * 4);
+        self.cost(step, weights).bytes
+            + rotation as u64
+            + product::again(&self.x, self.weight, t, n, self.bias.is_some())
     }
 }
 
