@@ -5,6 +5,17 @@
 
 #include "common.cuh"
 
+// x rounded to T: rows are, before they are quantized.
+template <class T>
+__device__ __forceinline__ void round_to(float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+        const u32 pair = T::pack(x[i], x[i + 1]);
+        x[i] = T::low(pair);
+        x[i + 1] = T::high(pair);
+    }
+}
+
 // What orders as |x| does; NaN is above all.
 __device__ __forceinline__ u32 magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
 
@@ -12,6 +23,14 @@ template <int W>
 __device__ __forceinline__ u32 largest(const float (&x)[W], u32 most) {
 #pragma unroll
     for (int i = 0; i < W; ++i) most = max(most, magnitude(x[i]));
+    return most;
+}
+
+// Over eight neighbouring lanes, all of them here.
+__device__ __forceinline__ u32 largest_of_eight(u32 most) {
+    const u32 eight = 0xffu << lane_id() / 8 * 8;
+#pragma unroll
+    for (int i = 1; i < 8; i *= 2) most = max(most, __shfl_xor_sync(eight, most, i));
     return most;
 }
 

@@ -13,17 +13,6 @@ struct Norm {
     float eps;
 };
 
-// x rounded to T.
-template <class T>
-__device__ __forceinline__ void round_to(float (&x)[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; i += 2) {
-        const u32 pair = T::pack(x[i], x[i + 1]);
-        x[i] = T::low(pair);
-        x[i + 1] = T::high(pair);
-    }
-}
-
 // Normalises row r of `rows`, D (a multiple of 8) elements each, by one warp: f32 sums, one order whatever the kernel; one rounding, to T,
 // and one to int8 if that is wanted.
 template <class T, class S>

@@ -6,6 +6,7 @@ use osprey::exec::cuda::CudaExecutor;
 use osprey::exec::cuda::driver::{Device, Driver};
 use osprey::exec::{Executor, Needs};
 use osprey::ops::case::{CaseBuilder, Tolerance};
+use osprey::ops::input::Input;
 use osprey::ops::paged_attention::{PagedAttention, Splits};
 use osprey::plan::Recorder;
 use osprey::tensor::{Place, Region, Tensor};
@@ -26,8 +27,8 @@ fn rows() -> Vec<(i32, i32)> {
 /// Operands that all launches share.
 struct Shared {
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    k: Input,
+    v: Input,
     block_tables: Tensor,
 }
 
@@ -52,15 +53,15 @@ fn attention(b: &mut CaseBuilder, of: &Shared, at: Range<usize>, decoded: bool) 
     }
 }
 
-fn check(dtype: DType) {
+fn check(dtype: DType, int8_cache: bool) {
     let count = rows().len();
-    let mut b = CaseBuilder::new(format!("{dtype}"));
+    let mut b = CaseBuilder::new(format!("{dtype} int8_cache={int8_cache}"));
     let cache = [3 * PER_SEQ, GROUPS, BLOCK, D];
     let table: Vec<i32> = (0..3 * PER_SEQ as i32).map(|i| i * 7 % (3 * PER_SEQ as i32)).collect();
     let shared = Shared {
         q: b.random(dtype, &[count, HEADS * D], 4.0),
-        k: b.random(dtype, &cache, 1.0),
-        v: b.random(dtype, &cache, 1.0),
+        k: b.cache(int8_cache, dtype, &cache, 1.0),
+        v: b.cache(int8_cache, dtype, &cache, 1.0),
         block_tables: b.bytes(DType::I32, &[3, PER_SEQ], bytemuck::cast_slice(&table)),
     };
     let whole = attention(&mut b, &shared, 0..count, false);
@@ -98,12 +99,21 @@ fn check(dtype: DType) {
         let got = read(y);
         for (t, got) in at.clone().zip(got.chunks(row)) {
             let same = got == &want[t * row..][..row];
-            assert!(same, "{dtype}: row {t} {:?} has other bits in {at:?}, decoded: {decoded}", rows()[t]);
+            assert!(
+                same,
+                "{dtype}, int8 cache {int8_cache}: row {t} {:?} has other bits in {at:?}, decoded: {decoded}",
+                rows()[t]
+            );
         }
     }
 }
 
 #[test]
 fn chunks_neighbours_and_decoding_do_not_change_a_bit() {
-    [DType::Bf16, DType::F16].into_iter().for_each(check);
+    [DType::Bf16, DType::F16].into_iter().for_each(|dtype| check(dtype, false));
+}
+
+#[test]
+fn nor_do_they_with_a_cache_of_int8() {
+    [DType::Bf16, DType::F16].into_iter().for_each(|dtype| check(dtype, true));
 }

@@ -4,7 +4,7 @@
 //! computed by a model.
 
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -326,6 +326,12 @@ fn inspect_shows_tensors_and_memory() {
     let (small, large) = (json("64"), json("128"));
     assert_eq!(small["memory"]["weights"], small["total"]["bytes"]);
     assert_eq!(small["memory"]["regions"]["kv"].as_u64().unwrap() * 2, large["memory"]["regions"]["kv"]);
+    let int8 = good(&["inspect", "--model", &model, "--kv-cache-dtype", "int8", "--json", "--context", "128"]);
+    let int8: Value = serde_json::from_str(&int8).unwrap();
+    assert_eq!((&large["memory"]["kv_cache_dtype"], &int8["memory"]["kv_cache_dtype"]), (&json!("f32"), &json!("i8")));
+    for run in [&large, &int8] {
+        assert_eq!(run["memory"]["regions"]["kv"], 128 * run["memory"]["kv_bytes_per_token"].as_u64().unwrap());
+    }
     assert_eq!(large["memory"]["regions"]["kv"], 128 * large["memory"]["kv_bytes_per_token"].as_u64().unwrap());
 }
 

@@ -62,13 +62,30 @@ fn codes_with_scales_of_groups_do_not_change_that() {
 }
 
 #[test]
+fn nor_does_a_cache_of_int8() {
+    let int8 = |s| Setup { int8_cache: true, ..s };
+    let setups = [setup(DType::F32), setup(DType::Bf16), setup(DType::F16)];
+    let kernels = [DType::Bf16, DType::F16].map(|dtype| under(Driver::Emulator, dtype));
+    setups.into_iter().chain(kernels).map(int8).for_each(|s| {
+        check_chunks(s);
+        check_batches(s);
+        check_recomputed(s);
+    });
+    // Both at once.
+    check_chunks(Setup { format: Format::W8A8, ..int8(under(Driver::Emulator, DType::Bf16)) });
+}
+
+#[test]
 fn threads_and_instruction_sets_do_not_change_a_bit() {
     let request = request(60, 2, 0.0);
-    let want = outcome(&mut engine(setup(DType::Bf16)), &request);
-    for isa in Isa::available() {
-        for threads in [1, 2, 3] {
-            let got = outcome(&mut engine(Setup { isa, threads, ..setup(DType::Bf16) }), &request);
-            assert!(got == want, "{} with {threads} threads gives other bits", isa.name());
+    for int8_cache in [false, true] {
+        let setup = Setup { int8_cache, ..setup(DType::Bf16) };
+        let want = outcome(&mut engine(setup), &request);
+        for isa in Isa::available() {
+            for threads in [1, 2, 3] {
+                let got = outcome(&mut engine(Setup { isa, threads, ..setup }), &request);
+                assert!(got == want, "{} with {threads} threads gives other bits", isa.name());
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("step", &["tensor"]),
     ("weights", &["data", "quant", "tensor"]),
-    ("launch", &["tensor"]),
+    ("launch", &["quant", "tensor"]),
     ("hostmem", &["launch", "tensor", "weights"]),
     // Ops see memory, weights, the step and the fast bodies; `checkpoint` for the sizes of real models, `data` to build test weights.
     ("ops", &["checkpoint", "cpu", "data", "hostmem", "launch", "quant", "step", "tensor", "weights"]),
@@ -32,7 +32,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("model", &["checkpoint", "ops", "plan", "quant", "step", "tensor", "weights"]),
     (
         "engine",
-        &["checkpoint", "exec", "hostmem", "kv", "media", "model", "ops", "plan", "step", "tensor", "text", "weights"],
+        &[
+            "checkpoint",
+            "exec",
+            "hostmem",
+            "kv",
+            "launch",
+            "media",
+            "model",
+            "ops",
+            "plan",
+            "step",
+            "tensor",
+            "text",
+            "weights",
+        ],
     ),
     // Runs a model layer by layer, and knows the engine only as a means.
     ("quantize", &["checkpoint", "cpu", "data", "engine", "exec", "file", "model", "quant"]),

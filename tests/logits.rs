@@ -3,7 +3,9 @@
 
 mod traces;
 
-use traces::{F32_MEAN, MODELS, check_rounded, close, conversations, distance, golden, logits, regret, same, trace};
+use traces::{
+    F32_MEAN, MODELS, bf16_noise, check_rounded, close, conversations, distance, golden, logits, regret, same, trace,
+};
 
 #[test]
 fn f32_equals_transformers() {
@@ -56,6 +58,27 @@ fn bf16_and_f16_are_no_noisier_than_transformers() {
 fn kernels_are_no_noisier_than_transformers() {
     check_rounded("tiny_a", "bf16", &["--device", "emulator"]);
     check_rounded("tiny_a", "f16", &["--device", "emulator"]);
+}
+
+/// An int8 element is off by 1/sqrt(12) of its row's step in the root mean square, 1/127 of the largest element; the largest of `d` normal numbers
+/// is at most sqrt(2 ln 2d) deviations in the mean (Boucheron, Lugosi and Massart, Concentration Inequalities, 2.5). A bf16 in 1..2 is off by 1/sqrt(12) of
+/// 2^-7, and is 1.5 in the mean. Small independent errors propagate linearly, and transformers' bf16 run rounds at least eight tensors a layer,
+/// keys and values among them: these two alone give half of its distance, times the quotient of the roundings.
+#[test]
+fn int8_keys_and_values_are_off_by_their_rounding() {
+    for (model, d) in [("tiny_a", 128.0), ("tiny_b", 24.0)] {
+        let coarser = (2.0 * f64::ln(2.0 * d)).sqrt() / 127.0 / (2f64.powi(-7) / 1.5);
+        let [mean, p99] = ["mean", "p99"].map(|key| coarser / 2.0 * bf16_noise(model, key));
+        for conversation in conversations() {
+            let at = format!("{model}/{conversation}");
+            let got = trace(model, &conversation, "f32", &["--kv-cache-dtype", "int8"]);
+            let (g, w, _) = logits(&got, &golden(model, &conversation));
+            let far = distance(&g, &w);
+            println!("{at}: int8 cache: mean {:.1e} of {mean:.1e}, p99 {:.1e} of {p99:.1e}", far.mean, far.p99);
+            assert!(far.mean <= mean && far.p99 <= p99, "{at}: {far:?}, expected {mean:.1e} and {p99:.1e}");
+            assert!(far.mean > F32_MEAN, "{at}: {far:?}: nothing was rounded");
+        }
+    }
 }
 
 /// The kernels round where the CPU's bodies round, so their image rows are about as far from the f32 golden: at most twice, since the roundings differ.

@@ -8,6 +8,7 @@ use osprey::exec::cuda::driver::Driver;
 use osprey::ops::REGISTRY;
 use osprey::ops::case::{Case, CaseBuilder, Tolerance};
 use osprey::ops::gate_up::GateUp;
+use osprey::ops::input::Input;
 use osprey::ops::linear::{Activation, Linear, Store};
 use osprey::ops::lm_head::LmHead;
 use osprey::ops::norm::NormKind;
@@ -105,6 +106,7 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
     let kinds =
         [(float, DType::Bf16, 264), (float, DType::F16, 776), (int8, DType::Bf16, 272), (int8, DType::F16, 784)];
     for (format, dtype, k) in kinds {
+        let hidden = k;
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("gate_up {format} {dtype}"));
             let weight = b.operand(format, dtype, &[(72, k), (72, k)], 0.1);
@@ -112,23 +114,30 @@ fn a_row_of_what_follows_a_product_has_the_same_bits_among_any_number() {
             let x = b.input(format, dtype, &[m, k], 1.0);
             b.finish(GateUp { x, weight, y })
         });
-        check_rows(|m| {
-            let mut b = CaseBuilder::new(format!("qkv_mrope {format} {dtype}"));
-            let parts = [2 * 128, 128, 128];
-            let weight = b.operand(format, dtype, &parts.map(|n| (n, k)), 0.1);
-            let bias = Some(b.weight(dtype, &parts.map(|n| (n, 1)), 0.5));
-            let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, 128)), section: [16, 24, 24] };
-            let q = b.output(dtype, &[m, 2 * 128], ANY);
-            // A block of one slot each: what a row keeps is then a row of the cache.
-            let cache = [0; 2].map(|_| b.bytes(dtype, &[m, 1, 1, 128], &vec![0; 2 * 128 * m]));
-            let positions: Vec<i32> = (0..3).flat_map(|a| (0..m as i32).map(move |i| i * 37 % 4001 + 50 * a)).collect();
-            let positions = b.indices(&positions);
-            let slots = b.indices(&(0..m as i32).collect::<Vec<_>>());
-            let x = b.random(dtype, &[m, k], 1.0);
-            let mut case =
-                b.finish(QkvMrope { x: x.into(), weight, bias, rope, positions, slots, q, k: cache[0], v: cache[1] });
-            case.outputs.extend(cache.map(|t| (t, ANY)));
-            case
+        [false, true].into_iter().for_each(|int8_cache| {
+            check_rows(|m| {
+                let mut b = CaseBuilder::new(format!("qkv_mrope {format} {dtype} int8_cache={int8_cache}"));
+                let parts = [2 * 128, 128, 128];
+                let weight = b.operand(format, dtype, &parts.map(|n| (n, hidden)), 0.1);
+                let bias = Some(b.weight(dtype, &parts.map(|n| (n, 1)), 0.5));
+                let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, 128)), section: [16, 24, 24] };
+                let q = b.output(dtype, &[m, 2 * 128], ANY);
+                // A block of one slot each: what a row keeps is then a row of the cache.
+                let kept = if int8_cache { DType::I8 } else { dtype };
+                let [k, v] = [(); 2].map(|()| Input {
+                    x: b.zeros(kept, &[m, 1, 1, 128], ANY),
+                    scales: int8_cache.then(|| b.zeros(DType::F32, &[m, 1, 1], ANY)),
+                });
+                let meeting = QkvMrope::meets(&k, m).then(|| b.meeting(dtype, m, 1, 128));
+                let positions = (0..3).flat_map(|a| (0..m as i32).map(move |i| i * 37 % 4001 + 50 * a));
+                let positions = b.indices(&positions.collect::<Vec<i32>>());
+                let slots = b.indices(&(0..m as i32).collect::<Vec<_>>());
+                let x = b.input(format, dtype, &[m, hidden], 1.0);
+                let mut case = b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v, meeting });
+                // Scratch has as many rows.
+                case.outputs.retain(|(t, _)| meeting.is_none_or(|m| *t != m.rows));
+                case
+            })
         });
         check_rows(|m| {
             let mut b = CaseBuilder::new(format!("qkv_rope_2d {format} {dtype}"));

@@ -28,6 +28,11 @@ fn tiny_in(dtype: DType, format: Format) -> Qwen2Vl {
     Qwen2Vl::load(&files.config, &quantized::weights(&files, format), Precision::new(dtype)).unwrap()
 }
 
+fn with_int8_cache(dtype: DType) -> Qwen2Vl {
+    let model = tiny(dtype);
+    Qwen2Vl { precision: model.precision.int8_cache(), ..model }
+}
+
 fn around(model: &Qwen2Vl) -> Surroundings {
     let text = &model.config.text;
     Surroundings {
@@ -68,6 +73,9 @@ fn plans_are_as_recorded() {
     let int8 = tiny_in(DType::Bf16, Format::W8A8);
     assert_golden("decode_w8a8.txt", &text_plan(&int8, 1, Tail::Sample));
     assert_golden("vision_w8a8.txt", &vision_plan(&int8, [2, 4, 6]));
+    let cache = with_int8_cache(DType::Bf16);
+    assert_golden("decode_kv8.txt", &text_plan(&cache, 1, Tail::Sample));
+    assert_golden("prefill_kv8.txt", &text_plan(&cache, 40, Tail::None));
 }
 
 #[test]
@@ -77,6 +85,14 @@ fn a_layer_is_five_launches() {
     assert_eq!(text_plan(&model, 3, Tail::None).ops().len(), 1 + 5 * layers);
     assert_eq!(text_plan(&model, 1, Tail::Sample).ops().len(), 1 + 5 * layers + 2);
     assert_eq!(vision_plan(&model, [1, 4, 4]).ops().len(), 1 + 5 * model.config.vision.depth + 2);
+}
+
+#[test]
+fn a_cache_of_int8_adds_no_launch() {
+    for rows in [1, 3, 40] {
+        let [float, int8] = [tiny(DType::F16), with_int8_cache(DType::F16)].map(|m| text_plan(&m, rows, Tail::None));
+        assert_eq!(float.ops().len(), int8.ops().len());
+    }
 }
 
 #[test]
@@ -152,10 +168,25 @@ fn memory_is_known_before_it_is_allocated() {
     let model = tiny(DType::Bf16);
     let limits = Limits { context: 128, chunk: 16, patches: 64, samples: 1 };
     let bytes = engine::needs(&model, &limits).unwrap().regions;
-    assert_eq!(bytes.get(Region::Kv), 128 * model.kv_layout(4, BLOCK_SIZE).bytes_per_token());
+    let text = &model.config.text;
+    // Keys and values of a token and head: d of 2 bytes, or d of 1 and a scale.
+    let heads = 2 * text.num_hidden_layers * text.num_key_value_heads;
+    assert_eq!(bytes.get(Region::Kv), 128 * heads * 2 * text.head_dim);
+    let int8 = engine::needs(&with_int8_cache(DType::Bf16), &limits).unwrap().regions;
+    assert_eq!(int8.get(Region::Kv), 128 * heads * (text.head_dim + 4));
+    for model in [&model, &with_int8_cache(DType::Bf16)] {
+        assert_eq!(model.kv_layout(4, BLOCK_SIZE).bytes(), 128 * model.kv_layout(4, BLOCK_SIZE).bytes_per_token());
+    }
     for grid in [[1, 8, 8], [1, 2, 32], [16, 2, 2], [4, 4, 4]] {
         let need = vision_plan(&model, grid).regions().get(Region::VisionArena);
         assert!(need <= bytes.get(Region::VisionArena), "{grid:?} needs {need}");
     }
-    assert!(text_plan(&model, 16, Tail::Sample).regions().get(Region::Arena) <= bytes.get(Region::Arena));
+    for model in [&model, &with_int8_cache(DType::Bf16)] {
+        let limits = Limits { chunk: 40, ..limits };
+        let arena = engine::needs(model, &limits).unwrap().regions.get(Region::Arena);
+        for rows in 1..=limits.chunk {
+            let need = text_plan(model, rows, Tail::Sample).regions().get(Region::Arena);
+            assert!(need <= arena, "{rows} rows need {need} of {arena}");
+        }
+    }
 }

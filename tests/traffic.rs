@@ -147,6 +147,11 @@ fn kernels_move_what_their_ops_must() {
         let work = workloads(&config(), dtype, format).into_iter().filter(|w| w.phase != Phase::Vision);
         work.filter(|w| MULTIPLY.contains(&w.op)).for_each(|w| wrong.extend(complaints(&w, full)));
     }
+    for dtype in [DType::Bf16, DType::F16] {
+        let work = workloads(&config(), dtype, Format::Float).into_iter().map(Workload::with_int8_cache);
+        let work = work.filter(|w| ["qkv_mrope", "paged_attention"].contains(&w.op));
+        work.for_each(|w| wrong.extend(complaints(&w, 15.0)));
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(seen, REGISTRY.iter().map(|e| e.name).collect(), "every op has a workload");
 }

@@ -14,9 +14,12 @@ pub struct ModelArgs {
     /// Check every op against this device as well, and stop at the first that differs
     #[arg(long, value_enum, value_name = "DEVICE")]
     pub lockstep: Option<Device>,
-    /// Storage type of activations and KV cache; auto is what the checkpoint was trained in
+    /// Storage type of activations; auto is what the checkpoint was trained in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub dtype: Dtype,
+    /// Storage type of keys and values; auto is that of activations, int8 has a scale for each token and head
+    #[arg(long, value_enum, default_value_t = CacheDtype::Auto)]
+    pub kv_cache_dtype: CacheDtype,
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
     pub threads: Option<u64>,
@@ -83,6 +86,13 @@ pub enum Dtype {
     F32,
     Bf16,
     F16,
+}
+
+/// A storage type of keys and values.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheDtype {
+    Auto,
+    Int8,
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -14,6 +14,7 @@ use crate::exec::cuda::driver::{Device, Driver, is_present};
 use crate::exec::lockstep::Lockstep;
 use crate::exec::{Executor, Needs};
 use crate::hostmem::RegionBytes;
+use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::ptx;
 use crate::weights::WeightSet;
@@ -25,7 +26,7 @@ pub struct Placement {
     pub device: Flag,
     /// A second device that checks every op of the first.
     pub lockstep: Option<Flag>,
-    pub dtype: DType,
+    pub precision: Precision,
     pub threads: usize,
 }
 
@@ -55,7 +56,7 @@ pub fn reason(taken: &str) -> &'static str {
 }
 
 fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
-    let dtype = placement.dtype;
+    let dtype = placement.precision.activations;
     match device {
         Flag::Cpu => on_cpu(needs, weights, placement),
         Flag::Cuda => on_device(Driver::Cuda, needs, weights, dtype),

@@ -7,7 +7,6 @@ use super::terminal::put;
 use crate::checkpoint::Summary;
 use crate::engine::{Limits, needs};
 use crate::error::Result;
-use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::tensor::Region;
 use clap::Args;
@@ -54,6 +53,7 @@ struct Memory {
     unpacked: u64,
     /// By region.
     regions: BTreeMap<&'static str, u64>,
+    kv_cache_dtype: &'static str,
     kv_bytes_per_token: u64,
     total: u64,
 }
@@ -69,7 +69,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let context = context(args.context, &files)?;
     let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
     let summary = Summary::new(&files);
-    let loaded = Qwen2Vl::load(&files.config, &files.weights, Precision::new(placement.dtype))?;
+    let loaded = Qwen2Vl::load(&files.config, &files.weights, placement.precision)?;
     let unpacked: usize = files.weights.matrices().map(|m| m.codes().unmapped()).sum();
     let memory = measure(&loaded, &limits, summary.total.bytes, unpacked as u64)?;
     let output = Output { model, folder: files.dir.display().to_string(), summary, memory };
@@ -87,6 +87,7 @@ fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64, unpacked: u64) -> Res
         weights,
         unpacked,
         regions: Region::ALL.into_iter().map(|r| (r.name(), bytes.get(r) as u64)).collect(),
+        kv_cache_dtype: model.precision.cache.name(),
         kv_bytes_per_token: model.kv_layout(1, 1).bytes_per_token() as u64,
         total: weights + bytes.total() as u64,
     })
@@ -112,6 +113,6 @@ impl fmt::Display for Memory {
             writeln!(f, "{name:<8}{:>12.2} MiB", mib(*bytes))?;
         }
         writeln!(f, "{:<8}{:>12.2} MiB", "total", mib(self.total))?;
-        writeln!(f, "{:<8}{:>12} bytes a token", "kv", self.kv_bytes_per_token)
+        writeln!(f, "{:<8}{:>12} bytes a token, {}", "kv", self.kv_bytes_per_token, self.kv_cache_dtype)
     }
 }

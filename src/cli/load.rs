@@ -1,6 +1,6 @@
 //! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers, unless codes must be unpacked.
 
-use super::args::{Dtype, ModelArgs, PixelArgs};
+use super::args::{CacheDtype, Dtype, ModelArgs, PixelArgs};
 use super::device::{self, Placement};
 use crate::checkpoint::{ModelFiles, hub};
 use crate::dtype::DType;
@@ -58,7 +58,7 @@ impl Loaded {
     /// # Errors
     /// As [`device::engine`].
     pub fn engine(&self, limits: Limits) -> Result<Engine> {
-        let model = Qwen2Vl::load(&self.files.config, &self.files.weights, Precision::new(self.placement.dtype))?;
+        let model = Qwen2Vl::load(&self.files.config, &self.files.weights, self.placement.precision)?;
         device::engine(model, limits, &self.placement)
     }
 }
@@ -89,7 +89,7 @@ fn demo() -> Result<PathBuf> {
     })
 }
 
-/// Device, storage type and threads.
+/// Device, storage types and threads.
 pub fn place(args: &ModelArgs, files: &ModelFiles) -> Placement {
     let dtype = match args.dtype {
         Dtype::Auto => files.config.torch_dtype.unwrap_or_else(|| most_bytes(files)),
@@ -98,7 +98,11 @@ pub fn place(args: &ModelArgs, files: &ModelFiles) -> Placement {
         Dtype::F16 => DType::F16,
     };
     let threads = use_threads(args.threads);
-    Placement { device: args.device, lockstep: args.lockstep, dtype, threads }
+    let precision = match args.kv_cache_dtype {
+        CacheDtype::Auto => Precision::new(dtype),
+        CacheDtype::Int8 => Precision::new(dtype).int8_cache(),
+    };
+    Placement { device: args.device, lockstep: args.lockstep, precision, threads }
 }
 
 /// Sets the number of threads for pictures too, and gives it.

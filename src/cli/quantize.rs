@@ -1,7 +1,7 @@
 //! `osprey quantize`: a model folder with int8 or int4 weights, in the format of compressed-tensors. A run that was cut off goes on where it was.
 
 use super::Exit;
-use super::args::{Device, Dtype, ModelArgs, PixelArgs};
+use super::args::{CacheDtype, Device, Dtype, ModelArgs, PixelArgs};
 use super::load::Loaded;
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, prepare};
@@ -103,6 +103,7 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<Exit> {
         device: Device::Cpu,
         lockstep: None,
         dtype: Dtype::F32,
+        kv_cache_dtype: CacheDtype::Auto,
         threads: args.threads,
     };
     let model = Loaded::open(&which, &args.pixels)?;

@@ -19,6 +19,7 @@ pub struct Setup {
     /// Why `--device auto` took it.
     pub device_reason: Option<&'static str>,
     pub dtype: &'static str,
+    pub kv_cache_dtype: &'static str,
     pub threads: usize,
     pub isa: &'static str,
 }
@@ -31,7 +32,8 @@ impl Setup {
             model: model.name.clone(),
             device,
             device_reason: (p.device == Device::Auto).then(|| device::reason(device)),
-            dtype: p.dtype.name(),
+            dtype: p.precision.activations.name(),
+            kv_cache_dtype: p.precision.cache.name(),
             threads: p.threads,
             isa: Isa::detect().name(),
         }
@@ -102,7 +104,8 @@ fn rate(tokens: usize, d: Duration) -> Option<f64> {
 pub fn print(setup: &Setup, choice: &Choice, t: &Times) {
     let per_second = |r: Option<f64>| r.map_or(String::new(), |r| format!(", {r:.1} tokens/s"));
     let reason = setup.device_reason.map_or(String::new(), |why| format!(" (auto: {why})"));
-    note(&format!("model     {}, {} on {}{reason}", setup.model, setup.dtype, setup.device));
+    let Setup { model, dtype, kv_cache_dtype, device, .. } = setup;
+    note(&format!("model     {model}, {dtype} on {device}{reason}, keys and values in {kv_cache_dtype}"));
     note(&format!("cpu       {} threads, {}", setup.threads, setup.isa));
     note(&format!("sampling  {choice}"));
     note(&format!("load      {:.1} ms", t.load_ms));

@@ -8,7 +8,7 @@
 use super::gemm::{MAX_ROWS, Outer, row_blocks};
 use super::gemv::{Gemv, MAX_ROWS as FEW, padded};
 use super::math::exp;
-use super::panel::{Pack, PackRows, with_storage};
+use super::panel::{Pack, PackRows, with_cache};
 use super::simd::{Kernel, LANES, Lane16, Simd};
 use super::{BLOCK, Cpu, Epilogue, Tile, carve};
 use crate::dtype::DType;
@@ -40,12 +40,14 @@ pub struct Heads {
     pub scale: f32,
 }
 
-/// Keys and values in their storage (f32, bf16 or f16, at any alignment).
+/// Keys and values in their storage (f32, bf16, f16 or int8, at any alignment).
 #[derive(Debug, Clone, Copy)]
 pub struct Kv<'a> {
     pub keys: &'a [u8],
     pub values: &'a [u8],
     pub dtype: DType,
+    /// What int8 keys and values are multiplied with, one for each row of `dim`.
+    pub scales: Option<[&'a [f32]; 2]>,
 }
 
 /// Where the keys (and, at the same offset, the values) of a sequence's tokens lie.
@@ -223,10 +225,11 @@ impl Item<'_> {
         state.out.fill(Lane16::ZERO);
         let (first, end) = (run * RUN, self.tokens().min((run + 1) * RUN));
         let (key_rows, value_rows) = self.token_rows(first..end);
+        let scales = self.kv.scales.map(|of| of.map(|of| self.token_scales(of, first..end)));
         for start in (first..end).step_by(TILE) {
             let tokens = start..end.min(start + TILE);
             let (key_rows, value_rows) = (&key_rows[start - first..], &value_rows[start - first..]);
-            with_storage!(self.kv.dtype, D => {
+            with_cache!(self.kv.dtype, D => {
                 let storage = PhantomData::<D>;
                 let (rows, next) = key_rows.split_at(tokens.len());
                 match few {
@@ -239,9 +242,11 @@ impl Item<'_> {
                 let count = tokens.len();
                 isa.run(PackRows { rows: value_rows, count, panels: values, panel: VALUE_PANEL, storage });
             });
+            let vector = (start - first) / LANES;
+            let tile = Tokens { tokens, scales: scales.as_ref().map(|of| of.each_ref().map(|of| &of[vector..])) };
             match few {
-                true => self.weigh(0..self.row_count(), &tokens, scores, values, &mut state),
-                false => self.score_and_weigh(&tokens, queries, keys, values, scores, &mut state),
+                true => self.weigh(0..self.row_count(), &tile, scores, values, &mut state),
+                false => self.score_and_weigh(&tile, queries, keys, values, scores, &mut state),
             }
         }
     }
@@ -285,15 +290,24 @@ impl Item<'_> {
         (keys, values)
     }
 
+    /// The scales of some tokens, with zeros behind them up to a whole vector.
+    fn token_scales(&self, of: &[f32], tokens: Range<usize>) -> Vec<Lane16> {
+        let mut scales = vec![Lane16::ZERO; tokens.len().div_ceil(LANES)];
+        let to: &mut [f32] = cast_slice_mut(&mut scales);
+        to.iter_mut().zip(tokens).for_each(|(to, token)| *to = of[self.stretch(token).0 / self.heads.dim]);
+        scales
+    }
+
     fn score_and_weigh(
         &self,
-        tokens: &Range<usize>,
+        tile: &Tokens,
         queries: &[f32],
         keys: &[Lane16],
         values: &[Lane16],
         scores: &mut [Lane16],
         state: &mut State,
     ) {
+        let tokens = &tile.tokens;
         let (isa, depth, ld) = (self.cpu.isa(), self.heads.dim, tokens.len().div_ceil(LANES));
         for rows in row_blocks(isa, self.row_count()) {
             let mut a: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
@@ -303,7 +317,7 @@ impl Item<'_> {
             if panels > 0 {
                 let panels = &keys[..panels * depth];
                 Outer { a: &a[..rows.len()], depth, panels, panel: depth, keep: None, c: scores, ld }.run(isa);
-                self.weigh(rows, tokens, scores, values, state);
+                self.weigh(rows, tile, scores, values, state);
             }
         }
     }
@@ -320,20 +334,14 @@ impl Item<'_> {
     }
 
     /// Adds the values of a tile to a block of rows, whose scores are given.
-    fn weigh(
-        &self,
-        rows: Range<usize>,
-        tokens: &Range<usize>,
-        scores: &mut [Lane16],
-        values: &[Lane16],
-        state: &mut State,
-    ) {
+    fn weigh(&self, rows: Range<usize>, tile: &Tokens, scores: &mut [Lane16], values: &[Lane16], state: &mut State) {
+        let Tokens { tokens, scales } = tile;
         let (isa, depth, ld) = (self.cpu.isa(), self.deepest(&rows, tokens), tokens.len().div_ceil(LANES));
         let mut seen = [0; MAX_ROWS];
         seen.iter_mut().zip(rows.clone()).for_each(|(seen, row)| *seen = self.seen(row, tokens));
         let (seen, mut keep) = (&seen[..rows.len()], [1.0; MAX_ROWS]);
         let (top, sum) = (&mut state.top[rows.clone()], &mut state.sum[rows.clone()]);
-        isa.run(Softmax { scores, ld, seen, top, sum, keep: &mut keep });
+        isa.run(Softmax { scores, ld, scales: *scales, seen, top, sum, keep: &mut keep });
         let scores: &[f32] = cast_slice(scores);
         let mut a: [&[f32]; MAX_ROWS] = [&[]; MAX_ROWS];
         a.iter_mut().zip(scores.chunks(ld * LANES)).take(rows.len()).for_each(|(a, row)| *a = row);
@@ -377,11 +385,19 @@ impl Item<'_> {
     }
 }
 
+/// The tokens of a tile, and what their int8 keys and values are multiplied with.
+struct Tokens<'a> {
+    tokens: Range<usize>,
+    scales: Option<[&'a [Lane16]; 2]>,
+}
+
 /// Turns the scores of a block of rows into weights, and says what the earlier outputs are to be multiplied with.
 struct Softmax<'a> {
     /// Rows of `ld` vectors.
     scores: &'a mut [Lane16],
     ld: usize,
+    /// Of keys, which scores are multiplied with first, and of values, which weights are multiplied with last.
+    scales: Option<[&'a [Lane16]; 2]>,
     seen: &'a [usize],
     top: &'a mut [f32],
     sum: &'a mut [f32],
@@ -394,6 +410,9 @@ impl Kernel for Softmax<'_> {
     fn run<S: Simd>(self, s: S) {
         for (r, &seen) in self.seen.iter().enumerate() {
             let row = &mut self.scores[r * self.ld..][..self.ld];
+            if let Some([keys, _]) = self.scales {
+                multiply(s, row, keys);
+            }
             cast_slice_mut::<_, f32>(row)[seen..].fill(f32::NEG_INFINITY);
             if seen == 0 {
                 row.fill(Lane16::ZERO);
@@ -414,7 +433,17 @@ impl Kernel for Softmax<'_> {
             self.keep[r] = keep;
             self.sum[r] = self.sum[r].mul_add(keep, s.sum(sum));
             self.top[r] = top;
+            if let Some([_, values]) = self.scales {
+                multiply(s, row, values);
+            }
         }
+    }
+}
+
+#[inline(always)]
+fn multiply<S: Simd>(s: S, row: &mut [Lane16], by: &[Lane16]) {
+    for (v, by) in row.iter_mut().zip(by) {
+        s.store(s.mul(s.load(&v.0), s.load(&by.0)), &mut v.0);
     }
 }
 

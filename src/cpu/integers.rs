@@ -12,7 +12,7 @@ use rayon::prelude::*;
 /// The largest integer of a block: 256 products with codes of 8 bits stay below 2^31.
 const TOP: f32 = 32512.0;
 
-/// Rows and blocks without a larger magnitude count as zeros: their scales would round badly, and their reciprocals overflow.
+/// Blocks without a larger magnitude count as zeros: the reciprocal of their scale may be infinite.
 const LEAST: f32 = 1e-30;
 
 /// Adding it rounds a number below 2^22 to the nearest even integer, which is then in the low bits.
@@ -53,13 +53,11 @@ impl Kernel for Int8Row<'_> {
     type Out = f32;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f32 {
-        let top = largest(self.x);
-        if top.is_nan() || top < LEAST {
-            self.to.fill(0);
-            return top * 0.0;
+        let scale = largest(self.x) / 127.0;
+        for (to, x) in self.to.iter_mut().zip(self.x) {
+            // Neither 0 / 0 nor anything over NaN; a scale of few bits may leave more than 127.
+            *to = if scale > 0.0 { nearest(x / scale).clamp(-128, 127) as i8 } else { 0 };
         }
-        let scale = top / 127.0;
-        self.to.iter_mut().zip(self.x).for_each(|(to, x)| *to = nearest(x / scale) as i8);
         scale
     }
 }

@@ -20,14 +20,18 @@ pub trait Storage {
     /// Sixteen elements.
     type Vector: Pod;
     fn load<S: Simd>(s: S, from: &Self::Vector) -> S::V;
-    fn store<S: Simd>(s: S, v: S::V, to: &mut Self::Vector);
 
     /// [`STEP`] elements of a row.
     type Chunk: Pod;
     fn turn<S: Simd>(s: S, rows: [&Self::Chunk; LANES], sink: &mut impl Sink<S>);
 }
 
-/// Evaluates an expression with a [`Storage`] type chosen by a run-time dtype.
+/// A storage type that numbers are rounded to.
+pub trait Rounded: Storage {
+    fn store<S: Simd>(s: S, v: S::V, to: &mut Self::Vector);
+}
+
+/// Evaluates an expression with a [`Rounded`] type chosen by a run-time dtype.
 macro_rules! with_storage {
     ($dtype:expr, $d:ident => $body:expr) => {{
         use $crate::cpu::panel::{Bf16, F16, F32};
@@ -50,6 +54,20 @@ macro_rules! with_storage {
 }
 pub(super) use with_storage;
 
+/// The same for caches, whose codes may be int8.
+macro_rules! with_cache {
+    ($dtype:expr, $d:ident => $body:expr) => {
+        match $dtype {
+            $crate::dtype::DType::I8 => {
+                type $d = $crate::cpu::panel::I8;
+                $body
+            }
+            other => $crate::cpu::panel::with_storage!(other, $d => $body),
+        }
+    };
+}
+pub(super) use with_cache;
+
 /// Unrolls by hand: left to the compiler, the vectors go through memory.
 macro_rules! sixteen {
     ($j:ident => $body:expr) => { sixteen!(@ $j $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
@@ -60,16 +78,14 @@ pub(super) use sixteen;
 pub enum Bf16 {}
 pub enum F16 {}
 pub enum F32 {}
+/// Codes; whoever reads them knows their scales.
+pub enum I8 {}
 
 impl Storage for Bf16 {
     type Vector = [u8; 32];
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[u8; 32]) -> S::V {
         s.load_bf16(from)
-    }
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
-        s.store_bf16(v, to);
     }
 
     type Chunk = [u8; 64];
@@ -89,12 +105,6 @@ impl Storage for F32 {
     fn load<S: Simd>(s: S, from: &[u8; 64]) -> S::V {
         s.load_f32(from)
     }
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 64]) {
-        let mut lanes = [0.0; LANES];
-        s.store(v, &mut lanes);
-        *to = cast(lanes);
-    }
 
     type Chunk = [[u8; 64]; 2];
     #[inline(always)]
@@ -112,21 +122,59 @@ impl Storage for F16 {
     fn load<S: Simd>(s: S, from: &[u8; 32]) -> S::V {
         s.load_f16(from)
     }
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
-        s.store_f16(v, to);
-    }
 
     type Chunk = [[u8; 32]; 2];
     #[inline(always)]
     fn turn<S: Simd>(s: S, rows: [&[[u8; 32]; 2]; LANES], sink: &mut impl Sink<S>) {
         // No instruction widens one half of each dword, so rows are widened before they are turned.
-        let mut wide = [[Lane16::ZERO; 2]; LANES];
-        for (wide, row) in wide.iter_mut().zip(rows) {
-            s.store(s.load_f16(&row[0]), &mut wide[0].0);
-            s.store(s.load_f16(&row[1]), &mut wide[1].0);
-        }
-        F32::turn(s, wide.each_ref().map(cast_ref), sink);
+        turn_widened::<S, F16>(s, rows, sink);
+    }
+}
+
+impl Storage for I8 {
+    type Vector = [u8; 16];
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[u8; 16]) -> S::V {
+        s.load_i8(from)
+    }
+
+    type Chunk = [[u8; 16]; 2];
+    #[inline(always)]
+    fn turn<S: Simd>(s: S, rows: [&[[u8; 16]; 2]; LANES], sink: &mut impl Sink<S>) {
+        turn_widened::<S, I8>(s, rows, sink);
+    }
+}
+
+#[inline(always)]
+fn turn_widened<S: Simd, D: Storage>(s: S, rows: [&[D::Vector; 2]; LANES], sink: &mut impl Sink<S>) {
+    let mut wide = [[Lane16::ZERO; 2]; LANES];
+    for (wide, row) in wide.iter_mut().zip(rows) {
+        s.store(D::load(s, &row[0]), &mut wide[0].0);
+        s.store(D::load(s, &row[1]), &mut wide[1].0);
+    }
+    F32::turn(s, wide.each_ref().map(cast_ref), sink);
+}
+
+impl Rounded for Bf16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
+        s.store_bf16(v, to);
+    }
+}
+
+impl Rounded for F16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 32]) {
+        s.store_f16(v, to);
+    }
+}
+
+impl Rounded for F32 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [u8; 64]) {
+        let mut lanes = [0.0; LANES];
+        s.store(v, &mut lanes);
+        *to = cast(lanes);
     }
 }
 

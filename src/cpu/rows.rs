@@ -2,7 +2,7 @@
 //!
 //! Owns the conversions. Refuses to know shapes. The surprise: storage is bytes, since weights and caches are not always aligned.
 
-use super::panel::{Storage, with_storage};
+use super::panel::{Rounded, Storage, with_storage};
 use super::simd::{Isa, Kernel, LANES, Simd};
 use crate::dtype::DType;
 use bytemuck::{Zeroable, bytes_of, bytes_of_mut, cast_slice, cast_slice_mut};
@@ -50,7 +50,7 @@ struct Narrow<'a, D> {
     storage: PhantomData<D>,
 }
 
-impl<D: Storage> Kernel for Narrow<'_, D> {
+impl<D: Rounded> Kernel for Narrow<'_, D> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

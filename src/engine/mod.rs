@@ -18,6 +18,7 @@ use crate::media::patches::Patches;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::model::text::{Surroundings, Tail, TextIo, outputs};
 use crate::model::vision::{VisionIo, VisionTower};
+use crate::ops::qkv_mrope::QkvMrope;
 use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
@@ -91,7 +92,8 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
     bytes.set(Region::State, around.counters.bytes() + around.bests.bytes() + around.seen.bytes());
-    for rows in [1, limits.chunk] {
+    // Few rows have temporaries that more do without.
+    for rows in [1, limits.chunk.min(QkvMrope::MEETING_ROWS), limits.chunk] {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
         needs.cover(plan);

@@ -17,23 +17,33 @@ use crate::quant::{Format, Values};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Matrix, Part, Weight, WeightSet};
 
-/// The type that activations and the KV cache are stored in.
+/// Every tensor of the KV cache begins at a multiple of so many bytes.
+const ALIGN: usize = 64;
+
+/// The types that activations and the KV cache are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     pub activations: DType,
     /// The residual stream: f32 where f16 would overflow.
     pub stream: DType,
+    /// Keys and values: those of activations, or int8.
+    pub cache: DType,
 }
 
 impl Precision {
     /// Storage for a floating-point dtype.
     pub fn new(dtype: DType) -> Self {
         let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
-        Precision { activations: dtype, stream }
+        Precision { activations: dtype, stream, cache: dtype }
+    }
+
+    /// The same with a KV cache of int8.
+    pub fn int8_cache(self) -> Self {
+        Precision { cache: DType::I8, ..self }
     }
 }
 
-/// The KV cache of all layers inside its region: keys, then values, layer after layer.
+/// The KV cache of all layers inside its region: keys, then values, layer after layer; behind those of int8 their scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvLayout {
     pub layers: usize,
@@ -41,34 +51,45 @@ pub struct KvLayout {
     pub kv_heads: usize,
     pub block_size: usize,
     pub head_dim: usize,
+    /// A floating-point type, or int8.
     pub dtype: DType,
 }
 
 impl KvLayout {
-    /// A layer's keys, `[blocks, G, block, d]`.
-    pub fn keys(&self, layer: usize) -> Tensor {
-        self.tensor(2 * layer)
+    /// A layer's keys, `[blocks, G, block, d]`, int8 with a scale for each token and head, `[blocks, G, block]`.
+    pub fn keys(&self, layer: usize) -> Input {
+        self.rows(2 * layer)
     }
 
-    /// A layer's values, `[blocks, G, block, d]`.
-    pub fn values(&self, layer: usize) -> Tensor {
-        self.tensor(2 * layer + 1)
+    /// A layer's values, likewise.
+    pub fn values(&self, layer: usize) -> Input {
+        self.rows(2 * layer + 1)
     }
 
-    fn tensor(&self, index: usize) -> Tensor {
+    fn rows(&self, index: usize) -> Input {
         let shape = [self.blocks, self.kv_heads, self.block_size, self.head_dim];
-        let bytes = shape.iter().product::<usize>() * self.dtype.size();
-        Tensor::at(Region::Kv, index * bytes.next_multiple_of(64), self.dtype, &shape)
+        let at = index * self.rows_bytes();
+        let x = Tensor::at(Region::Kv, at, self.dtype, &shape);
+        let scales = || Tensor::at(Region::Kv, at + x.bytes().next_multiple_of(ALIGN), DType::F32, &shape[..3]);
+        Input { x, scales: (self.dtype == DType::I8).then(scales) }
+    }
+
+    /// Bytes from the keys of a layer to its values, and from these to the keys of the next.
+    fn rows_bytes(&self) -> usize {
+        let rows = self.blocks * self.kv_heads * self.block_size;
+        let scales = if self.dtype == DType::I8 { rows * DType::F32.size() } else { 0 };
+        (rows * self.head_dim * self.dtype.size()).next_multiple_of(ALIGN) + scales.next_multiple_of(ALIGN)
     }
 
     /// Bytes of the region.
     pub fn bytes(&self) -> usize {
-        2 * self.layers * self.keys(0).bytes().next_multiple_of(64)
+        2 * self.layers * self.rows_bytes()
     }
 
     /// Bytes that one token takes in all layers.
     pub fn bytes_per_token(&self) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * self.dtype.size()
+        let scale = if self.dtype == DType::I8 { DType::F32.size() } else { 0 };
+        2 * self.layers * self.kv_heads * (self.head_dim * self.dtype.size() + scale)
     }
 }
 

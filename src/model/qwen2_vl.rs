@@ -39,7 +39,7 @@ impl Qwen2Vl {
             kv_heads: t.num_key_value_heads,
             block_size,
             head_dim: t.head_dim,
-            dtype: self.precision.activations,
+            dtype: self.precision.cache,
         }
     }
 }

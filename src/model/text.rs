@@ -13,7 +13,7 @@ use crate::ops::linear::{Linear, Store};
 use crate::ops::lm_head::LmHead;
 use crate::ops::norm::{Norm, NormKind, Normed};
 use crate::ops::paged_attention::{PagedAttention, Splits};
-use crate::ops::qkv_mrope::QkvMrope;
+use crate::ops::qkv_mrope::{Meeting, QkvMrope};
 use crate::ops::rope::{Mrope, inv_freq};
 use crate::ops::sample::Sample;
 use crate::plan::{Plan, Recorder};
@@ -164,6 +164,8 @@ impl Decoder {
             let (k, v) = (around.kv.keys(i), around.kv.values(i));
             let (q, attended) = (r.temp(dtype, &[rows, c.q_dim()]), r.temp(dtype, &[rows, c.q_dim()]));
             let n = ordered(&mut r, layer.qkv, n)?;
+            let meeting =
+                QkvMrope::meets(&k, rows).then(|| Meeting { rows: r.temp(dtype, &[rows, 2 * c.kv_dim()]), counters });
             r.push(QkvMrope {
                 x: n,
                 weight: layer.qkv,
@@ -174,6 +176,7 @@ impl Decoder {
                 q,
                 k,
                 v,
+                meeting,
             })?;
             let splits = shape.is_decode().then(|| Splits {
                 partials: r.temp(DType::F32, &[Splits::partials(rows, c.num_attention_heads, c.head_dim, tokens)]),

@@ -10,7 +10,7 @@ use crate::dtype::{DType, Float};
 use crate::hostmem::{OpMem, SharedMut};
 use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
-use crate::weights::Weight;
+use crate::weights::{Part, Weight};
 use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
@@ -39,8 +39,15 @@ pub fn load<'a>(m: &OpMem<'a>, cpu: &'a Cpu, t: &Tensor) -> Floats<'a> {
     if t.dtype == DType::F32 && t.is_contiguous() {
         return Floats::Stored(m.read::<f32>(t));
     }
-    let stored = with_float!(t.dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
-    Floats::Widened(load_columns(cpu, stored, t, t.cols()))
+    Floats::Widened(load_columns(cpu, bytes(m, t), t, t.cols()))
+}
+
+/// A read operand as it is stored: floats or int8.
+pub fn bytes<'a>(m: &OpMem<'a>, t: &Tensor) -> &'a [u8] {
+    match t.dtype {
+        DType::I8 => bytemuck::cast_slice(m.read::<i8>(t)),
+        _ => with_float!(t.dtype, T => bytemuck::cast_slice(m.read::<T>(t))),
+    }
 }
 
 /// The rows that a product reads.
@@ -150,14 +157,32 @@ pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], 
             Values::Quantized(q) => codes.push(in_place(q)),
         }
     }
+    let odd = codes.iter().any(|c| !Codes::takes(c.group, c.k));
     match x {
         Operand::Floats(x, _) if codes.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
+        Operand::Floats(x, _) if odd => matmul_widened(cpu, x, rows, w, units, epilogue),
         Operand::Floats(x, DType::F32) => matmul_codes(cpu, cpu::Operand::Full(x), rows, &codes, units, epilogue),
         Operand::Floats(x, _) => matmul_codes(cpu, cpu::Operand::Half(x), rows, &codes, units, epilogue),
         Operand::Int8 { x, scales } => {
             matmul_codes(cpu, cpu::Operand::Int8 { rows: x, scales }, rows, &codes, units, epilogue);
         }
     }
+}
+
+/// The same for groups that [`Codes`] does not take, through floats: right, and slow. No published checkpoint has such groups.
+fn matmul_widened(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
+    let widen = |p: &Part| match &p.values {
+        Values::Quantized(q) => (0..p.n).flat_map(|n| (0..p.k).map(move |k| q.value(n, k))).collect(),
+        Values::Float(..) => Vec::new(),
+    };
+    let widened: Vec<Vec<f32>> = w.parts.iter().map(widen).collect();
+    let parts: Vec<Rows> = w
+        .parts
+        .iter()
+        .zip(&widened)
+        .map(|(p, floats)| Rows { bytes: bytemuck::cast_slice(floats), dtype: DType::F32, n: p.n, k: p.k })
+        .collect();
+    matmul(cpu, x, rows, &parts, units, epilogue);
 }
 
 fn in_place(q: &Quantized) -> Codes<'_> {
@@ -232,6 +257,36 @@ impl<'a, Y: Float> Dest<'a, Y> {
             tile.row(i).iter_mut().zip(old).for_each(|(z, x)| *z += *x);
             self.put(row, col, tile.row(i));
         }
+    }
+}
+
+/// Rows that the tasks of one product fill, each at once: floats, or int8 with scales made of rows of `C`.
+pub enum Kept<'a, C> {
+    Floats(Dest<'a, C>),
+    Int8 { isa: Isa, codes: SharedMut<'a, i8>, scales: SharedMut<'a, f32> },
+}
+
+impl<'a, C: Float> Kept<'a, C> {
+    /// Over a contiguous operand that the op changes.
+    pub fn new(m: &OpMem<'a>, cpu: &Cpu, to: &Input) -> Self {
+        match &to.scales {
+            None => Kept::Floats(Dest::new(m, cpu, &to.x)),
+            Some(s) => {
+                Kept::Int8 { isa: cpu.isa(), codes: SharedMut::new(m.write(&to.x)), scales: SharedMut::new(m.write(s)) }
+            }
+        }
+    }
+
+    /// Stores a whole row. A place belongs to one row of the op (`require_distinct`).
+    pub fn put(&self, row: usize, values: &mut [f32]) {
+        let (isa, codes, scales) = match self {
+            Kept::Floats(to) => return to.put(row, 0, values),
+            Kept::Int8 { isa, codes, scales } => (isa, codes, scales),
+        };
+        values.iter_mut().for_each(|x| *x = C::from_f32(*x).to_f32());
+        // SAFETY: as in `Dest::row`; a row has one scale.
+        let (codes, scale) = unsafe { (codes.slice(row * values.len(), values.len()), scales.slice(row, 1)) };
+        scale[0] = int8_row(*isa, values, codes);
     }
 }
 

@@ -184,8 +184,13 @@ impl CaseBuilder {
         t
     }
 
-    /// Poisons one row of an input again: nobody may use it.
-    pub fn poison(&mut self, t: &Tensor, row: usize) {
+    /// Poisons one row of a cache again: nobody may use it.
+    pub fn poison(&mut self, cache: &Input, row: usize) {
+        self.poison_row(&cache.x, row);
+        cache.scales.iter().for_each(|s| self.poison_row(&s.reshape(&[s.elements(), 1]), row));
+    }
+
+    fn poison_row(&mut self, t: &Tensor, row: usize) {
         let crate::tensor::Place::At { offset, .. } = t.place else { unreachable!("cases use fixed places") };
         let bytes = t.cols() * t.dtype.size();
         self.image[offset + row * bytes..][..bytes].fill(POISON);
@@ -232,14 +237,35 @@ impl CaseBuilder {
         if format != Format::W8A8 {
             return self.random(dtype, shape, scale).into();
         }
+        self.int8(shape, scale)
+    }
+
+    /// int8 rows and their scales that stand for numbers in `-scale..scale`.
+    pub fn int8(&mut self, shape: &[usize], scale: f32) -> Input {
+        let (of_rows, cols) = (&shape[..shape.len() - 1], shape[shape.len() - 1]);
         // Row after row: what a row holds does not depend on how many there are. -128 is no int8 of a row.
         let (mut codes, mut scales) = (Vec::<i8>::new(), Vec::<f32>::new());
-        for _ in 0..shape[0] {
+        for _ in 0..of_rows.iter().product() {
             scales.push((0.6 + 0.4 * self.rng.uniform().abs()) * scale / 127.0);
-            codes.extend((0..shape[1]).map(|_| ((self.rng.next() % 255) as i32 - 127) as i8));
+            codes.extend((0..cols).map(|_| ((self.rng.next() % 255) as i32 - 127) as i8));
         }
         let x = self.bytes(DType::I8, shape, bytemuck::cast_slice(&codes));
-        Input { x, scales: Some(self.bytes(DType::F32, &[shape[0]], bytemuck::cast_slice(&scales))) }
+        Input { x, scales: Some(self.bytes(DType::F32, of_rows, bytemuck::cast_slice(&scales))) }
+    }
+
+    /// Keys or values of a layer, in `-scale..scale`: as `dtype` or as int8.
+    pub fn cache(&mut self, int8: bool, dtype: DType, shape: &[usize], scale: f32) -> Input {
+        if int8 { self.int8(shape, scale) } else { self.random(dtype, shape, scale).into() }
+    }
+
+    /// The same, where rows of `dtype` that are exact to `of` are kept.
+    pub fn updated_cache(&mut self, int8: bool, dtype: DType, shape: &[usize], of: Tolerance) -> Input {
+        let cache = self.cache(int8, dtype, shape, 1.0);
+        match cache.scales {
+            None => self.outputs.push((cache.x, of)),
+            Some(scales) => self.outputs.extend([cache.x, scales].into_iter().zip(of.quantized(dtype))),
+        }
+        cache
     }
 
     /// An input of given numbers, rounded to its type.

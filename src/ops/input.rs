@@ -1,6 +1,6 @@
-//! What a product reads: rows of floats, or int8 rows with a scale for each.
+//! Rows of floats, or int8 rows with a scale for each: what a product reads, and what a KV cache keeps.
 //!
-//! The format of the weight decides which of the two; int8 rows come from the norm before a product or from
+//! The format of the weight decides which of the two a product reads; int8 rows come from the norm before it or from
 //! [`QuantizeRows`](super::quantize_rows::QuantizeRows). The surprise: a row is rounded to the activations' type before it is quantized, so that a
 //! fused norm and a separate op give the same int8.
 
@@ -12,10 +12,10 @@ use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
 use std::fmt;
 
-/// Rows that a product reads.
+/// Rows in one of two forms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Input {
-    /// `[M, K]`: floats, or int8.
+    /// `[M, K]`, or the rows of a KV cache: floats, or int8.
     pub x: Tensor,
     /// f32 `[M]`, if `x` is int8: row `m` stands for `scales[m] * x[m]`.
     pub scales: Option<Tensor>,
@@ -69,6 +69,27 @@ impl Input {
     pub fn read(&self, launch: Launch) -> Launch {
         let launch = launch.read(&self.x);
         self.scales.map_or(launch.clone(), |s| launch.read(&s))
+    }
+
+    /// The same where some of the rows are written.
+    pub fn update(&self, launch: Launch) -> Launch {
+        let launch = launch.update(&self.x);
+        self.scales.map_or(launch.clone(), |s| launch.update(&s))
+    }
+
+    /// Bytes of the rows and their scales.
+    pub fn bytes(&self) -> usize {
+        self.x.bytes() + self.scales.map_or(0, |s| s.bytes())
+    }
+
+    /// Bytes of one row and its scale.
+    pub fn row_bytes(&self) -> usize {
+        self.cols() * self.x.dtype.size() + self.scales.map_or(0, |s| s.dtype.size())
+    }
+
+    /// The type of the floats that are, or become, rows of these: of a cache that is filled with activations.
+    pub fn float(&self, activations: DType) -> DType {
+        if self.scales.is_some() { activations } else { self.x.dtype }
     }
 }
 

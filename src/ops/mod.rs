@@ -24,7 +24,7 @@ pub mod sample;
 pub mod vision_attention;
 pub mod workload;
 
-use crate::cpu::{Codes, Cpu};
+use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::hostmem::OpMem;
@@ -162,11 +162,7 @@ fn require_weight(op: &'static str, weights: &WeightSet, weight: Matrix, n: usiz
     let w = weights.get(weight.id);
     require(op, w.n() == n && w.k() == k, || format!("{} is [{}, {}], expected [{n}, {k}]", w.name, w.n(), w.k()))?;
     let alike = w.parts.iter().all(|p| p.values.format() == weight.format);
-    require(op, alike, || format!("{} is not {} in every part", w.name, weight.format))?;
-    let group = weight.format.group().unwrap_or(k);
-    require(op, Codes::takes(group, k), || {
-        format!("{} has groups of {group}, expected 32, 64, 128, a multiple of 256, or whole rows", w.name)
-    })
+    require(op, alike, || format!("{} is not {} in every part", w.name, weight.format))
 }
 
 /// Checks a vector's length; its parts follow each other.

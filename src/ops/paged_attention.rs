@@ -2,7 +2,9 @@
 
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
-use super::reference::{attend, load, load_i32, store};
+use super::input::Input;
+use super::qkv_mrope::{cache_suffix, check_cache};
+use super::reference::{attend, load, load_i32, load_input, store};
 use super::vision_attention::attention_tolerance;
 use super::{Cost, Op, Result, require, require_dim, require_float, require_index, require_kernel, with_float};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
@@ -20,9 +22,9 @@ pub struct PagedAttention {
     /// `[T, H d]`
     pub q: Tensor,
     /// The layer's keys, `[blocks, G, block, d]`.
-    pub k: Tensor,
+    pub k: Input,
     /// The layer's values, `[blocks, G, block, d]`.
-    pub v: Tensor,
+    pub v: Input,
     /// i32 `[B, blocks]`
     pub block_tables: Tensor,
     /// i32 `[T]`
@@ -67,11 +69,11 @@ impl PagedAttention {
     }
 
     fn kv_heads(&self) -> usize {
-        self.k.shape()[1]
+        self.k.x.shape()[1]
     }
 
     fn block(&self) -> usize {
-        self.k.shape()[2]
+        self.k.x.shape()[2]
     }
 }
 
@@ -82,14 +84,9 @@ impl Op for PagedAttention {
 
     fn check(&self, _: &WeightSet) -> Result<()> {
         let name = self.name();
-        for t in [&self.q, &self.k, &self.v, &self.y] {
-            require_float(name, t)?;
-        }
-        require(
-            name,
-            self.k.shape().len() == 4 && self.k.shape() == self.v.shape() && self.k.dtype == self.v.dtype,
-            || format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v),
-        )?;
+        require_float(name, &self.q)?;
+        require_float(name, &self.y)?;
+        check_cache(name, &self.k, &self.v)?;
         require(name, self.q.shape() == self.y.shape(), || format!("{} and {} differ in shape", self.q, self.y))?;
         let group = self.head_dim() * self.kv_heads();
         require(name, self.q.cols().is_multiple_of(group), || {
@@ -114,10 +111,10 @@ impl Op for PagedAttention {
     }
 
     fn launch(&self) -> Launch {
-        let launch = Launch::new(format!("paged_attention_{}_d{}", self.y.dtype, self.head_dim()))
-            .read(&self.q)
-            .read(&self.k)
-            .read(&self.v)
+        let entry = format!("paged_attention_{}{}_d{}", self.y.dtype, cache_suffix(&self.k), self.head_dim());
+        let launch = self
+            .v
+            .read(self.k.read(Launch::new(entry).read(&self.q)))
             .read(&self.block_tables)
             .read(&self.seq_of_row)
             .read(&self.visible)
@@ -138,21 +135,26 @@ impl Op for PagedAttention {
     fn kernel(&self) -> Result<Kernel> {
         let (dtype, d, block) = (self.q.dtype, self.head_dim(), self.block());
         let (rows, heads, groups) = (self.q.rows(), self.q.cols() / d, self.kv_heads());
-        let half = [DType::Bf16, DType::F16].contains(&dtype) && self.k.dtype == dtype && self.y.dtype == dtype;
+        let int8 = self.k.scales.is_some();
+        let alike = self.k.float(dtype) == dtype && self.y.dtype == dtype;
+        let half = [DType::Bf16, DType::F16].contains(&dtype) && alike;
         let cache = d == 128 && block.is_power_of_two() && (16..=64).contains(&block);
         require_kernel(self.name(), half && cache && heads <= 16 * groups, || {
             format!("{dtype} queries, {heads} heads over {}", self.k)
         })?;
         let (variant, grid, smem) = match self.splits {
-            Some(_) => ("decode", [(self.block_tables.cols() * block).div_ceil(SPLIT), groups, rows], 75008),
-            None => ("prefill", [rows.div_ceil(QUERIES), heads, 1], 80 << 10),
+            Some(_) => {
+                let splits = (self.block_tables.cols() * block).div_ceil(SPLIT);
+                ("decode", [splits, groups, rows], if int8 { 59648 } else { 75008 })
+            }
+            None => ("prefill", [rows.div_ceil(QUERIES), heads, 1], if int8 { 66560 } else { 80 << 10 }),
         };
         let entry = format!("{}_{variant}", self.launch().entry);
         Ok(Kernel { entry, grid: grid.map(|n| n as u32), block: 128, smem })
     }
 
     fn reference(&self, m: &OpMem) {
-        let (q, k, v) = (load(m, &self.q), load(m, &self.k), load(m, &self.v));
+        let (q, k, v) = (load(m, &self.q), load_input(m, &self.k), load_input(m, &self.v));
         let tables = load_i32(m, &self.block_tables);
         let (seqs, visible) = (load_i32(m, &self.seq_of_row), load_i32(m, &self.visible));
         let (d, groups, block) = (self.head_dim(), self.kv_heads(), self.block());
@@ -169,10 +171,14 @@ impl Op for PagedAttention {
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
-        let (d, dtype) = (self.head_dim(), self.k.dtype);
+        let d = self.head_dim();
         let q = body::load(m, cpu, &self.q);
-        let bytes = |t: &Tensor| with_float!(dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(t)));
-        let kv = Kv { keys: bytes(&self.k), values: bytes(&self.v), dtype };
+        let kv = Kv {
+            keys: body::bytes(m, &self.k.x),
+            values: body::bytes(m, &self.v.x),
+            dtype: self.k.x.dtype,
+            scales: self.k.scales.zip(self.v.scales).map(|(k, v)| [m.read(&k), m.read(&v)]),
+        };
         let (seqs, visible) = (m.read::<i32>(&self.seq_of_row), m.read::<i32>(&self.visible));
         let tables = m.read::<i32>(&self.block_tables);
         let per_seq = self.block_tables.cols();
@@ -195,7 +201,7 @@ impl Op for PagedAttention {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let token = (2 * self.head_dim() * self.k.dtype.size()) as u64;
+        let token = (self.k.row_bytes() + self.v.row_bytes()) as u64;
         let visible = step.i32s(&step.layout.visible);
         let cost = self.cost(step, weights).bytes;
         if self.splits.is_some() {
@@ -217,7 +223,7 @@ impl Op for PagedAttention {
         let (seqs, visible) = (step.i32s(&l.seq_of_row), step.i32s(&l.visible));
         let mut longest = vec![0u64; l.shape.seqs];
         seqs.iter().zip(visible).for_each(|(&s, &n)| longest[s as usize] = longest[s as usize].max(n as u64));
-        let token = (2 * self.kv_heads() * self.head_dim() * self.k.dtype.size()) as u64;
+        let token = (self.kv_heads() * (self.k.row_bytes() + self.v.row_bytes())) as u64;
         let rows = (self.q.elements() * self.q.dtype.size() + self.y.elements() * self.y.dtype.size()) as u64;
         let pairs: u64 = visible.iter().map(|&n| n as u64).sum();
         Cost { bytes: rows + token * longest.iter().sum::<u64>(), flops: 4 * pairs * self.q.cols() as u64 }
@@ -237,6 +243,19 @@ fn runs<'a>(seqs: &'a [i32], visible: &'a [i32]) -> impl Iterator<Item = Range<u
     })
 }
 
+/// For queries, keys and values below `scale`. Kernels round an int8 value times its scale to `dtype`, as they round the weights.
+pub(super) fn cached_tolerance(int8: bool, dtype: DType, d: usize, scale: [f32; 3], keys: usize) -> Tolerance {
+    let rounding = match dtype {
+        DType::Bf16 if int8 => 2f64.powi(-8),
+        DType::F16 if int8 => 2f64.powi(-11) + 2f64.powi(-25),
+        _ => 0.0,
+    };
+    match attention_tolerance(dtype, d, scale, keys) {
+        Tolerance::Rounded { ulps, abs } => Tolerance::Rounded { ulps, abs: abs + scale[2] as f64 * rounding },
+        other => other,
+    }
+}
+
 /// Decode rows, a prefill chunk with history, both at once, padding; lengths around block and tile borders.
 pub fn cases() -> Vec<Case> {
     struct Heads {
@@ -245,20 +264,17 @@ pub fn cases() -> Vec<Case> {
         d: usize,
     }
     // Rows as (sequence, visible).
-    let case = |dtype: DType, h: Heads, block: usize, scale: f32, rows: &[(i32, i32)]| {
+    let of = |int8: bool, dtype: DType, h: Heads, block: usize, scale: f32, rows: &[(i32, i32)]| {
         let longest = rows.iter().map(|r| r.1).max().unwrap_or(0) as usize;
         let per_seq = longest.div_ceil(block).max(1);
         let seqs = rows.iter().map(|r| r.0).max().unwrap_or(0) as usize + 1;
-        let mut b = CaseBuilder::new(format!(
-            "{dtype} H={} G={} d={} block={block} scale={scale} rows={}",
-            h.heads,
-            h.groups,
-            h.d,
-            rows.len()
-        ));
+        let cache = if int8 { "int8" } else { dtype.name() };
+        let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
+        let mut b =
+            CaseBuilder::new(format!("{dtype} cache={cache} {heads} block={block} scale={scale} rows={}", rows.len()));
         let q = b.random(dtype, &[rows.len(), h.heads * h.d], scale);
         let cache = [seqs * per_seq + 1, h.groups, block, h.d];
-        let (k, v) = (b.random(dtype, &cache, 1.0), b.random(dtype, &cache, 1.0));
+        let [k, v] = [(); 2].map(|()| b.cache(int8, dtype, &cache, 1.0));
         // Blocks of all sequences interleaved, last first.
         let table: Vec<i32> =
             (0..seqs * per_seq).map(|i| ((i % per_seq) * seqs + i / per_seq + 1) as i32).rev().collect();
@@ -279,7 +295,7 @@ pub fn cases() -> Vec<Case> {
         let block_tables = b.bytes(DType::I32, &[seqs, per_seq], bytemuck::cast_slice(&table));
         let seq_of_row = b.indices(step.i32s(&layout.seq_of_row));
         let visible = b.indices(step.i32s(&layout.visible));
-        let tolerance = attention_tolerance(dtype, h.d, [scale, 1.0, 1.0], longest);
+        let tolerance = cached_tolerance(int8, dtype, h.d, [scale, 1.0, 1.0], longest);
         let y = b.output(dtype, &[rows.len(), h.heads * h.d], tolerance);
         let splits = (rows.len() == seqs).then(|| Splits {
             partials: b.output(
@@ -291,6 +307,8 @@ pub fn cases() -> Vec<Case> {
         });
         b.finish_with_step(PagedAttention { q, k, v, block_tables, seq_of_row, visible, y, splits }, step)
     };
+    let case = |dtype, h, block, scale, rows: &[(i32, i32)]| of(false, dtype, h, block, scale, rows);
+    let int8 = |dtype, h, block, scale, rows: &[(i32, i32)]| of(true, dtype, h, block, scale, rows);
     let heads = |heads: usize, groups: usize, d: usize| Heads { heads, groups, d };
     let rows = |seq: i32, visible: Range<i32>| visible.map(move |n| (seq, n));
     let chunk: Vec<_> = rows(0, 60..100).collect();
@@ -308,5 +326,12 @@ pub fn cases() -> Vec<Case> {
         case(DType::Bf16, heads(6, 1, 128), 32, 4.0, &long),
         case(DType::F16, heads(7, 1, 128), 16, 4.0, &padded),
         case(DType::F16, heads(6, 2, 24), 8, 1.0, &[(0, 17), (0, 0), (1, 130), (0, 18)]),
+        int8(DType::F32, heads(6, 2, 24), 16, 1.0, &chunk),
+        int8(DType::F16, heads(6, 2, 24), 8, 1.0, &[(0, 17), (0, 0), (1, 130), (0, 18)]),
+        int8(DType::Bf16, heads(6, 1, 128), 32, 1.0, &[(0, 200), (1, 64), (2, 65)]),
+        int8(DType::Bf16, heads(8, 1, 128), 64, 4.0, &[(0, 1030), (1, 17)]),
+        int8(DType::F16, heads(14, 2, 128), 16, 4.0, &lengths),
+        int8(DType::Bf16, heads(6, 1, 128), 32, 4.0, &long),
+        int8(DType::F16, heads(7, 1, 128), 16, 4.0, &padded),
     ]
 }

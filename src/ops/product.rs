@@ -10,8 +10,8 @@ use crate::quant::Format;
 use crate::tensor::Tensor;
 use crate::weights::Matrix;
 
-/// The most rows that the narrow shape takes: one pass over the weights, whatever the rows.
-const NARROW_ROWS: usize = 32;
+/// The most rows that the narrow shape takes: one pass over the weights, whatever the rows. Its blocks have 16 features each.
+pub const NARROW_ROWS: usize = 32;
 
 /// A block of the wide shape.
 struct Wide {

@@ -1,9 +1,11 @@
 //! The decoder's attention input: q/k/v projections with bias, M-RoPE, and the write into the paged KV cache.
+//!
+//! The cache holds floats, or int8 with a scale for each token and head, made of the rows as the activations' type rounds them.
 
-use super::body::{self, Dest, Turns};
+use super::body::{self, Dest, Kept, Turns};
 use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
-use super::reference::{edit, load_i32, load_input, project, rotate, store, vector, weight};
+use super::reference::{edit, load_i32, load_input, project, put_int8, rotate, round, store, vector, weight};
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
@@ -35,18 +37,37 @@ pub struct QkvMrope {
     /// `[T, H d]`
     pub q: Tensor,
     /// The layer's keys, `[blocks, G, block, d]`.
-    pub k: Tensor,
+    pub k: Input,
     /// The layer's values, `[blocks, G, block, d]`.
-    pub v: Tensor,
+    pub v: Input,
+    /// Where [`QkvMrope::meets`] says so.
+    pub meeting: Option<Meeting>,
+}
+
+/// Where the parts of keys and values that become int8 meet on a device whose blocks make 16 elements of a row each. The host does not use it.
+#[derive(Debug, Clone, Copy)]
+pub struct Meeting {
+    /// Keys, then values of every row before they are int8, `[T, 2 G d]`.
+    pub rows: Tensor,
+    /// Blocks that are done, zero between launches, i32 `[2 G]` at least.
+    pub counters: Tensor,
 }
 
 impl QkvMrope {
+    /// The most rows that meet.
+    pub const MEETING_ROWS: usize = product::NARROW_ROWS;
+
+    /// Whether rows of this cache, so many at a time, come together from several blocks of a device.
+    pub fn meets(cache: &Input, rows: usize) -> bool {
+        cache.scales.is_some() && rows <= Self::MEETING_ROWS
+    }
+
     fn kv_heads(&self) -> usize {
-        self.k.shape()[1]
+        self.k.x.shape()[1]
     }
 
     fn block(&self) -> usize {
-        self.k.shape()[2]
+        self.k.x.shape()[2]
     }
 
     fn head_dim(&self) -> usize {
@@ -64,11 +85,20 @@ impl QkvMrope {
     }
 
     /// Writes one head's rows to their slots.
-    fn write_cache<C: Float>(&self, cache: &Dest<C>, slots: &[i32], head: usize, tile: &mut Tile) {
+    fn write_cache<C: Float>(&self, cache: &Kept<C>, slots: &[i32], head: usize, tile: &mut Tile) {
         for i in 0..tile.rows {
             let Ok(slot) = usize::try_from(slots[tile.row0 + i]) else { continue };
-            cache.put(self.cache_row(slot, head), 0, tile.row(i));
+            cache.put(self.cache_row(slot, head), tile.row(i));
         }
+    }
+
+    fn check_meeting(&self, meeting: &Meeting) -> Result<()> {
+        let (name, rows) = (self.name(), 2 * self.kv_heads());
+        require_dim(name, "elements that meet", meeting.rows.elements(), self.x.rows() * rows * self.head_dim())?;
+        let counters = &meeting.counters;
+        require(name, counters.dtype == DType::I32 && counters.elements() >= rows, || {
+            format!("{counters}: one counter for every kv head's keys and values")
+        })
     }
 }
 
@@ -79,14 +109,13 @@ impl Op for QkvMrope {
 
     fn check(&self, weights: &WeightSet) -> Result<()> {
         let name = self.name();
-        for t in [&self.q, &self.k, &self.v] {
-            require_float(name, t)?;
-        }
+        require_float(name, &self.q)?;
+        check_cache(name, &self.k, &self.v)?;
         let (t, d) = (self.x.rows(), self.head_dim());
-        require(name, self.k.shape().len() == 4 && self.k.shape() == self.v.shape(), || {
-            format!("{} and {} are not two caches [blocks, G, block, d]", self.k, self.v)
+        require(name, self.meeting.is_some() == QkvMrope::meets(&self.k, t), || {
+            format!("{t} rows of {} and a place where they meet do not agree", self.k)
         })?;
-        require(name, self.k.dtype == self.v.dtype, || "keys and values differ in type".into())?;
+        self.meeting.map_or(Ok(()), |m| self.check_meeting(&m))?;
         require_dim(name, "T of q", self.q.rows(), t)?;
         require(name, self.q.cols().is_multiple_of(d) && self.heads().is_multiple_of(self.kv_heads()), || {
             format!("{} columns of q do not split into heads of {d} for {} kv heads", self.q.cols(), self.kv_heads())
@@ -101,16 +130,21 @@ impl Op for QkvMrope {
     }
 
     fn launch(&self) -> Launch {
-        let family = product::family(format!("qkv_mrope_{}", self.q.dtype), self.weight);
+        let family = product::family(format!("qkv_mrope_{}{}", self.q.dtype, cache_suffix(&self.k)), self.weight);
         let launch = (self.x.read(Launch::new(family)))
             .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.head_dim() / 2)))
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
             .read(&self.slots)
-            .write(&self.q)
-            .update(&self.k)
-            .update(&self.v)
+            .write(&self.q);
+        let launch = self.v.update(self.k.update(launch));
+        let launch = match &self.meeting {
+            Some(m) => launch.scratch(&m.rows).update(&m.counters),
+            None if self.k.scales.is_some() => launch.absent().absent(),
+            None => launch,
+        };
+        let launch = launch
             .i32(self.x.rows())
             .i32(self.x.cols())
             .i32(self.heads())
@@ -122,8 +156,9 @@ impl Op for QkvMrope {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let alike = [&self.q, &self.k, &self.v].iter().all(|t| self.x.stands_for(t.dtype) && t.is_contiguous());
-        let alike = alike && self.k.dtype == self.q.dtype;
+        let dtype = self.q.dtype;
+        let alike = [&self.q, &self.k.x, &self.v.x].iter().all(|t| t.is_contiguous());
+        let alike = alike && self.x.stands_for(dtype) && self.k.float(dtype) == dtype;
         require_kernel(self.name(), alike && self.head_dim() == 128, || {
             format!("{} to {} and {}", self.x, self.q, self.k)
         })?;
@@ -156,8 +191,13 @@ impl Op for QkvMrope {
             }
         }
         store(m, &self.q, &queries);
-        for (cache, rows) in [(&self.k, keys), (&self.v, values)] {
-            edit(m, cache, |r, c, old| rows.iter().find(|(row, _)| *row == r).map_or(old, |(_, new)| new[c]));
+        for (cache, mut rows) in [(&self.k, keys), (&self.v, values)] {
+            if cache.scales.is_some() {
+                round(self.q.dtype, rows.iter_mut().flat_map(|(_, row)| row));
+                put_int8(m, cache, rows.iter().map(|(at, row)| (*at, &row[..])));
+                continue;
+            }
+            edit(m, &cache.x, |r, c, old| rows.iter().find(|(row, _)| *row == r).map_or(old, |(_, new)| new[c]));
         }
     }
 
@@ -174,9 +214,9 @@ impl Op for QkvMrope {
         let (heads, groups) = (self.heads(), self.kv_heads());
         let part = |part: usize, heads: usize| (0..heads).map(move |h| Unit::new(part, h * d, d));
         let units: Vec<Unit> = part(0, heads).chain(part(1, groups)).chain(part(2, groups)).collect();
-        with_float!(self.q.dtype, Y => with_float!(self.k.dtype, C => {
+        with_float!(self.q.dtype, Y => with_float!(self.k.float(self.q.dtype), C => {
             let q = Dest::<Y>::new(m, cpu, &self.q);
-            let (keys, values) = (Dest::<C>::new(m, cpu, &self.k), Dest::<C>::new(m, cpu, &self.v));
+            let (keys, values) = (Kept::<C>::new(m, cpu, &self.k), Kept::<C>::new(m, cpu, &self.v));
             body::product(cpu, &x, t, w, &units, &|unit, tile| {
                 bias.iter().for_each(|b| body::add_bias(tile, &b[unit * d..]));
                 if unit < heads + groups {
@@ -193,10 +233,11 @@ impl Op for QkvMrope {
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {
         let t = self.x.rows();
-        let cache = (self.k.elements() + self.v.elements()) * self.k.dtype.size();
-        let written = 2 * t * self.kv_heads() * self.head_dim() * self.k.dtype.size();
+        let meeting = self.meeting.map_or(0, |m| m.rows.bytes() + m.counters.bytes());
+        let rest = self.k.bytes() + self.v.bytes() + meeting;
+        let written = t * self.kv_heads() * (self.k.row_bytes() + self.v.row_bytes());
         Cost {
-            bytes: launch_bytes(&self.launch(), weights) - cache as u64 + written as u64,
+            bytes: launch_bytes(&self.launch(), weights) - rest as u64 + written as u64,
             flops: matmul_flops(t, weights.get(self.weight.id).n(), self.x.cols()),
         }
     }
@@ -212,7 +253,29 @@ impl Op for QkvMrope {
     }
 }
 
-/// Grouped heads, odd head sizes, padding rows, slots out of order.
+impl CaseBuilder {
+    /// Where rows of int8 meet.
+    pub fn meeting(&mut self, dtype: DType, rows: usize, groups: usize, d: usize) -> Meeting {
+        let parts = self.output(dtype, &[rows, 2 * groups * d], Tolerance::Anything);
+        Meeting { rows: parts, counters: self.counters(2 * groups) }
+    }
+}
+
+/// Checks a layer's keys and values.
+pub(super) fn check_cache(op: &'static str, k: &Input, v: &Input) -> Result<()> {
+    k.check(op)?;
+    v.check(op)?;
+    require(op, k.x.shape().len() == 4 && k.x.shape() == v.x.shape() && k.x.dtype == v.x.dtype, || {
+        format!("{k} and {v} are not two caches [blocks, G, block, d]")
+    })
+}
+
+/// What tells the kernels of an int8 cache from those of floats.
+pub(super) fn cache_suffix(cache: &Input) -> &'static str {
+    if cache.scales.is_some() { "_kv8" } else { "" }
+}
+
+/// Grouped heads, odd head sizes, padding rows, slots out of order; caches of floats and of int8.
 pub fn cases() -> Vec<Case> {
     struct Heads {
         heads: usize,
@@ -220,10 +283,11 @@ pub fn cases() -> Vec<Case> {
         d: usize,
         section: [usize; 3],
     }
-    let of = |format: Format, dtype: DType, hidden: usize, h: Heads, slots: &[i32]| {
+    let of = |format: Format, int8: bool, dtype: DType, hidden: usize, h: &Heads, slots: &[i32]| {
         let t = slots.len();
         let heads = format!("H={} G={} d={}", h.heads, h.groups, h.d);
-        let mut b = CaseBuilder::new(format!("{format:?} {dtype} T={t} D={hidden} {heads}"));
+        let cache = if int8 { "int8" } else { dtype.name() };
+        let mut b = CaseBuilder::new(format!("{format:?} {dtype} cache={cache} T={t} D={hidden} {heads}"));
         let x = b.input(format, dtype, &[t, hidden], 1.0);
         let rows = [h.heads * h.d, h.groups * h.d, h.groups * h.d];
         let weight = b.operand(format, dtype, &rows.map(|n| (n, hidden)), 0.1);
@@ -234,40 +298,44 @@ pub fn cases() -> Vec<Case> {
         let tolerance = Tolerance::rounded(4.0 * product_error(format, dtype, hidden, 1.0, 0.1));
         let q = b.output(dtype, &[t, h.heads * h.d], tolerance);
         let cache = [4, h.groups, 8, h.d];
-        let k = b.updated(dtype, &cache, 1.0, tolerance);
-        let v = b.updated(dtype, &cache, 1.0, tolerance);
+        let [k, v] = [(); 2].map(|()| b.updated_cache(int8, dtype, &cache, tolerance));
+        let meeting = QkvMrope::meets(&k, t).then(|| b.meeting(dtype, t, h.groups, h.d));
         let rope = Mrope { inv_freq: b.table(&inv_freq(1e6, h.d)), section: h.section };
-        b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
+        b.finish(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v, meeting })
     };
     let int4 = |group, zeros| Format::W4A16 { group, zeros };
     let int8 = |group, zeros| Format::W8A16 { group, zeros };
-    let case = |dtype, hidden, h, slots: &[i32]| of(Format::Float, dtype, hidden, h, slots);
     let big = || Heads { heads: 2, groups: 1, d: 128, section: [16, 24, 24] };
     let odd = || Heads { heads: 6, groups: 2, d: 24, section: [4, 4, 4] };
     let grouped = || Heads { heads: 4, groups: 2, d: 128, section: [16, 24, 24] };
     // All slots and rows without one, in no order.
     let many: Vec<i32> = (0..35).map(|i| if i % 16 == 3 || i > 31 { -1 } else { i * 5 % 32 }).collect();
-    vec![
-        case(DType::F32, 256, big(), &[9]),
-        case(DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
-        case(DType::F32, 144, odd(), &[30, 3, -1, 12]),
-        case(DType::F16, 100, odd(), &(0..32).collect::<Vec<_>>()),
-        case(DType::Bf16, 264, grouped(), &many),
-        case(DType::F16, 776, grouped(), &many[..17]),
-        case(DType::F16, 96, big(), &many),
-        of(int4(32, true), DType::F32, 160, odd(), &[30, 3, -1, 12]),
-        of(Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
-        of(Format::W8A8, DType::Bf16, 272, grouped(), &many),
-        of(Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
-        of(Format::W8A8, DType::F16, 784, grouped(), &[9]),
-        of(Format::W8A8, DType::F16, 96, big(), &many),
-        of(int4(128, false), DType::Bf16, 256, big(), &[9]),
-        of(int4(32, false), DType::Bf16, 160, grouped(), &many),
-        of(int4(64, true), DType::F16, 192, grouped(), &many[..17]),
-        of(int4(128, true), DType::F16, 1536, big(), &many),
-        of(int8(200, false), DType::Bf16, 200, big(), &many[..9]),
-        of(int8(64, false), DType::Bf16, 1600, big(), &many),
-        of(int8(32, true), DType::F16, 96, grouped(), &[30, 3, -1, 12]),
-        of(int8(128, false), DType::F16, 384, big(), &many),
-    ]
+    let all_slots: Vec<i32> = (0..32).collect();
+    let shapes: Vec<(Format, DType, usize, Heads, &[i32])> = vec![
+        (Format::Float, DType::F32, 256, big(), &[9]),
+        (Format::Float, DType::Bf16, 256, big(), &[0, 1, 2, 31, 7, -1]),
+        (Format::Float, DType::F32, 144, odd(), &[30, 3, -1, 12]),
+        (Format::Float, DType::F16, 100, odd(), &all_slots),
+        (Format::Float, DType::Bf16, 264, grouped(), &many),
+        (Format::Float, DType::F16, 776, grouped(), &many[..17]),
+        (Format::Float, DType::F16, 96, big(), &many),
+        (int4(32, true), DType::F32, 160, odd(), &[30, 3, -1, 12]),
+        (Format::W8A8, DType::F32, 50, odd(), &[30, 3, -1, 12]),
+        (Format::W8A8, DType::Bf16, 272, grouped(), &many),
+        (Format::W8A8, DType::Bf16, 80, big(), &many[..17]),
+        (Format::W8A8, DType::F16, 784, grouped(), &[9]),
+        (Format::W8A8, DType::F16, 96, big(), &many),
+        (int4(128, false), DType::Bf16, 256, big(), &[9]),
+        (int4(32, false), DType::Bf16, 160, grouped(), &many),
+        (int4(64, true), DType::F16, 192, grouped(), &many[..17]),
+        (int4(128, true), DType::F16, 1536, big(), &many),
+        (int8(200, false), DType::Bf16, 200, big(), &many[..9]),
+        (int8(64, false), DType::Bf16, 1600, big(), &many),
+        (int8(32, true), DType::F16, 96, grouped(), &[30, 3, -1, 12]),
+        (int8(128, false), DType::F16, 384, big(), &many),
+    ];
+    let in_both = |(format, dtype, hidden, heads, slots): (Format, DType, usize, Heads, &[i32])| {
+        [false, true].map(|int8| of(format, int8, dtype, hidden, &heads, slots))
+    };
+    shapes.into_iter().flat_map(in_both).collect()
 }

@@ -17,7 +17,7 @@ pub fn load(m: &OpMem, t: &Tensor) -> Rows {
     with_float!(t.dtype, T => split(m.read::<T>(t), t, |x| x.to_f32() as f64))
 }
 
-/// The rows that a product reads, each int8 times its scale.
+/// Rows in either form as f64, each int8 times its scale.
 pub fn load_input(m: &OpMem, input: &Input) -> Rows {
     let Some(scales) = input.scales else { return load(m, &input.x) };
     let scales = m.read::<f32>(&scales);
@@ -54,11 +54,16 @@ pub fn edit(m: &OpMem, t: &Tensor, f: impl Fn(usize, usize, f64) -> f64) -> Rows
     })
 }
 
-/// Stores rows as int8 with scales: quotients of f32 numbers, each rounded once to f32 and once to an integer.
+/// Stores rows as int8 with scales.
 pub fn store_int8(m: &OpMem, to: &Input, rows: &Rows) {
+    put_int8(m, to, rows.iter().map(Vec::as_slice).enumerate());
+}
+
+/// Stores some rows, given with their numbers: quotients of f32 numbers, each rounded once to f32 and once to an integer.
+pub fn put_int8<'a>(m: &OpMem, to: &Input, rows: impl Iterator<Item = (usize, &'a [f64])>) {
     let t = to.scales.expect("int8 rows have scales");
     let (codes, scales) = (m.write::<i8>(&to.x), m.write::<f32>(&t));
-    for (r, row) in rows.iter().enumerate() {
+    for (r, row) in rows {
         let most = row.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
         scales[r] = (most / 127.0) as f32;
         for (c, x) in row.iter().enumerate() {
@@ -76,8 +81,13 @@ pub fn store_normed(m: &OpMem, normed: Option<&Normed>, rows: &Rows) {
         store(m, &n.y.x, &normed);
         return;
     }
-    with_float!(n.activations, T => normed.iter_mut().flatten().for_each(|x| *x = T::from_f32(*x as f32).to_f32() as f64));
+    round(n.activations, normed.iter_mut().flatten());
     store_int8(m, &n.y, &normed);
+}
+
+/// Rounds numbers to a storage type.
+pub fn round<'a>(dtype: DType, numbers: impl Iterator<Item = &'a mut f64>) {
+    with_float!(dtype, T => numbers.for_each(|x| *x = T::from_f32(*x as f32).to_f32() as f64));
 }
 
 /// A weight's rows, the parts one after the other.

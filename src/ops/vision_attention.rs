@@ -88,7 +88,12 @@ impl Op for VisionAttention {
         let (d, width, dtype) = (self.head_dim, self.y.cols(), self.qkv.dtype);
         let stored = with_float!(dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(&self.qkv)));
         let q = body::load_columns(cpu, stored, &self.qkv, width);
-        let kv = Kv { keys: &stored[width * dtype.size()..], values: &stored[2 * width * dtype.size()..], dtype };
+        let kv = Kv {
+            keys: &stored[width * dtype.size()..],
+            values: &stored[2 * width * dtype.size()..],
+            dtype,
+            scales: None,
+        };
         let stride = self.qkv.row_stride;
         let cu = m.read::<i32>(&self.cu_seqlens);
         assert!(cu[0] == 0 && cu.is_sorted() && cu[cu.len() - 1] as usize <= self.y.rows(), "segments overlap: {cu:?}");

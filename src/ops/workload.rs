@@ -11,7 +11,7 @@ use super::gather::{Gather, scattered};
 use super::linear::{Activation, Linear, Store};
 use super::lm_head::LmHead;
 use super::norm::{NormKind, Normed};
-use super::paged_attention::{PagedAttention, Splits};
+use super::paged_attention::{PagedAttention, Splits, cached_tolerance};
 use super::qkv_mrope::QkvMrope;
 use super::qkv_rope_2d::QkvRope2d;
 use super::quantize_rows::QuantizeRows;
@@ -86,6 +86,12 @@ impl Workload {
         case
     }
 
+    /// The same with keys and values of int8.
+    pub fn with_int8_cache(mut self) -> Workload {
+        self.shape.int8_cache = true;
+        self
+    }
+
     /// A case whose memory holds operands for so many copies of its op, and the copies beyond the first: run in turn, none finds its operands in
     /// a cache.
     pub fn rotation(&self, copies: usize) -> (Case, Vec<Box<dyn Op>>) {
@@ -104,6 +110,8 @@ struct Shape {
     dtype: DType,
     /// Of the layers' products.
     format: Format,
+    /// Whether keys and values are int8.
+    int8_cache: bool,
     /// Of the residual stream.
     stream: DType,
     rows: usize,
@@ -118,6 +126,7 @@ pub fn workloads(config: &Config, dtype: DType, format: Format) -> Vec<Workload>
         vision: config.vision.clone(),
         dtype,
         format,
+        int8_cache: false,
         stream: if dtype == DType::F16 { DType::F32 } else { dtype },
         rows,
         step,
@@ -366,23 +375,24 @@ fn qkv_mrope(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     // As in the cases of the op.
     let tolerance = Tolerance::rounded(4.0 * product_error(c.hidden_size));
     let q = b.output(s.dtype, &[s.rows, c.q_dim()], tolerance);
-    let [k, v] = [(); 2].map(|()| b.updated(s.dtype, &s.kv_cache(), 1.0, tolerance));
+    let [k, v] = [(); 2].map(|()| b.updated_cache(s.int8_cache, s.dtype, &s.kv_cache(), tolerance));
+    let meeting = QkvMrope::meets(&k, s.rows).then(|| b.meeting(s.dtype, s.rows, c.num_key_value_heads, c.head_dim));
     let rope = Mrope { inv_freq: b.table(&inv_freq(c.rope_theta as f32, c.head_dim)), section: c.mrope_section };
-    Box::new(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v })
+    Box::new(QkvMrope { x, weight, bias, rope, positions, slots, q, k, v, meeting })
 }
 
 fn paged_attention(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (l, c) = (&s.step.layout, &s.text);
     let StepShape { seqs, blocks, .. } = l.shape;
     let q = b.random(s.dtype, &[s.rows, c.q_dim()], QUERIES);
-    let [k, v] = [(); 2].map(|()| b.random(s.dtype, &s.kv_cache(), 1.0));
+    let [k, v] = [(); 2].map(|()| b.cache(s.int8_cache, s.dtype, &s.kv_cache(), 1.0));
     let block_tables = b.bytes(DType::I32, &[seqs, blocks], bytemuck::cast_slice(s.step.i32s(&l.block_tables)));
     let seq_of_row = b.indices(s.step.i32s(&l.seq_of_row));
     let visible = b.indices(s.step.i32s(&l.visible));
     let y = b.output(
         s.dtype,
         &[s.rows, c.q_dim()],
-        attention_tolerance(s.dtype, c.head_dim, [QUERIES, 1.0, 1.0], blocks * BLOCK),
+        cached_tolerance(s.int8_cache, s.dtype, c.head_dim, [QUERIES, 1.0, 1.0], blocks * BLOCK),
     );
     let splits = (s.rows == seqs).then(|| {
         let partials = Splits::partials(s.rows, c.num_attention_heads, c.head_dim, blocks * BLOCK);

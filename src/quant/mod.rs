@@ -32,16 +32,6 @@ pub enum Format {
     W8A8,
 }
 
-impl Format {
-    /// Columns that share a scale, where rows have several.
-    pub fn group(self) -> Option<usize> {
-        match self {
-            Format::W4A16 { group, .. } | Format::W8A16 { group, .. } => Some(group),
-            Format::Float | Format::W8A8 => None,
-        }
-    }
-}
-
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -32,13 +32,14 @@ pub struct Setup {
     pub dtype: DType,
     /// Of the layers' linear weights.
     pub format: Format,
+    pub int8_cache: bool,
     pub chunk: usize,
     pub threads: usize,
     pub isa: Isa,
 }
 
 pub fn setup(dtype: DType) -> Setup {
-    Setup { driver: None, dtype, format: Format::Float, chunk: 512, threads: 2, isa: Isa::detect() }
+    Setup { driver: None, dtype, format: Format::Float, int8_cache: false, chunk: 512, threads: 2, isa: Isa::detect() }
 }
 
 pub fn under(driver: Driver, dtype: DType) -> Setup {
@@ -49,7 +50,9 @@ pub fn model(s: Setup) -> Qwen2Vl {
     // The one with odd sizes; the kernels take heads of 128 and 80 only.
     let name = if s.driver.is_some() { "tiny_a" } else { "tiny_b" };
     let files = ModelFiles::open(format!("tests/golden/{name}")).unwrap();
-    Qwen2Vl::load(&files.config, &quantized::weights(&files, s.format), Precision::new(s.dtype)).unwrap()
+    let float = Precision::new(s.dtype);
+    let precision = if s.int8_cache { float.int8_cache() } else { float };
+    Qwen2Vl::load(&files.config, &quantized::weights(&files, s.format), precision).unwrap()
 }
 
 pub fn executor(s: Setup, needs: &Needs, weights: Arc<WeightSet>) -> Result<Box<dyn Executor>> {

@@ -127,17 +127,20 @@ pub fn close(got: &Tensors, want: &Tensors, name: &str, at: &str) {
     assert!(d.mean <= F32_MEAN, "{at}: {name} is off by {d:?} standard deviations");
 }
 
+/// The largest distance of transformers' own bf16 run from its f32 run.
+pub fn bf16_noise(model: &str, key: &str) -> f64 {
+    let noise: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{GOLDEN}/bf16_noise.json")).unwrap()).unwrap();
+    let pairs = noise[model].as_object().unwrap().values();
+    pairs.map(|p| p[key].as_f64().unwrap()).fold(0.0, f64::max)
+}
+
 /// transformers' own bf16 run is off by the distances in `bf16_noise.json`. Ours rounds less (statistics, angles and sums of a fused op stay in
 /// f32), so it must not be further from f32 than theirs at the worst pair: mean 0.021, p99 0.082, regret 0.28. In f16, whose rounding is 8 times finer, not
 /// further than an eighth of that.
 pub fn check_rounded(model: &str, dtype: &str, extra: &[&str]) {
     let finer = if dtype == "f16" { 8.0 } else { 1.0 };
-    let noise: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(format!("{GOLDEN}/bf16_noise.json")).unwrap()).unwrap();
-    let worst = |key: &str| {
-        let pairs = noise[model].as_object().unwrap().values();
-        pairs.map(|p| p[key].as_f64().unwrap()).fold(0.0, f64::max) / finer
-    };
+    let worst = |key: &str| bf16_noise(model, key) / finer;
     for conversation in conversations() {
         let at = format!("{model}/{conversation} {dtype} {extra:?}");
         let (g, w, vocab) = logits(&trace(model, &conversation, dtype, extra), &golden(model, &conversation));

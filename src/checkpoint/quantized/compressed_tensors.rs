@@ -60,7 +60,7 @@ pub(super) fn int8(m: &Module, schemes: &[Scheme]) -> Result<Quantized> {
     Ok(Quantized { n, k, codes, group, scales, zeros: None, order: None, activations })
 }
 
-/// The scheme that a layer's tensors have; if none fits, the first, which they are then held against.
+/// The scheme that a layer's tensors have, by name before by class; if none fits, the first, which they are then held against.
 fn scheme<'s>(
     m: &Module,
     suffix: &str,
@@ -69,11 +69,14 @@ fn scheme<'s>(
 ) -> Result<&'s Scheme> {
     let scale_columns = m.get("weight_scale").and_then(|t| t.shape().last().copied());
     let fits = |s: &&Scheme| codes_fit(s) && s.group.map_or(1, |g| m.k / g) == scale_columns.unwrap_or(0);
-    let mut fitting = schemes.iter().filter(fits);
-    let Some(first) = fitting.next().or(schemes.first()) else {
+    let mut fitting: Vec<&Scheme> = schemes.iter().filter(fits).collect();
+    if fitting.iter().any(|s| s.names(&m.name)) {
+        fitting.retain(|s| s.names(&m.name));
+    }
+    let Some(&first) = fitting.first().or(schemes.first().as_ref()) else {
         return Err(m.error(suffix, "is quantized, but quantization_config.config_groups is empty"));
     };
-    match fitting.any(|s| s != first) {
+    match fitting.iter().any(|s| !s.is_like(first)) {
         true => {
             Err(m
                 .error(suffix, "fits two of quantization_config.config_groups, which differ in more than their layers"))

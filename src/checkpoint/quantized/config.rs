@@ -1,5 +1,6 @@
 //! `quantization_config` of `config.json`: how the quantized layers were made. What no layout here can hold is refused by name.
 
+use regex::Regex;
 use std::fmt;
 
 use serde::Serialize;
@@ -46,6 +47,8 @@ pub struct Awq {
 /// One of the `config_groups` of compressed-tensors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scheme {
+    /// Names of layers, patterns for them behind `re:`, or classes such as `Linear`.
+    pub targets: Vec<String>,
     /// 4 or 8.
     pub bits: usize,
     /// Columns that share a scale; none if a row has one.
@@ -53,6 +56,22 @@ pub struct Scheme {
     pub symmetric: bool,
     /// Activations are rounded to int8, each token with a scale of its own.
     pub int8_activations: bool,
+}
+
+impl Scheme {
+    /// Whether a target names this layer, not only its class.
+    pub(super) fn names(&self, layer: &str) -> bool {
+        self.targets.iter().any(|target| match target.strip_prefix("re:") {
+            // As Python's `re.match`, from the start.
+            Some(pattern) => Regex::new(&format!("^(?:{pattern})")).is_ok_and(|p| p.is_match(layer)),
+            None => target == layer,
+        })
+    }
+
+    /// Whether layers of both are stored and multiplied alike.
+    pub(super) fn is_like(&self, other: &Scheme) -> bool {
+        *self == Scheme { targets: self.targets.clone(), ..other.clone() }
+    }
 }
 
 impl Quantization {
@@ -193,6 +212,7 @@ fn scheme(group: &Fields) -> Result<Option<Scheme>> {
         return Err(refused(&outputs, "num_bits", "of outputs", ORIGINAL));
     }
     let scheme = Scheme {
+        targets: group.texts("targets")?.unwrap_or_default().into_iter().map(String::from).collect(),
         bits: bits(&weights, "num_bits", &[4, 8])?,
         group: match weights.text("strategy")? {
             Some("channel") => None,

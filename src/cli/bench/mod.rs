@@ -177,12 +177,13 @@ fn subject(
     config: &Config,
     weights: &Weights,
 ) -> anyhow::Result<(Subject, u64)> {
-    let model = Qwen2Vl::load(config, weights, Precision::new(dtype))?;
+    let precision = Precision::new(dtype);
+    let model = Qwen2Vl::load(config, weights, precision)?;
     let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
     let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
-    let placement = Placement { device: super::args::Device::Cpu, lockstep: None, dtype, threads };
+    let placement = Placement { device: super::args::Device::Cpu, lockstep: None, precision, threads };
     let engine = super::device::engine(model, limits, &placement)?;
     Ok((Subject { weights: name, engine }, weights.bytes()))
 }

@@ -6,7 +6,7 @@ mod metrics;
 mod report;
 
 use super::Exit;
-use super::args::{ModelArgs, PixelArgs};
+use super::args::{CacheDtype, ModelArgs, PixelArgs};
 use super::load::{CHUNK, Loaded, context, patches_within};
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, Prepared, prepare};
@@ -35,7 +35,7 @@ pub struct EvalArgs {
     /// Questions and answers, a JSON object a line: query, response, images, history; pictures are relative to the file
     #[arg(long, value_name = "FILE.jsonl", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
-    /// The model to compare with, before it was quantized: folder or hub id
+    /// The model to compare with, before it or its cache was quantized: folder or hub id
     #[arg(long, value_name = "DIR|HF_ID")]
     reference: Option<String>,
     /// Take this many questions of each file [default: all]
@@ -65,7 +65,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let data = args.data.iter().map(|file| questions(args, file)).collect::<Result<Vec<_>>>()?;
     let mut model = Side::open(args, &args.model)?;
     let mut reference = match &args.reference {
-        Some(name) => Some(Side::open(args, &ModelArgs { model: Some(name.clone()), ..args.model.clone() })?),
+        Some(name) => Some(Side::open(
+            args,
+            &ModelArgs { model: Some(name.clone()), kv_cache_dtype: CacheDtype::Auto, ..args.model.clone() },
+        )?),
         None => None,
     };
     let total = data.iter().map(|(_, items)| items.len()).sum::<usize>() as u64;

@@ -28,6 +28,7 @@ pub(super) struct Report {
     reference: Option<String>,
     device: &'static str,
     dtype: &'static str,
+    kv_cache_dtype: &'static str,
     /// One for each file, then all together.
     sets: Vec<Row>,
 }
@@ -63,7 +64,8 @@ impl Report {
             model: model.model.name.clone(),
             reference: reference.map(|r| r.model.name.clone()),
             device: model.engine.device(),
-            dtype: model.model.placement.dtype.name(),
+            dtype: model.model.placement.precision.activations.name(),
+            kv_cache_dtype: model.model.placement.precision.cache.name(),
             sets: sets.iter().chain([&all]).map(|set| Row::new(set, reference.is_some())).collect(),
         }
     }
@@ -72,7 +74,7 @@ impl Report {
 /// The table, a line for each file.
 pub(super) fn text(report: &Report) -> String {
     let width = report.sets.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
-    let mut out = format!("{} ({}, {})", report.model, report.device, report.dtype);
+    let mut out = format!("{} ({}, {}, cache {})", report.model, report.device, report.dtype, report.kv_cache_dtype);
     out.push_str(&report.reference.as_ref().map_or_else(String::new, |r| format!(" against {r}")));
     let _ = write!(out, "\n{:width$}  items   right   exact   ANLS    IoU", "");
     if report.reference.is_some() {

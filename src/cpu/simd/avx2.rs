@@ -54,6 +54,12 @@ impl Simd for Avx2 {
             let high = _mm_loadu_si128(from.as_ptr().add(16).cast());
             [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
         }
+        fn load_i8(self, from: &[u8; 16]) -> V {
+            let codes = _mm_loadu_si128(from.as_ptr().cast());
+            let high = _mm_cvtepi8_epi16(_mm_srli_si128::<8>(codes));
+            let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+            [low, _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(high))]
+        }
         fn store_bf16(self, v: V, to: &mut [u8; 32]) {
             // The pack works inside 128-bit lanes: put its quarters in order.
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(round_bf16(v[0]), round_bf16(v[1])));

@@ -50,6 +50,9 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
         fn load_f16(self, from: &[u8; 32]) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        fn load_i8(self, from: &[u8; 16]) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+        }
         fn store_bf16(self, v: __m512, to: &mut [u8; 32]) {
             let bits = _mm512_castps_si512(v);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));

@@ -170,6 +170,8 @@ pub trait Simd: Copy {
     fn load_f32(self, from: &[u8; 64]) -> Self::V;
     fn load_bf16(self, from: &[u8; 32]) -> Self::V;
     fn load_f16(self, from: &[u8; 32]) -> Self::V;
+    /// 16 signed bytes, exactly.
+    fn load_i8(self, from: &[u8; 16]) -> Self::V;
     /// Rounds to nearest even; NaN stays NaN.
     fn store_bf16(self, v: Self::V, to: &mut [u8; 32]);
     fn store_f16(self, v: Self::V, to: &mut [u8; 32]);

@@ -47,6 +47,10 @@ impl Simd for Scalar {
         from_fn(|i| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
+    fn load_i8(self, from: &[u8; 16]) -> V {
+        from.map(|x| x as i8 as f32)
+    }
+    #[inline(always)]
     fn store_bf16(self, v: V, to: &mut [u8; 32]) {
         for (to, x) in to.as_chunks_mut::<2>().0.iter_mut().zip(v) {
             *to = bf16::from_f32(x).to_le_bytes();
