@@ -106,7 +106,8 @@ impl Op for GateUp {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        self.cost(step, weights).bytes + product::again(&self.x, self.weight, self.x.rows(), 2 * self.y.cols(), false)
+        self.cost(step, weights).bytes
+            + product::again(&self.x, self.weight, self.x.rows(), 2 * self.y.cols(), 2, false)
     }
 }
 

@@ -169,7 +169,7 @@ impl Op for Linear {
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        let product = product::again(&self.x, self.weight, self.x.rows(), self.y.cols(), self.bias.is_some());
+        let product = product::again(&self.x, self.weight, self.x.rows(), self.y.cols(), 1, self.bias.is_some());
         let results = product::results_again(&self.y) * if self.store == Store::Add { 2 } else { 1 };
         self.cost(step, weights).bytes + product + results + self.normed.map_or(0, |n| n.again(&self.y))
     }

@@ -113,7 +113,7 @@ impl Op for LmHead {
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         self.cost(step, weights).bytes
-            + product::again(&self.x.into(), self.weight, self.logits.rows(), self.logits.cols(), false)
+            + product::again(&self.x.into(), self.weight, self.logits.rows(), self.logits.cols(), 1, false)
     }
 }
 

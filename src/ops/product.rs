@@ -107,8 +107,15 @@ pub fn slices(format: Format, k: usize) -> u32 {
     1 << borders.iter().filter(|&&least| k >= least).count()
 }
 
-/// Bytes that the tiles of `m` rows of `x` by `n` features ask for beyond one reading of both. A bias is asked for by each row.
-pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, biased: bool) -> u64 {
+/// Bytes that `m` rows ask for of `n` floats that belong to features, such as a bias; features come in pairs with `members` 2. In the wide shape
+/// a lane's eight floats are two loads of one sector, and the rows of a warp share it: as many as a warp has lanes for each eight features or pairs.
+pub fn vector_again(weight: Matrix, m: usize, n: usize, members: usize) -> usize {
+    let each = m * n * 4;
+    if m <= NARROW_ROWS { each } else { each * wide(weight.format).features / (128 * members) }
+}
+
+/// Bytes that the tiles of `m` rows of `x` by `n` features, in pairs with `members` 2, ask for beyond one reading of both.
+pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, members: usize, biased: bool) -> u64 {
     let (row, wide) = (x.cols() * x.x.dtype.size(), wide(weight.format));
     // Zero points of a group are half a sector, of which all is asked for.
     let (column, halves) = match codes(weight.format) {
@@ -129,7 +136,7 @@ pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, biased: bool) -> u64
         let over = m.div_ceil(wide.rows);
         (n.div_ceil(wide.features) - 1) * rows + (over - 1) * weights + over * halves
     };
-    (tiles + split + m * n * 4 * vectors) as u64
+    (tiles + split + vectors * vector_again(weight, m, n, members)) as u64
 }
 
 /// Bytes that storing or loading the results asks for again: in the wide shape eight floats of a lane are two accesses to the same sectors.

@@ -244,11 +244,12 @@ impl Op for QkvMrope {
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
         let (t, n) = (self.x.rows(), weights.get(self.weight.id).n());
-        // Each head that turns asks for the frequencies again for each row.
-        let rotation = t * (self.heads() + self.kv_heads()) * (self.head_dim() / 2 * 4);
+        // Each head that turns asks for the frequencies again.
+        let pairs = (self.heads() + self.kv_heads()) * self.head_dim() / 2;
+        let rotation = product::vector_again(self.weight, t, pairs, 2);
         self.cost(step, weights).bytes
             + rotation as u64
-            + product::again(&self.x, self.weight, t, n, self.bias.is_some())
+            + product::again(&self.x, self.weight, t, n, 2, self.bias.is_some())
     }
 }
 

@@ -124,7 +124,7 @@ impl Op for QkvRope2d {
         let split = self.qkv.bytes() as u64 * 3 / 10;
         self.cost(step, weights).bytes
             + split
-            + product::again(&self.x, self.weight, self.x.rows(), self.qkv.cols(), true)
+            + product::again(&self.x, self.weight, self.x.rows(), self.qkv.cols(), 2, true)
     }
 }
 
