@@ -67,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "pack",
             "plan",
             "ptx",
+            "quantize",
             "quant",
             "step",
             "tensor",
