@@ -70,9 +70,8 @@ fn scheme<'s>(
     let scale_columns = m.get("weight_scale").and_then(|t| t.shape().last().copied());
     let fits = |s: &&Scheme| codes_fit(s) && s.group.map_or(1, |g| m.k / g) == scale_columns.unwrap_or(0);
     let mut fitting: Vec<&Scheme> = schemes.iter().filter(fits).collect();
-    if fitting.iter().any(|s| s.names(&m.name)) {
-        fitting.retain(|s| s.names(&m.name));
-    }
+    let closest = fitting.iter().map(|s| s.closeness(&m.name)).max();
+    fitting.retain(|s| Some(s.closeness(&m.name)) == closest);
     let Some(&first) = fitting.first().or(schemes.first().as_ref()) else {
         return Err(m.error(suffix, "is quantized, but quantization_config.config_groups is empty"));
     };

@@ -59,13 +59,15 @@ pub struct Scheme {
 }
 
 impl Scheme {
-    /// Whether a target names this layer, not only its class.
-    pub(super) fn names(&self, layer: &str) -> bool {
-        self.targets.iter().any(|target| match target.strip_prefix("re:") {
+    /// How closely the targets mean a layer: by its name, by its class, or not at all.
+    pub(super) fn closeness(&self, layer: &str) -> usize {
+        let of = |target: &String| match target.strip_prefix("re:") {
             // As Python's `re.match`, from the start.
-            Some(pattern) => Regex::new(&format!("^(?:{pattern})")).is_ok_and(|p| p.is_match(layer)),
-            None => target == layer,
-        })
+            Some(pattern) => 2 * usize::from(Regex::new(&format!("^(?:{pattern})")).is_ok_and(|p| p.is_match(layer))),
+            None if target == layer => 2,
+            None => usize::from(target == "Linear"),
+        };
+        self.targets.iter().map(of).max().unwrap_or(0)
     }
 
     /// Whether layers of both are stored and multiplied alike.
