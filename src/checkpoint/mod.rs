@@ -16,6 +16,7 @@ pub mod quantized;
 pub mod safetensors;
 pub mod storage;
 pub mod summary;
+mod verify;
 pub mod weights;
 pub mod writer;
 

@@ -80,6 +80,15 @@ impl StoredTensor {
     }
 }
 
+/// A shape as rows and columns.
+pub(crate) fn rows(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [len] => (*len, 1),
+        [n, rest @ ..] => (*n, rest.iter().product()),
+        [] => (1, 1),
+    }
+}
+
 /// A linear layer's matrix in codes, under the name that its floats would have.
 #[derive(Debug, Clone)]
 pub struct StoredMatrix {

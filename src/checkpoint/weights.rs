@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::config::Config;
 use super::generation::GenerationConfig;
-use super::inventory::{self, Inventory};
 use super::safetensors::Checkpoint;
-use super::storage::{StoredMatrix, StoredTensor};
+use super::storage::{StoredMatrix, StoredTensor, rows};
+use super::verify::{Verified, verify};
 use crate::error::{Error, Result};
 use crate::quant::Values;
 
@@ -36,7 +36,7 @@ impl Weights {
         tensors: impl Iterator<Item = &'a StoredTensor>,
         matrices: &[StoredMatrix],
     ) -> Result<Weights> {
-        let Inventory { tensors, matrices } = inventory::verify(config, source, tensors, matrices)?;
+        let Verified { tensors, matrices } = verify(config, source, tensors, matrices)?;
         Ok(Weights { source: source.to_path_buf(), tensors, matrices })
     }
 
@@ -85,15 +85,6 @@ impl Weights {
     pub fn bytes(&self) -> u64 {
         let floats = self.tensors().map(|t| t.data().len()).sum::<usize>();
         (floats + self.matrices().map(|m| m.codes().bytes()).sum::<usize>()) as u64
-    }
-}
-
-/// A shape as rows and columns.
-pub(crate) fn rows(shape: &[usize]) -> (usize, usize) {
-    match shape {
-        [len] => (*len, 1),
-        [n, rest @ ..] => (*n, rest.iter().product()),
-        [] => (1, 1),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Linear layers that a checkpoint holds as codes: GPTQ, AWQ and compressed-tensors.
 //!
-//! It owns the layouts of those tools and brings each to [`Quantized`]. It refuses to know what the model does with a layer. The surprise: which layout
+//! It owns the layouts of those tools and brings each to `Quantized`. It refuses to know what the model does with a layer. The surprise: which layout
 //! a layer has is decided by the tensors that the file holds for it; `quantization_config` must then agree, and is believed only where tensors are silent.
 
 mod awq;
@@ -16,8 +16,7 @@ use rayon::prelude::*;
 
 use super::config::Config;
 use super::inventory::{Expected, Kind};
-use super::storage::{StoredMatrix, StoredTensor};
-use super::weights::rows;
+use super::storage::{StoredMatrix, StoredTensor, rows};
 use crate::error::{Error, Result};
 use config::Quantization;
 use module::Module;
