@@ -132,7 +132,7 @@ impl Decoder {
     /// Records a step of the given shape.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) if the shapes do not fit: a bug, since the checkpoint was verified.
+    /// [`Error::Contract`] if the shapes do not fit: a bug, since the checkpoint was verified.
     pub fn record(
         &self,
         weights: &WeightSet,

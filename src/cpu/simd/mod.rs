@@ -128,7 +128,7 @@ impl Isa {
         }
     }
 
-    /// The same for a kernel of [`Simd::dot2`], which alone is worth another copy.
+    /// The same for a kernel of `Simd::dot2`, which alone is worth another copy.
     #[inline(always)]
     pub fn run_integers<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
