@@ -36,6 +36,14 @@ pub struct PixelArgs {
     pub max_pixels: Option<u64>,
 }
 
+/// How long a conversation may be.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct ContextArgs {
+    /// Tokens of the conversation, question and answer [default: 8192, or what the model can]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub context: Option<u64>,
+}
+
 /// How text is made into tokens.
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub struct TextArgs {

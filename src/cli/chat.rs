@@ -5,7 +5,7 @@
 
 use super::Exit;
 use super::answer::{Echo, answer};
-use super::args::{ModelArgs, PixelArgs, SamplingArgs, TextArgs};
+use super::args::{ContextArgs, ModelArgs, PixelArgs, SamplingArgs, TextArgs};
 use super::load::{CHUNK, Loaded, context, patches_within};
 use super::media::{Budget, Library};
 use super::prepare::prepare;
@@ -32,9 +32,8 @@ pub struct ChatArgs {
     /// What the system turn says [default: the chat template's]
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Tokens that the conversation may grow to [default: 8192, or what the model can]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
-    context: Option<u64>,
+    #[command(flatten)]
+    context: ContextArgs,
     #[command(flatten)]
     pixels: PixelArgs,
     #[command(flatten)]

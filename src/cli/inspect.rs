@@ -1,7 +1,7 @@
 //! `osprey inspect`: what a model folder holds, and the memory that a run will take. Weights are not read, only their headers, but for codes that must be unpacked.
 
 use super::Exit;
-use super::args::{ModelArgs, PixelArgs};
+use super::args::{ContextArgs, ModelArgs, PixelArgs};
 use super::load::{CHUNK, context, open_files, patches_within, place, processor};
 use super::terminal::put;
 use crate::checkpoint::Summary;
@@ -19,9 +19,8 @@ use std::fmt;
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Tokens of the conversation [default: 8192, or what the model can]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
-    context: Option<u64>,
+    #[command(flatten)]
+    context: ContextArgs,
     #[command(flatten)]
     pixels: PixelArgs,
     /// Print one JSON object

@@ -1,6 +1,6 @@
 //! From flags to an opened model, and from limits to an engine. Opening maps the weights and reads only their headers, unless codes must be unpacked.
 
-use super::args::{CacheDtype, Dtype, ModelArgs, PixelArgs};
+use super::args::{CacheDtype, ContextArgs, Dtype, ModelArgs, PixelArgs};
 use super::device::{self, Placement};
 use crate::checkpoint::{ModelFiles, hub};
 use crate::dtype::DType;
@@ -156,9 +156,9 @@ pub fn processor(files: &ModelFiles, file: Option<&Path>, pixels: &PixelArgs) ->
 ///
 /// # Errors
 /// [`Error::Request`] above the model's limit.
-pub fn context(flag: Option<u64>, files: &ModelFiles) -> Result<usize> {
+pub fn context(args: ContextArgs, files: &ModelFiles) -> Result<usize> {
     let most = files.config.text.max_position_embeddings;
-    let context = flag.map_or(CONTEXT.min(most), |n| n as usize);
+    let context = args.context.map_or(CONTEXT.min(most), |n| n as usize);
     if context > most {
         let why = format!("{context} is above {most}, max_position_embeddings of config.json");
         return Err(Error::request("--context", why));

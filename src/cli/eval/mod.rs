@@ -6,7 +6,7 @@ mod metrics;
 mod report;
 
 use super::Exit;
-use super::args::{CacheDtype, ModelArgs, PixelArgs};
+use super::args::{CacheDtype, ContextArgs, ModelArgs, PixelArgs};
 use super::load::{CHUNK, Loaded, context, patches_within};
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, Prepared, prepare};
@@ -44,9 +44,8 @@ pub struct EvalArgs {
     /// Longest answer, in tokens [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     max_new_tokens: Option<u64>,
-    /// Tokens of the longest question with its answer [default: 8192, or what the model can]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
-    context: Option<u64>,
+    #[command(flatten)]
+    context: ContextArgs,
     #[command(flatten)]
     pixels: PixelArgs,
     /// Print one JSON object instead of the table
