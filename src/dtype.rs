@@ -104,3 +104,38 @@ impl Float for f16 {
         f16::from_f32(x)
     }
 }
+
+/// Runs `$body` with `$t` as the storage type that `$dtype` names; contracts admit floating-point types only.
+macro_rules! with_float {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::dtype::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::dtype::DType::Bf16 => {
+                type $t = half::bf16;
+                $body
+            }
+            $crate::dtype::DType::F16 => {
+                type $t = half::f16;
+                $body
+            }
+            other => unreachable!("{other} is no storage type: the contract admits f32, bf16 and f16"),
+        }
+    };
+}
+pub(crate) use with_float;
+
+/// The values of little-endian, possibly unaligned bytes of a floating-point type.
+pub fn widened(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    with_float!(dtype, T => bytes.chunks_exact(dtype.size()).map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32()).collect())
+}
+
+/// Values as little-endian bytes of a floating-point type, rounded to nearest even.
+pub fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {
+    with_float!(dtype, T => {
+        let rounded: Vec<T> = values.iter().map(|&x| T::from_f32(x)).collect();
+        bytemuck::cast_slice(&rounded).to_vec()
+    })
+}

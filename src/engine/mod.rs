@@ -10,7 +10,7 @@ pub mod trace;
 
 pub use request::{Cancel, Finish, Generated, Request, Sampling, Timing};
 
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, narrowed};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Needs, PlanId};
 use crate::kv::BlockAllocator;
@@ -19,7 +19,6 @@ use crate::model::qwen2_vl::Qwen2Vl;
 use crate::model::text::{Surroundings, Tail, TextIo, outputs};
 use crate::model::vision::{VisionIo, VisionTower};
 use crate::ops::qkv_mrope::QkvMrope;
-use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::step::{HostStep, StepLayout, StepShape};
 use crate::tensor::{Place, Region, Tensor};
@@ -117,14 +116,11 @@ fn step_shape(limits: &Limits, rows: usize, samples: usize) -> StepShape {
 }
 
 /// Pixels in the type that the tower reads, rounded to nearest even.
-fn narrowed(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
+fn stored(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
     if dtype == DType::F32 {
         return Cow::Borrowed(bytemuck::cast_slice(pixels));
     }
-    with_float!(dtype, T => {
-        let values: Vec<T> = pixels.iter().map(|&x| T::from_f32(x)).collect();
-        Cow::Owned(bytemuck::cast_slice(&values).to_vec())
-    })
+    Cow::Owned(narrowed(dtype, pixels))
 }
 
 impl Engine {
@@ -287,7 +283,7 @@ impl Engine {
         let (pixels, positions, segments, stream) =
             (at(&io.patches), at(&io.positions), at(&io.cu_seqlens), at(&io.stream));
         let exec = &mut *self.exec;
-        exec.write(pixels.0, pixels.1, &narrowed(&patches.data, io.patches.dtype))?;
+        exec.write(pixels.0, pixels.1, &stored(&patches.data, io.patches.dtype))?;
         exec.write(positions.0, positions.1, bytemuck::cast_slice(&self.model.tower.positions(grid)))?;
         exec.write(segments.0, segments.1, bytemuck::cast_slice(&VisionTower::cu_seqlens(grid)))?;
         let ops = plan.ops().len();

@@ -1,11 +1,10 @@
 //! What comparing models needs: every tensor of a prompt, and the logits of given tokens.
 
 use super::{Cancel, Engine, Request, Timing};
-use crate::dtype::{DType, Float};
+use crate::dtype::widened;
 use crate::error::Result;
 use crate::exec::{Executor, PlanId};
 use crate::model::text::{Tail, TextIo};
-use crate::ops::with_float;
 use crate::tensor::{Region, Tensor};
 use std::ops::{ControlFlow, Range};
 
@@ -148,10 +147,5 @@ fn append(hidden: &mut Vec<Hidden>, name: &str, data: Vec<f32>, cols: usize) {
 pub(super) fn read_rows(exec: &mut dyn Executor, (region, offset, t): (Region, usize, Tensor)) -> Result<Vec<f32>> {
     let mut bytes = vec![0; t.bytes()];
     exec.read(region, offset, &mut bytes)?;
-    if t.dtype == DType::F32 {
-        return Ok(bytemuck::pod_collect_to_vec(&bytes));
-    }
-    Ok(
-        with_float!(t.dtype, T => bytes.chunks_exact(t.dtype.size()).map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32()).collect()),
-    )
+    Ok(widened(t.dtype, &bytes))
 }

@@ -4,10 +4,9 @@
 //! on equal inputs and a difference is the op's own. What an op updates is handed over before it, too: caches begin with what memory held.
 
 use super::{Executor, PlanId};
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, with_float};
 use crate::error::{Error, Result};
 use crate::launch::Access;
-use crate::ops::with_float;
 use crate::plan::Plan;
 use crate::tensor::{Region, Tensor};
 use std::collections::HashMap;

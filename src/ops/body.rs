@@ -2,11 +2,10 @@
 
 use super::input::Input;
 use super::norm::{NormKind, Normed};
-use super::with_float;
 use crate::cpu::{
     self, Buffer, Codes, Cpu, Epilogue, Isa, Rows, Tile, Unit, Width, int8_row, matmul, matmul_codes, norm, rows,
 };
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, widened, with_float};
 use crate::hostmem::{OpMem, SharedMut};
 use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
@@ -137,13 +136,11 @@ fn fill_rows(cpu: &Cpu, out: &mut [f32], cols: usize, fill: impl Fn(usize, &mut 
 
 /// A vector's elements as f32, the parts one after the other.
 pub fn vector(w: &Weight) -> Vec<f32> {
-    let mut out = Vec::new();
-    for p in &w.parts {
+    let floats = |p: &Part| {
         let (bytes, dtype) = p.float();
-        let bytes = bytes.chunks_exact(dtype.size());
-        with_float!(dtype, T => out.extend(bytes.map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32())));
-    }
-    out
+        widened(dtype, bytes)
+    };
+    w.parts.iter().flat_map(floats).collect()
 }
 
 /// Multiplies rows with a weight, the rows that each unit names; see [`matmul`] and [`matmul_codes`].

@@ -4,11 +4,9 @@ use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::norm::{self, NormKind, Normed};
 use super::reference::{load, load_i32, store, store_normed, weight};
-use super::{
-    Cost, Op, Result, require, require_dim, require_float, require_index, require_kernel, require_weight, with_float,
-};
+use super::{Cost, Op, Result, require, require_dim, require_float, require_index, require_kernel, require_weight};
 use crate::cpu::Cpu;
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::quant::Format;

@@ -6,10 +6,9 @@ use super::input::Input;
 use super::reference::{load_input, project, store, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_kernel,
-    with_float,
 };
 use crate::cpu::{Cpu, Unit, math};
-use crate::dtype::DType;
+use crate::dtype::{DType, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
 use crate::quant::Format;

@@ -5,9 +5,9 @@
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{load, store, vector};
-use super::{Cost, Op, Result, launch_bytes, require, require_float, require_kernel, require_vector, with_float};
+use super::{Cost, Op, Result, launch_bytes, require, require_float, require_kernel, require_vector};
 use crate::cpu::Cpu;
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
 use crate::step::HostStep;

@@ -9,10 +9,9 @@ use super::norm::{self, NormKind, Normed};
 use super::reference::{edit, load_input, project, store_normed, vector, weight};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require_dim, require_float, require_kernel, require_vector,
-    with_float,
 };
 use crate::cpu::{Cpu, Tile, math};
-use crate::dtype::DType;
+use crate::dtype::{DType, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
 use crate::quant::Format;

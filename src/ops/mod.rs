@@ -108,28 +108,6 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "sample", cases: sample::cases },
 ];
 
-/// Runs `$body` with `$t` as the storage type that `$dtype` names; contracts admit floating-point types only.
-macro_rules! with_float {
-    ($dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            $crate::dtype::DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            $crate::dtype::DType::Bf16 => {
-                type $t = half::bf16;
-                $body
-            }
-            $crate::dtype::DType::F16 => {
-                type $t = half::f16;
-                $body
-            }
-            other => unreachable!("{other} is no storage type: the contract admits f32, bf16 and f16"),
-        }
-    };
-}
-pub(crate) use with_float;
-
 /// Bytes of the operands and weights that a launch names, each counted once.
 fn launch_bytes(launch: &Launch, weights: &WeightSet) -> u64 {
     let operands: usize = launch.operands().map(|(t, _)| t.elements() * t.dtype.size()).sum();

@@ -9,10 +9,10 @@ use super::reference::{edit, load_i32, load_input, project, put_int8, rotate, ro
 use super::rope::{Mrope, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_dim, require_float, require_index,
-    require_kernel, require_vector, with_float,
+    require_kernel, require_vector,
 };
 use crate::cpu::{Cpu, Tile, Unit};
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
 use crate::quant::Format;

@@ -7,10 +7,10 @@ use super::reference::{load_i32, load_input, project, rotate, store, vector, wei
 use super::rope::{Rope2d, inv_freq};
 use super::{
     Cost, Op, Result, launch_bytes, matmul_flops, product, require, require_float, require_index, require_kernel,
-    require_vector, with_float,
+    require_vector,
 };
 use crate::cpu::{Cpu, Unit};
-use crate::dtype::DType;
+use crate::dtype::{DType, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch, Layout};
 use crate::quant::Format;

@@ -2,8 +2,7 @@
 
 use super::input::Input;
 use super::norm::{Norm, NormKind, Normed};
-use super::with_float;
-use crate::dtype::{DType, Element, Float};
+use crate::dtype::{DType, Element, Float, with_float};
 use crate::hostmem::OpMem;
 use crate::quant::Values;
 use crate::tensor::{Tensor, WeightId};

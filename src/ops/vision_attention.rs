@@ -3,11 +3,9 @@
 use super::body::{self, Dest};
 use super::case::{Case, CaseBuilder, Tolerance};
 use super::reference::{attend, load, load_i32, store};
-use super::{
-    Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index, require_kernel, with_float,
-};
+use super::{Cost, Op, Result, launch_bytes, require, require_dim, require_float, require_index, require_kernel};
 use crate::cpu::{Cpu, Heads, Kv, Mask, Place, Sequence, attention};
-use crate::dtype::DType;
+use crate::dtype::{DType, with_float};
 use crate::hostmem::OpMem;
 use crate::launch::{Kernel, Launch};
 use crate::step::HostStep;

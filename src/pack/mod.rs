@@ -8,9 +8,8 @@
 mod codes;
 mod int8;
 
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, with_float};
 use crate::launch::Layout;
-use crate::ops::with_float;
 use crate::quant::{Quantized, Values};
 use crate::weights::{Part, Weight};
 use codes::Strip;

@@ -2,12 +2,12 @@
 //!
 //! int4 and int8 for float activations are "pack-quantized": codes above zero by rows, in 32-bit words. int8 for int8 activations is "int-quantized".
 
-use super::layer::{Changed, quantize_head, to_bytes};
+use super::layer::{Changed, quantize_head};
 use super::{Job, Line, Recipe, Scheme};
 use crate::checkpoint::lora::Merged;
 use crate::checkpoint::writer::SHARD_BYTES;
 use crate::checkpoint::{self, Declared, FolderWriter};
-use crate::dtype::DType;
+use crate::dtype::{DType, narrowed};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::quant::{Codes, Quantized};
@@ -192,7 +192,7 @@ fn declared(t: &Declared, packed: bool, bits: usize, group: Option<usize>, zeros
 /// The bytes of the tensors of a linear in codes, in the order of [`declared`].
 fn parts(q: &Quantized, dtype: DType) -> Vec<Vec<u8>> {
     let scales = if dtype == DType::F16 { DType::F16 } else { DType::Bf16 };
-    let mut parts = vec![q.codes.bytes().to_vec(), to_bytes(&q.scales, scales)];
+    let mut parts = vec![q.codes.bytes().to_vec(), narrowed(scales, &q.scales)];
     if let Codes::I8(_) = q.codes {
         return parts;
     }

@@ -4,12 +4,11 @@ use super::{Line, Method, Recipe, Scheme};
 use crate::checkpoint::StoredTensor;
 use crate::checkpoint::lora::Merged;
 use crate::data::TensorData;
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, narrowed, widened};
 use crate::error::{Error, Result};
 use crate::quant::grid::{Coded, Grid};
 use crate::quant::inputs::Inputs;
 use crate::quant::{Activations, Quantized, awq, fold, gptq, rtn, smooth};
-use half::{bf16, f16};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -226,26 +225,10 @@ impl<'a> Layer<'a> {
 }
 
 fn floats(t: &StoredTensor) -> Floats {
-    let chunks = t.bytes().chunks_exact(t.dtype().size());
-    let pair = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    let values = match t.dtype() {
-        DType::Bf16 => chunks.map(|b| bf16::from_bits(pair(b)).to_f32()).collect(),
-        DType::F16 => chunks.map(|b| f16::from_bits(pair(b)).to_f32()).collect(),
-        _ => chunks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    };
-    Floats { dtype: t.dtype(), shape: t.shape().to_vec(), values }
+    Floats { dtype: t.dtype(), shape: t.shape().to_vec(), values: widened(t.dtype(), t.bytes()) }
 }
 
 fn stored(name: &str, floats: &Floats) -> Result<StoredTensor> {
-    let bytes = to_bytes(&floats.values, floats.dtype);
+    let bytes = narrowed(floats.dtype, &floats.values);
     StoredTensor::new(name, floats.dtype, &floats.shape, TensorData::from_bytes(bytes))
-}
-
-/// Little-endian.
-pub(super) fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::Bf16 => values.iter().flat_map(|&x| <bf16 as Float>::from_f32(x).to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-    }
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -20,7 +19,7 @@ use crate::checkpoint::storage::StoredTensor;
 use crate::checkpoint::weights::{ModelFiles, Weights};
 use crate::checkpoint::writer::Declared;
 use crate::data::TensorData;
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, Float, widened, with_float};
 use crate::error::{Error, Result};
 
 const EMBED: &str = "model.embed_tokens.weight";
@@ -227,19 +226,6 @@ fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|c| (0..rows).map(move |r| x[r * cols + c])).collect()
 }
 
-/// The values of little-endian, possibly unaligned bytes.
-fn widened(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    fn of<T: Float>(bytes: &[u8]) -> Vec<f32> {
-        bytes.chunks_exact(size_of::<T>()).map(|b| bytemuck::pod_read_unaligned::<T>(b).to_f32()).collect()
-    }
-    match dtype {
-        DType::F32 => of::<f32>(bytes),
-        DType::Bf16 => of::<bf16>(bytes),
-        DType::F16 => of::<f16>(bytes),
-        _ => unreachable!("the adapter and the inventory take floats only"),
-    }
-}
-
 /// Rounds values to the nearest of `dtype`, ties to even; true if all are finite.
 fn narrow(dtype: DType, values: &[f32], to: &mut [u8]) -> bool {
     fn of<T: Float>(values: &[f32], to: &mut [u8]) -> bool {
@@ -251,10 +237,5 @@ fn narrow(dtype: DType, values: &[f32], to: &mut [u8]) -> bool {
         }
         finite
     }
-    match dtype {
-        DType::F32 => of::<f32>(values, to),
-        DType::Bf16 => of::<bf16>(values, to),
-        DType::F16 => of::<f16>(values, to),
-        _ => unreachable!("the inventory takes floats only"),
-    }
+    with_float!(dtype, T => of::<T>(values, to))
 }

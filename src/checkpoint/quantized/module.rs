@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use crate::checkpoint::json::shown;
 use crate::checkpoint::storage::StoredTensor;
-use crate::dtype::{DType, Float};
+use crate::dtype::{DType, widened};
 use crate::error::{Error, Result};
 
 /// A linear layer `[n, k]`.
@@ -73,11 +71,7 @@ impl<'a> Module<'a> {
     /// Scales in f32, which has every 16-bit one exactly.
     pub fn scales(&self, suffix: &str, shape: [usize; 2], says: &str) -> Result<Vec<f32>> {
         let t = self.tensor(suffix, &[DType::F16, DType::Bf16, DType::F32], &shape, says)?;
-        let scales = match t.dtype() {
-            DType::F16 => widened::<f16>(t.bytes()),
-            DType::Bf16 => widened::<bf16>(t.bytes()),
-            _ => widened::<f32>(t.bytes()),
-        };
+        let scales = widened(t.dtype(), t.bytes());
         match scales.iter().position(|s| !s.is_finite()) {
             Some(i) => Err(self.error(suffix, format!("element {i} is {}, which is no scale", scales[i]))),
             None => Ok(scales),
@@ -114,8 +108,4 @@ impl<'a> Module<'a> {
         order.sort_by_key(|&column| of[column as usize]);
         Ok((!order.is_sorted()).then(|| order.into()))
     }
-}
-
-fn widened<T: Float>(bytes: &[u8]) -> Vec<f32> {
-    bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(T::to_f32).collect()
 }
