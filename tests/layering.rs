@@ -27,8 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // An executor never sees a model, a model never an executor.
     // The kernels as a device takes them: their text, and weights in their layouts.
     ("ptx", &[]),
-    ("pack", &["data", "launch", "ops", "quant", "weights"]),
-    ("exec", &["cpu", "hostmem", "launch", "ops", "pack", "plan", "ptx", "tensor", "weights"]),
+    ("pack", &["data", "launch", "quant", "weights"]),
+    ("exec", &["cpu", "hostmem", "launch", "pack", "plan", "ptx", "tensor", "weights"]),
     ("model", &["checkpoint", "ops", "plan", "quant", "step", "tensor", "weights"]),
     (
         "engine",

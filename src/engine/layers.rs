@@ -3,7 +3,7 @@
 //! The surprise: rows enter the decoder where pictures do, each in place of a token, so that no plan is needed that the engine does not have.
 
 use super::trace::read_rows;
-use super::{Cancel, Engine, Request, Timing};
+use super::{Cancel, Engine, Request, Timing, stored};
 use crate::error::Result;
 use crate::launch::Access;
 use crate::model::text::Tail;
@@ -39,7 +39,7 @@ impl Engine {
         let layout = step.layout;
         step.i32s_mut(&layout.embed_rows).iter_mut().zip(0..).for_each(|(row, i)| *row = i);
         let Place::At { region, offset } = self.around.images.place else { unreachable!("image rows are fixed") };
-        self.exec.write(region, offset, bytemuck::cast_slice(rows))?;
+        self.exec.write(region, offset, &stored(rows, self.around.images.dtype))?;
         self.run_layers(&step, usize::MAX, rows, tap)
     }
 

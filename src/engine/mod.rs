@@ -32,11 +32,11 @@ use std::time::Instant;
 
 /// Tokens of a KV-cache block.
 pub const BLOCK_SIZE: usize = 32;
-/// Ops of a prefill that run between two looks at the cancel flag: a decoder layer. A decode step runs whole, since an executor may replay it.
+/// Ops of a prefill that run between two looks at the cancel flag: a decoder layer where products read floats. A decode step runs whole, since an executor may replay it.
 const SLICE: usize = 5;
 /// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
 const COUNTERS: usize = 4096;
-/// Ops after the last layer.
+/// Ops that stay together at the end: the head and the draw.
 const TAIL: usize = 2;
 /// Decoder plans that stay loaded.
 const LOADED_PLANS: usize = 8;
@@ -91,8 +91,10 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
     bytes.set(Region::Kv, around.kv.bytes());
     bytes.set(Region::Embeds, around.images.bytes());
     bytes.set(Region::State, around.counters.bytes() + around.bests.bytes() + around.seen.bytes());
-    // Few rows have temporaries that more do without.
-    for rows in [1, limits.chunk.min(QkvMrope::MEETING_ROWS), limits.chunk] {
+    // With an int8 cache few rows have temporaries that more do without.
+    let few = limits.chunk.min(QkvMrope::MEETING_ROWS);
+    let few = QkvMrope::meets(&around.kv.keys(0), few).then_some(few);
+    for rows in [1].into_iter().chain(few).chain([limits.chunk]) {
         let shape = step_shape(limits, rows, rows.min(limits.samples));
         let (plan, _) = model.decoder.record(&model.weights, model.precision, shape, Tail::Sample, &around)?;
         needs.cover(plan);
@@ -115,12 +117,12 @@ fn step_shape(limits: &Limits, rows: usize, samples: usize) -> StepShape {
     StepShape { rows, seqs: 1, blocks: limits.context.div_ceil(BLOCK_SIZE), samples }
 }
 
-/// Pixels in the type that the tower reads, rounded to nearest even.
-fn stored(pixels: &[f32], dtype: DType) -> Cow<'_, [u8]> {
+/// Values as little-endian bytes in the type that a plan reads, rounded to nearest even.
+fn stored(values: &[f32], dtype: DType) -> Cow<'_, [u8]> {
     if dtype == DType::F32 {
-        return Cow::Borrowed(bytemuck::cast_slice(pixels));
+        return Cow::Borrowed(bytemuck::cast_slice(values));
     }
-    Cow::Owned(narrowed(dtype, pixels))
+    Cow::Owned(narrowed(dtype, values))
 }
 
 impl Engine {

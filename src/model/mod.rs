@@ -88,8 +88,7 @@ impl KvLayout {
 
     /// Bytes that one token takes in all layers.
     pub fn bytes_per_token(&self) -> usize {
-        let scale = if self.dtype == DType::I8 { DType::F32.size() } else { 0 };
-        2 * self.layers * self.kv_heads * (self.head_dim * self.dtype.size() + scale)
+        2 * self.layers * self.kv_heads * self.keys(0).row_bytes()
     }
 }
 

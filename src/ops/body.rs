@@ -82,45 +82,31 @@ pub fn store_normed<X: Float>(m: &OpMem, cpu: &Cpu, normed: Option<&Normed>, of:
     let Some(Normed { norm, y: to, activations, .. }) = normed else { return };
     let weight = vector(m.weight(norm.weight));
     let bias = norm.bias.map_or_else(|| vec![0.0; weight.len()], |b| vector(m.weight(b)));
-    let fill = |row: usize, y: &mut [f32]| {
-        let mut x = vec![0.0; y.len()];
-        of.get(row, 0, &mut x);
-        match norm.kind {
-            NormKind::Rms => norm::rms_norm(cpu.isa(), &x, &weight, norm.eps, y),
-            NormKind::Layer => norm::layer_norm(cpu.isa(), &x, &weight, &bias, norm.eps, y),
-        }
-    };
-    if to.scales.is_some() {
-        return store_int8(m, cpu, to, |row, y| {
-            fill(row, y);
-            with_float!(*activations, T => y.iter_mut().for_each(|y| *y = T::from_f32(*y).to_f32()));
-        });
-    }
     let (rows, cols) = (to.rows(), to.cols());
-    with_float!(to.x.dtype, Y => {
-        let out = Dest::<Y>::new(m, cpu, &to.x);
+    with_float!(*activations, Y => {
+        let out = Kept::<Y>::new(m, cpu, to);
         cpu.for_each(rows.div_ceil(ROWS), |i| {
-            let mut y = vec![0.0; cols];
+            let (mut x, mut y) = (vec![0.0; cols], vec![0.0; cols]);
             for row in i * ROWS..rows.min((i + 1) * ROWS) {
-                fill(row, &mut y);
-                out.put(row, 0, &y);
+                of.get(row, 0, &mut x);
+                match norm.kind {
+                    NormKind::Rms => norm::rms_norm(cpu.isa(), &x, &weight, norm.eps, &mut y),
+                    NormKind::Layer => norm::layer_norm(cpu.isa(), &x, &weight, &bias, norm.eps, &mut y),
+                }
+                out.put(row, &mut y);
             }
         });
     })
 }
 
-/// Stores int8 rows with their scales; `fill(row, out)` gives a row's floats.
-pub fn store_int8(m: &OpMem, cpu: &Cpu, to: &Input, fill: impl Fn(usize, &mut [f32]) + Sync) {
-    let (cols, stride) = (to.cols(), to.x.row_stride);
-    let scales = m.write::<f32>(to.scales.as_ref().expect("int8 rows have scales"));
-    let pieces = m.write::<i8>(&to.x).chunks_mut(stride * ROWS).zip(scales.chunks_mut(ROWS));
-    let pieces: Vec<_> = pieces.map(Mutex::new).collect();
-    cpu.for_each(pieces.len(), |i| {
-        let (codes, scales) = &mut *pieces[i].lock().expect("only this task takes it");
-        let mut row = vec![0.0; cols];
-        for (r, (to, scale)) in codes.chunks_mut(stride).zip(scales.iter_mut()).enumerate() {
-            fill(i * ROWS + r, &mut row);
-            *scale = int8_row(cpu.isa(), &row, &mut to[..cols]);
+/// Stores contiguous f32 rows as int8.
+pub fn store_int8(m: &OpMem, cpu: &Cpu, to: &Input, x: &[f32]) {
+    let (out, rows, cols) = (Kept::<f32>::new(m, cpu, to), to.rows(), to.cols());
+    cpu.for_each(rows.div_ceil(ROWS), |i| {
+        let mut y = vec![0.0; cols];
+        for row in i * ROWS..rows.min((i + 1) * ROWS) {
+            y.copy_from_slice(&x[row * cols..][..cols]);
+            out.put(row, &mut y);
         }
     });
 }
@@ -260,29 +246,32 @@ impl<'a, Y: Float> Dest<'a, Y> {
 /// Rows that the tasks of one product fill, each at once: floats, or int8 with scales made of rows of `C`.
 pub enum Kept<'a, C> {
     Floats(Dest<'a, C>),
-    Int8 { isa: Isa, codes: SharedMut<'a, i8>, scales: SharedMut<'a, f32> },
+    Int8 { isa: Isa, codes: SharedMut<'a, i8>, stride: usize, scales: SharedMut<'a, f32> },
 }
 
 impl<'a, C: Float> Kept<'a, C> {
-    /// Over a contiguous operand that the op changes.
+    /// Over an operand that the op changes.
     pub fn new(m: &OpMem<'a>, cpu: &Cpu, to: &Input) -> Self {
         match &to.scales {
             None => Kept::Floats(Dest::new(m, cpu, &to.x)),
-            Some(s) => {
-                Kept::Int8 { isa: cpu.isa(), codes: SharedMut::new(m.write(&to.x)), scales: SharedMut::new(m.write(s)) }
-            }
+            Some(scales) => Kept::Int8 {
+                isa: cpu.isa(),
+                codes: SharedMut::new(m.write(&to.x)),
+                stride: to.x.row_stride,
+                scales: SharedMut::new(m.write(scales)),
+            },
         }
     }
 
     /// Stores a whole row. A place belongs to one row of the op (`require_distinct`).
     pub fn put(&self, row: usize, values: &mut [f32]) {
-        let (isa, codes, scales) = match self {
+        let (isa, codes, stride, scales) = match self {
             Kept::Floats(to) => return to.put(row, 0, values),
-            Kept::Int8 { isa, codes, scales } => (isa, codes, scales),
+            Kept::Int8 { isa, codes, stride, scales } => (isa, codes, stride, scales),
         };
         values.iter_mut().for_each(|x| *x = C::from_f32(*x).to_f32());
         // SAFETY: as in `Dest::row`; a row has one scale.
-        let (codes, scale) = unsafe { (codes.slice(row * values.len(), values.len()), scales.slice(row, 1)) };
+        let (codes, scale) = unsafe { (codes.slice(row * stride, values.len()), scales.slice(row, 1)) };
         scale[0] = int8_row(*isa, values, codes);
     }
 }

@@ -103,9 +103,7 @@ impl Op for Embed {
 
     fn cost(&self, step: &HostStep, _: &WeightSet) -> Cost {
         let row = |dtype: DType| (self.y.elements() * dtype.size()) as u64;
-        let normed = self
-            .normed
-            .map_or(0, |n| (n.y.x.bytes() + n.y.scales.map_or(0, |s| s.bytes())) as u64 + (self.y.cols() * 4) as u64);
+        let normed = self.normed.map_or(0, |n| (n.y.bytes() + self.y.cols() * 4) as u64);
         Cost {
             bytes: row(self.images.dtype) + row(self.y.dtype) + normed + 4 * (self.y.rows() + tokens(step)) as u64,
             flops: 0,

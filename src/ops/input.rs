@@ -68,13 +68,19 @@ impl Input {
     /// Adds the rows to a launch, and their scales behind them if they have some.
     pub fn read(&self, launch: Launch) -> Launch {
         let launch = launch.read(&self.x);
-        self.scales.map_or(launch.clone(), |s| launch.read(&s))
+        match &self.scales {
+            Some(scales) => launch.read(scales),
+            None => launch,
+        }
     }
 
     /// The same where some of the rows are written.
     pub fn update(&self, launch: Launch) -> Launch {
         let launch = launch.update(&self.x);
-        self.scales.map_or(launch.clone(), |s| launch.update(&s))
+        match &self.scales {
+            Some(scales) => launch.update(scales),
+            None => launch,
+        }
     }
 
     /// Bytes of the rows and their scales.

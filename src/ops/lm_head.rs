@@ -58,12 +58,11 @@ impl Op for LmHead {
             .read(&self.rows)
             .weight(self.weight.id, product::layout(self.weight, self.x.dtype, None))
             .write(&self.logits);
-        let launch = self
-            .bests
-            .map_or(launch.clone().absent(), |b| launch.scratch(&b))
-            .i32(self.logits.rows())
-            .i32(self.logits.cols())
-            .i32(self.x.cols());
+        let launch = match &self.bests {
+            Some(bests) => launch.scratch(bests),
+            None => launch.absent(),
+        };
+        let launch = launch.i32(self.logits.rows()).i32(self.logits.cols()).i32(self.x.cols());
         product::groups(launch, self.weight)
     }
 

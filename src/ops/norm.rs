@@ -82,7 +82,10 @@ pub fn operands(launch: Launch, normed: Option<&Normed>) -> Launch {
         None => launch.absent().absent().absent().absent().absent(),
         Some(n) => {
             let launch = launch.vector(n.norm.weight).maybe_vector(n.norm.bias).write(&n.y.x);
-            let launch = n.y.scales.map_or(launch.clone().absent(), |s| launch.write(&s));
+            let launch = match n.y.scales {
+                Some(scales) => launch.write(&scales),
+                None => launch.absent(),
+            };
             launch.update(&n.counters)
         }
     }

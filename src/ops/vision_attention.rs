@@ -84,7 +84,7 @@ impl Op for VisionAttention {
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
         let (d, width, dtype) = (self.head_dim, self.y.cols(), self.qkv.dtype);
-        let stored = with_float!(dtype, T => bytemuck::cast_slice::<T, u8>(m.read::<T>(&self.qkv)));
+        let stored = body::bytes(m, &self.qkv);
         let q = body::load_columns(cpu, stored, &self.qkv, width);
         let kv = Kv {
             keys: &stored[width * dtype.size()..],
