@@ -137,6 +137,21 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
+// Whether this block is the last of `parts` to come here; if so, it sees what all of them wrote before. All threads call it, once in a kernel.
+// The counter is zero before and after.
+__device__ __forceinline__ bool last_of(int* counter, int parts) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(counter, 1) == parts - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
 template <class T>
 constexpr __device__ __host__ T ceil_div(T a, T b) {
     return (a + b - 1) / b;

@@ -4,12 +4,13 @@
 // Weight rows are the M side of mma.m16n8k16, tokens the N side. K is cut in slices that depend on K alone: a slice is summed in ascending
 // k, then the slices are added in index order. So a row's bits depend neither on the row count nor on the shape.
 //
-// A weight operand W (floats.cuh, codes.cuh) owns how weights lie in memory and what becomes of a slice:
+// A weight operand W (floats.cuh, codes.cuh, w8a8.cuh) owns how weights lie in memory and what becomes of a slice:
 //   Type, Sum, TURN_K     the types of rows and of sums; slices end at multiples of TURN_K
 //   log_slices(K)         their number, a power of two
 //   slice<BLOCKS>(p, sum) for Narrow: a warp's slice of one strip, 8 * BLOCKS tokens
 //   Tile                  for Wide: what a block makes
 //   sum<MEMBERS>(p, ...)  its finished sums, staged as Tile wants
+// (int8 has a Wide of its own, and both of its shapes multiply sums with scales before the epilogue.)
 // Weights are packed in strips of 16 rows, a strip in tiles of 32 k, two mma each. Lane 4g + t holds rows g and g + 8, of the tile's k 8t.. and
 // 8t + 2.. for the first mma, 8t + 4.. and 8t + 6.. for the second; so a lane's B operands of both are k 8t.. of its token, one 16-byte load
 // from row-major X. (This permutes k inside a tile, equally on both sides.)
@@ -29,10 +30,10 @@ constexpr int MOST_SLICES = 8;
 template <class W>
 struct Product {
     using T = typename W::Type;
-    const T* x;       // [M, K], or what `rows` picks from
-    const int* rows;  // [M] or null
+    const T* x;  // [M, K], or what `rows` picks from
     W weight;
     int M, N, K;
+    const int* rows = nullptr;  // [M]
 
     __device__ int turns() const { return ceil_div<u32>(K, W::TURN_K); }
     // The first turn of a slice.
