@@ -17,6 +17,9 @@ struct bf16 {
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_bf16(d, a, b);
     }
+    static __device__ __forceinline__ void mma_first(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        mma_m16n8k16_bf16_first(d, a, b);
+    }
 };
 
 struct f16 {
@@ -28,6 +31,9 @@ struct f16 {
     static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) { return fma_f16x2(a, b, c); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_f16(d, a, b);
+    }
+    static __device__ __forceinline__ void mma_first(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        mma_m16n8k16_f16_first(d, a, b);
     }
 };
 

@@ -52,12 +52,17 @@ struct Share {
     int index, first, rows, parts;
 };
 
-// Adds one of the two mma of a tile to the sums of 16 features x 8 tokens.
+// Adds one of the two mma of a tile to the sums of 16 features x 8 tokens, or begins them with it.
 template <class T, class Sum>
 __device__ __forceinline__ void multiply(Sum (&sum)[4], const uint4& w, const uint4& x, int half) {
     const u32 a[4] = {w.x, w.y, w.z, w.w};
     const u32 b[2] = {half ? x.z : x.x, half ? x.w : x.y};
     T::mma(sum, a, b);
+}
+template <class T>
+__device__ __forceinline__ void multiply_first(float (&sum)[4], const uint4& w, const uint4& x) {
+    const u32 a[4] = {w.x, w.y, w.z, w.w}, b[2] = {x.x, x.y};
+    T::mma_first(sum, a, b);
 }
 
 // Sums of two slices.
@@ -79,32 +84,34 @@ struct Narrow {
             slice<4>(p, sums[warp_id()]);
         }
         __syncthreads();
+        const Share share{0, 0, p.M, static_cast<int>(gridDim.x)};
         constexpr u32 COLUMNS = STRIP / E::MEMBERS;
-        // Unsigned, since such divisions are shifts.
-        const u32 slices = blockDim.x / WARP, all = p.M * COLUMNS;
-        for (u32 i = threadIdx.x; i < all; i += blockDim.x) {
-            const u32 token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
+        // Unsigned, since such divisions are shifts. A thread keeps its column.
+        const u32 M = p.M, column = threadIdx.x % COLUMNS, at = blockIdx.x * COLUMNS + column;
+        if (at >= static_cast<u32>(p.N) / E::MEMBERS) return share;
+        for (u32 token = threadIdx.x / COLUMNS; token < M; token += blockDim.x / COLUMNS) {
             typename W::Sum total[E::MEMBERS] = {};
+            // The second member's feature is 8 higher: its sum is of plane 1.
+            const typename W::Sum* from = &sums[0][token / 8][place(column / 8 * 2 + token % 2, column % 8 * 4 + token % 8 / 2)];
+            u32 left = blockDim.x / WARP;
 #pragma unroll 1
-            for (u32 s = 0; s < slices; ++s) {
+            do {
 #pragma unroll
-                for (u32 member = 0; member < E::MEMBERS; ++member) {
-                    const u32 feature = column + 8 * member, from = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
-                    total[member] = plus(total[member], sums[s][token / 8][from]);
-                }
-            }
+                for (int member = 0; member < E::MEMBERS; ++member) total[member] = plus(total[member], from[member * place(2, 0)]);
+                from += sizeof(sums[0]) / sizeof(*from);
+            } while (--left > 0);
             float v[E::MEMBERS][1];
 #pragma unroll
             for (int member = 0; member < E::MEMBERS; ++member) v[member][0] = static_cast<float>(total[member]);
-            if (at < static_cast<u32>(p.N) / E::MEMBERS) epilogue(at, token, v);
+            epilogue(at, token, v);
         }
-        return {0, 0, p.M, static_cast<int>(gridDim.x)};
+        return share;
     }
 
 private:
     // Where a lane's sum i of 8 tokens lies: neither the stores nor the loads of neighbouring features and tokens conflict.
     static constexpr int SUMS = 4 * WARP + 7;
-    static __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
+    static constexpr __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
 
     template <int BLOCKS, class W>
     static __device__ __forceinline__ void slice(const Product<W>& p, typename W::Sum (&sums)[4][SUMS]) {
