@@ -128,7 +128,13 @@ fn a_run_that_was_cut_off_goes_on() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!out.join("config.json").exists(), "it ended before it could be cut off");
-    for other in [&["--format", "w8a8", "--samples", "4"][..], &[&flags[..], &["--max-pixels", "12544"]].concat()] {
+    // Another format; pictures of fewer tokens; limits that leave these pictures as they are.
+    let others = [
+        &["--format", "w8a8", "--samples", "4"][..],
+        &[&flags[..], &["--max-pixels", "12544"]].concat(),
+        &[&flags[..], &["--min-pixels", "12543"]].concat(),
+    ];
+    for other in others {
         let refused = call(&[&["quantize", "--out", out.to_str().unwrap()], other].concat());
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(said.contains("holds an unfinished job of other flags or files"), "{other:?}: {said}");
