@@ -1,7 +1,7 @@
 //! The weights of a loaded model, by identity.
 //!
-//! A weight is a list of checkpoint tensors that stay where they are (q, k and v; gate and up), read in place, possibly unaligned.
-//! It refuses to know what they are for.
+//! A weight is a list of checkpoint tensors (q, k and v; gate and up): floats in place in the file's mapping, possibly unaligned, or codes, which are in place
+//! only where the file has them by rows. It refuses to know what they are for.
 
 use crate::data::TensorData;
 use crate::dtype::DType;
@@ -61,7 +61,7 @@ impl Weight {
         self.parts[0].values.order()
     }
 
-    /// Bytes in the checkpoint.
+    /// Bytes of its parts as they are held, in a file's mapping or in memory.
     pub fn bytes(&self) -> usize {
         self.parts.iter().map(|p| p.values.bytes()).sum()
     }

@@ -11,24 +11,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+mod command;
+use command::{call, copied, good, osprey};
+
 fn golden(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path).display().to_string()
-}
-
-fn osprey() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_osprey"))
-}
-
-/// Runs the binary to its end.
-fn call(args: &[&str]) -> Output {
-    osprey().args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Its stdout; it must succeed.
-fn good(args: &[&str]) -> String {
-    let out = call(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
 }
 
 /// `run` with a tiny model and more flags.
@@ -218,10 +205,7 @@ fn a_trace_of_all_tensors_has_every_block() {
 #[test]
 fn a_trace_of_nan_logits_is_an_error() {
     let (dir, file) = (temp(), golden("conversations/images_three.json"));
-    for entry in fs::read_dir(golden("tiny_a")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    copied(golden("tiny_a"), dir.path().into());
     let mut weights = fs::read(golden("tiny_a/model.safetensors")).unwrap();
     let at = {
         let norm = SafeTensors::deserialize(&weights).unwrap().tensor("model.norm.weight").unwrap().data().as_ptr();
@@ -373,7 +357,7 @@ fn bench_compares_a_decoder_of_codes_with_one_of_floats() {
             "2",
         ];
         let json: Value =
-            serde_json::from_str(&good(&[&args[..], &["--json", "--quantize", format, "--quantize-head"]].concat()))
+            serde_json::from_str(&good(&[&args[..], &["--json", "--quantize", format, "--lm-head", "w8a16"]].concat()))
                 .unwrap();
         let rows = json["rows"].as_array().unwrap();
         let names: Vec<&str> = rows[1..5].iter().map(|r| r["name"].as_str().unwrap()).collect();
@@ -493,10 +477,7 @@ fn what_is_no_file_is_refused() {
         &["trace", "--model", &model, "--conversation", "/dev/zero", "--out", "/nonexistent/t.safetensors"],
         &["/dev/zero", "not a regular file"],
     );
-    for file in fs::read_dir(&model).unwrap() {
-        let path = file.unwrap().path();
-        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-    }
+    copied(&model, dir.path().into());
     for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
         let path = dir.path().join(file);
         let kept = fs::read(&path).ok();

@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 use std::path::Path;
-use std::process::Command;
+
+mod command;
+use command::osprey;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/demo");
 
@@ -20,7 +22,7 @@ fn ask(item: &Value) -> String {
 
 /// The bundled model's greedy answer.
 fn ask_with(item: &Value, flags: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_osprey"));
+    let mut command = osprey();
     command.args(["run", "--json", "--temperature", "0", "--max-new-tokens", "48", "--threads", "1"]).args(flags);
     for image in item["images"].as_array().unwrap() {
         command.arg("--input").arg(Path::new(DATA).join(image.as_str().unwrap()));

@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+mod command;
+use command::{call, good};
+
 fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
@@ -452,11 +455,6 @@ fn corrupt_adapters_do_not_panic() {
     merge(&files, dir.path()).unwrap();
 }
 
-fn call(args: &[&str]) -> (bool, String, String) {
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_osprey")).args(args).output().unwrap();
-    (out.status.success(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
-}
-
 #[test]
 fn the_command_writes_a_folder_that_opens() {
     let facts = facts();
@@ -473,9 +471,7 @@ fn the_command_writes_a_folder_that_opens() {
             "--out",
             out.to_str().unwrap(),
         ];
-        let (ok, stdout, stderr) = call(&[&args[..], &["--json"]].concat());
-        assert!(ok, "{stderr}");
-        let report: Value = serde_json::from_str(&stdout).unwrap();
+        let report: Value = serde_json::from_str(&good(&[&args[..], &["--json"]].concat())).unwrap();
         let changed = facts[case]["tensors"].as_object().unwrap().len();
         assert_eq!(
             (&report["merged"], &report["replaced"], &report["continued_from"]),
@@ -495,7 +491,8 @@ fn the_command_writes_a_folder_that_opens() {
         if case == "patterns" {
             assert_eq!(fs::read(out.join("config.json")).unwrap(), fs::read(base.join("config.json")).unwrap());
         }
-        let (ok, _, stderr) = call(&args);
-        assert!(!ok && stderr.ends_with("is not empty: give a new folder\n"), "{stderr}");
+        let again = call(&args);
+        let stderr = String::from_utf8(again.stderr).unwrap();
+        assert!(!again.status.success() && stderr.ends_with("is not empty: give a new folder\n"), "{stderr}");
     }
 }

@@ -5,38 +5,24 @@ use osprey::checkpoint::{ModelFiles, StoredTensor};
 use osprey::dtype::DType;
 use osprey::quant::grid::Grid;
 use osprey::quant::{Activations, Values, rtn};
+use safetensors::{serialize_to_file, tensor::TensorView};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-fn osprey(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_osprey")).args(args).output().unwrap()
-}
-
-fn demo() -> PathBuf {
-    Path::new(ROOT).join("models/demo")
-}
+mod command;
+use command::{ROOT, call, copied, demo, good, osprey};
 
 /// Quantizes into `dir/name`.
 fn quantized(dir: &Path, name: &str, flags: &[&str]) -> PathBuf {
     let out = dir.join(name);
-    let done = osprey(&[&["quantize", "--out", out.to_str().unwrap()], flags].concat());
-    assert!(done.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&done.stderr));
+    good(&[&["quantize", "--out", out.to_str().unwrap()], flags].concat());
     out
 }
 
 /// The bundled model without samples of its own.
 fn plain(dir: &Path) -> PathBuf {
-    let to = dir.join("plain");
-    std::fs::create_dir(&to).unwrap();
-    for entry in std::fs::read_dir(demo()).unwrap() {
-        let from = entry.unwrap().path();
-        if from.is_file() && from.file_name().unwrap() != "calibration.jsonl" {
-            std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
-        }
-    }
+    let to = copied(demo(), dir.join("plain"));
+    std::fs::remove_file(to.join("calibration.jsonl")).unwrap();
     to
 }
 
@@ -101,9 +87,7 @@ fn right(model: &Path) -> (usize, usize) {
         .collect();
     let mut args = vec!["eval", "--json", "--device", "cpu", "--model", model.to_str().unwrap(), "--data"];
     args.extend(data.iter().map(String::as_str));
-    let done = osprey(&args);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let report: Value = serde_json::from_str(&good(&args)).unwrap();
     let all = report["sets"].as_array().unwrap().iter().find(|set| set["name"] == "all").unwrap();
     let items = all["accuracy"]["items"].as_u64().unwrap() as f64;
     ((all["accuracy"]["right"].as_f64().unwrap() / 100.0 * items).round() as usize, items as usize)
@@ -136,7 +120,7 @@ fn a_run_that_was_cut_off_goes_on() {
     // Killed as soon as the first layer is noted.
     let out = dir.path().join("cut");
     let args = [&["quantize", "--out", out.to_str().unwrap()], &flags[..]].concat();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_osprey")).args(&args).spawn().unwrap();
+    let mut child = osprey().args(&args).spawn().unwrap();
     let state = out.join("osprey-quantize.state");
     while !state.exists() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -144,8 +128,17 @@ fn a_run_that_was_cut_off_goes_on() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!out.join("config.json").exists(), "it ended before it could be cut off");
-    let other = osprey(&["quantize", "--out", out.to_str().unwrap(), "--format", "w8a8", "--samples", "4"]);
-    assert!(!other.status.success());
+    // Another format; pictures of fewer tokens; limits that leave these pictures as they are.
+    let others = [
+        &["--format", "w8a8", "--samples", "4"][..],
+        &[&flags[..], &["--max-pixels", "12544"]].concat(),
+        &[&flags[..], &["--min-pixels", "12543"]].concat(),
+    ];
+    for other in others {
+        let refused = call(&[&["quantize", "--out", out.to_str().unwrap()], other].concat());
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains("holds an unfinished job of other flags or files"), "{other:?}: {said}");
+    }
     quantized(dir.path(), "cut", &flags);
     for file in ["model.safetensors", "config.json"] {
         assert!(std::fs::read(whole.join(file)).unwrap() == std::fs::read(out.join(file)).unwrap(), "{file}");
@@ -184,7 +177,7 @@ fn bad_input_is_named() {
         (&["--out", &out, "--format", "w8a16", "--adapter", &used], "adapter_config.json"),
     ];
     for (flags, want) in cases {
-        let done = osprey(&[&["quantize"], flags].concat());
+        let done = call(&[&["quantize"], flags].concat());
         let said = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(1), "{flags:?}: {said}");
         assert!(said.starts_with("error: ") && said.contains(want) && said.lines().count() == 1, "{flags:?}: {said}");
@@ -193,6 +186,59 @@ fn bad_input_is_named() {
     // A tiny model whose rows no group of 128 divides.
     let tiny = format!("{ROOT}/tests/golden/tiny_a");
     let flags = ["quantize", "--model", &tiny, "--out", &out, "--format", "w4a16", "--method", "rtn"];
-    let said = osprey(&flags);
+    let said = call(&flags);
     assert!(String::from_utf8_lossy(&said.stderr).contains("--group-size: 128 does not divide"), "{said:?}");
+}
+
+/// An adapter of rank 1 on the named modules: `B A` is 1/8 in the first 3 columns of every second row.
+fn adapter(dir: &Path, modules: &[(&str, usize, usize)]) -> PathBuf {
+    let to = dir.join("adapter");
+    std::fs::create_dir(&to).unwrap();
+    std::fs::write(to.join("adapter_config.json"), r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 0.5}"#).unwrap();
+    let f32s = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let halves = modules.iter().flat_map(|&(module, n, k)| {
+        let a = (0..k).map(|j| if j < 3 { 0.5 } else { 0.0 }).collect();
+        let b = (0..n).map(|i| if i % 2 == 0 { 0.5 } else { 0.0 }).collect();
+        let name = |half: &str| format!("base_model.model.{module}.lora_{half}.weight");
+        [(name("A"), [1, k], f32s(a)), (name("B"), [n, 1], f32s(b))]
+    });
+    let halves: Vec<_> = halves.collect();
+    let views = halves
+        .iter()
+        .map(|(name, shape, bytes)| (name, TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap()));
+    serialize_to_file(views, None, &to.join("adapter_model.safetensors")).unwrap();
+    to
+}
+
+/// An adapter on the head gives the model a head of its own; both are merged before they are rounded, and the embedding stays as it was.
+#[test]
+fn an_adapter_is_merged_before_weights_and_head_are_rounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = plain(dir.path());
+    let original = ModelFiles::open(&model).unwrap();
+    let (embed, down) = ("model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight");
+    let [vocab, d] = original.weights.get(embed).unwrap().shape() else { panic!() };
+    let modules = [("lm_head", *vocab, *d), ("model.language_model.layers.1.mlp.down_proj", 256, 512)];
+    let adapter = adapter(dir.path(), &modules);
+    let flags = ["--model", model.to_str().unwrap(), "--adapter", adapter.to_str().unwrap()];
+    let formats = ["--format", "w8a16", "--group-size", "64", "--lm-head", "w8a16"];
+    let out = quantized(dir.path(), "merged", &[&flags[..], &formats].concat());
+    let read = ModelFiles::open(&out).unwrap();
+    assert_eq!(read.weights.get(embed).unwrap().bytes(), original.weights.get(embed).unwrap().bytes());
+    for (name, from, group) in [("lm_head.weight", embed, *d), (down, down, 64)] {
+        let base = original.weights.get(from).unwrap();
+        let (mut w, k) = (floats(base), base.shape()[1]);
+        for row in w.chunks_exact_mut(k).step_by(2) {
+            row[..3].iter_mut().for_each(|w| *w = half::bf16::from_f32(*w + 0.125).to_f32());
+        }
+        let grid = Grid { bits: 8, zeros: false, scales: DType::Bf16 };
+        let Values::Quantized(codes) = read.weights.values(name).unwrap().0 else { panic!("{name} is no codes") };
+        let values: Vec<f32> = (0..w.len()).map(|i| codes.value(i / k, i % k)).collect();
+        assert_eq!(values, rtn::quantize(&w, k, group, grid, &vec![1.0; k]).values(), "{name}");
+    }
+    let out = out.to_str().unwrap();
+    assert!(!good(&["run", "--model", out, "--prompt", "Hello", "--max-new-tokens", "3", "--json"]).is_empty());
+    let data = format!("{ROOT}/tests/data/demo/naming.jsonl");
+    let report = good(&["eval", "--model", out, "--data", &data, "--limit", "1", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&report).unwrap()["sets"][0]["accuracy"]["items"], 1);
 }

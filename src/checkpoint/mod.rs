@@ -22,7 +22,7 @@ pub mod writer;
 
 pub use config::{Config, TextConfig, VisionConfig};
 pub use generation::GenerationConfig;
-pub use safetensors::{Checkpoint, TensorView};
+pub use safetensors::Checkpoint;
 pub use storage::{StoredMatrix, StoredTensor};
 pub use summary::Summary;
 pub use weights::{ModelFiles, Weights};

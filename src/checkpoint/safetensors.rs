@@ -10,23 +10,10 @@ use super::header::{self, MAX_TENSORS};
 use super::index::{INDEX, Index};
 use super::json::shown;
 use super::storage::{StoredTensor, map_file};
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 /// The name of an unsharded checkpoint in a model folder.
 pub(crate) const SINGLE: &str = "model.safetensors";
-
-/// A borrowed view of one tensor.
-#[derive(Debug, Clone, Copy)]
-pub struct TensorView<'a> {
-    pub name: &'a str,
-    pub dtype: DType,
-    /// Outermost first.
-    pub shape: &'a [usize],
-    /// Little-endian, row-major, possibly unaligned.
-    pub bytes: &'a [u8],
-    pub file: &'a Path,
-}
 
 /// The tensors of a model folder by their stored names, mapped read-only.
 #[derive(Debug)]
@@ -75,21 +62,13 @@ impl Checkpoint {
     }
 
     /// The tensor of that stored name.
-    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensors.get(name).map(StoredTensor::view)
+    pub fn get(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name)
     }
 
     /// All tensors, ordered by stored name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &StoredTensor> {
         self.tensors.values()
-    }
-}
-
-impl StoredTensor {
-    /// The tensor as a borrowed view.
-    pub fn view(&self) -> TensorView<'_> {
-        let (name, dtype, shape, bytes, file) = (self.name(), self.dtype(), self.shape(), self.bytes(), self.file());
-        TensorView { name, dtype, shape, bytes, file }
     }
 }
 

@@ -196,10 +196,7 @@ impl FolderWriter {
         if next.name != name {
             return Err(contract(format!("{name} is given where {} is next", next.name)));
         }
-        if byte_size(&next.shape, next.dtype) != Some(bytes) {
-            return Err(contract(format!("{name}: {bytes} bytes for {:?} of {}", next.shape, next.dtype)));
-        }
-        Ok(())
+        check_size(next, bytes)
     }
 
     /// Counts the tensors of an earlier run that are really there.
@@ -246,6 +243,37 @@ impl FolderWriter {
         let map: BTreeMap<String, String> = self.shards.iter().flat_map::<Vec<_>, _>(shard).collect();
         let data: u64 = self.shards.iter().map(|s| s.bytes - s.header.len() as u64).sum();
         format!("{:#}\n", json!({ "metadata": { "total_size": data }, "weight_map": map }))
+    }
+}
+
+/// Writes one safetensors file of tensors with their bytes, little-endian and row-major.
+///
+/// # Errors
+/// [`Error::Contract`] if bytes do not fit their tensor or a name occurs twice, [`Error::Io`] if the disk is full.
+pub fn write_file<'a, B: AsRef<[u8]> + 'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = &'a (Declared, B)> + Clone,
+) -> Result<()> {
+    tensors.clone().try_for_each(|(t, bytes)| check_size(t, bytes.as_ref().len()))?;
+    let declared: Vec<Declared> = tensors.clone().map(|(t, _)| t.clone()).collect();
+    let (shards, offsets) = lay_out(&declared, u64::MAX)?;
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(&shards[0].header)?;
+        for (offset, (_, bytes)) in offsets.iter().zip(tensors) {
+            file.seek(SeekFrom::Start(*offset))?;
+            file.write_all(bytes.as_ref())?;
+        }
+        Ok(())
+    };
+    write().map_err(|e| Error::io(path, e))
+}
+
+fn check_size(tensor: &Declared, bytes: usize) -> Result<()> {
+    let Declared { name, dtype, shape } = tensor;
+    match byte_size(shape, *dtype) {
+        Some(want) if want == bytes => Ok(()),
+        _ => Err(contract(format!("{name}: {bytes} bytes for {shape:?} of {dtype}"))),
     }
 }
 
@@ -406,7 +434,7 @@ fn open_part(path: &Path, shard: &Shard) -> std::io::Result<File> {
 }
 
 /// Writes a file that is there either whole or not at all.
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     let part = PathBuf::from(format!("{}{PART}", path.display()));
     let write = || {
         let mut file = File::create(&part)?;

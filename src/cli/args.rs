@@ -1,6 +1,11 @@
 //! Flags that several commands share. Names are those of transformers' generation settings and of common servers.
 
+use crate::error::{Error, Result};
+use crate::quantize::Scheme;
 use clap::{Args, ValueEnum};
+
+/// Columns that share a scale unless `--group-size` says otherwise.
+pub const GROUP: usize = 128;
 
 /// Which model, where and how.
 #[derive(Args, Debug, Clone)]
@@ -101,6 +106,58 @@ pub enum Dtype {
 pub enum CacheDtype {
     Auto,
     Int8,
+}
+
+/// A format of quantized weights.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// int4, activations as they are
+    W4a16,
+    /// int8, activations as they are
+    W8a16,
+    /// int8 with a scale for each row, and so the activations
+    W8a8,
+}
+
+impl WeightFormat {
+    /// What it stands for.
+    pub const fn scheme(self) -> Scheme {
+        match self {
+            WeightFormat::W4a16 => Scheme::W4A16,
+            WeightFormat::W8a16 => Scheme::W8A16,
+            WeightFormat::W8a8 => Scheme::W8A8,
+        }
+    }
+}
+
+/// A format of a quantized output head.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadFormat {
+    /// int8 with a scale for each row
+    W8a16,
+}
+
+/// Parses `--group-size`.
+pub fn group_size(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(n @ (128 | 64 | 32 | -1)) => Ok(n),
+        _ => Err("must be 128, 64, 32 or -1".into()),
+    }
+}
+
+/// Columns that share a scale by `--group-size`; none: all of a row.
+///
+/// # Errors
+/// [`Error::Request`] if the format has no groups.
+pub fn group(size: Option<i64>, scheme: Scheme) -> Result<Option<usize>> {
+    match (size, scheme) {
+        (Some(n), Scheme::W8A8) if n != -1 => {
+            Err(Error::request("--group-size", "w8a8 has a scale for each row: pass -1, or leave it out"))
+        }
+        (Some(-1), _) | (None, Scheme::W8A8) => Ok(None),
+        (Some(n), _) => Ok(Some(n as usize)),
+        (None, _) => Ok(Some(GROUP)),
+    }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

@@ -6,13 +6,13 @@
 use super::Exit;
 use super::answer::{Echo, answer};
 use super::args::{ContextArgs, ModelArgs, PixelArgs, SamplingArgs, TextArgs};
-use super::load::{CHUNK, Loaded, context, patches_within};
+use super::load::{Loaded, context, limits};
 use super::media::{Budget, Library};
 use super::prepare::prepare;
 use super::report::{ReportArgs, report};
 use super::sampling::{Choice, MAX_NEW_TOKENS};
 use super::terminal::{Interrupt, is_interactive, note, prompt_sign};
-use crate::engine::{Engine, Limits};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::text::messages::{self, Content, Media, Message, Part};
 use clap::Args;
@@ -87,7 +87,7 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Exit> {
     let model = Loaded::open(&args.model, &args.pixels)?;
     let choice = Choice::new(&model.files.generation, &args.sampling);
     choice.without_effect().iter().for_each(|line| note(line));
-    let engine = model.engine(limits(args, &model)?)?;
+    let engine = model.engine(limits(context(args.context, &model.files)?, &model.images, 1))?;
     let (library, attached) = (Library::default(), Vec::new());
     let mut chat = Chat { args, model, engine, choice, interrupt, library, messages: Vec::new(), attached };
     chat.reset();
@@ -95,11 +95,6 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<Exit> {
         note(HELP);
     }
     chat.talk()
-}
-
-fn limits(args: &ChatArgs, model: &Loaded) -> Result<Limits> {
-    let context = context(args.context, &model.files)?;
-    Ok(Limits { context, chunk: CHUNK.min(context), patches: patches_within(&model.images, context), samples: 1 })
 }
 
 impl Chat<'_> {

@@ -13,7 +13,6 @@ use crate::exec::cuda::CudaExecutor;
 use crate::exec::cuda::driver::{Device, Driver, is_present};
 use crate::exec::lockstep::Lockstep;
 use crate::exec::{Executor, Needs};
-use crate::hostmem::RegionBytes;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::ptx;
@@ -71,7 +70,9 @@ fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &P
 }
 
 fn on_cpu(needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
-    check_memory(&needs.regions)?;
+    // Weights stay in the file's mapping and do not count.
+    let hint = "lower --max-pixels, --max-new-tokens or --context";
+    check_memory(needs.regions.total() as u64, "the KV cache and the buffers", hint)?;
     Ok(Box::new(CpuExecutor::new(needs.regions, weights.clone(), Cpu::new(Isa::detect(), placement.threads))?))
 }
 
@@ -84,22 +85,19 @@ fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -
     Ok(Box::new(CudaExecutor::new(device, needs, weights, &mut |done, total| bar.set(done, total))?))
 }
 
-/// Refuses regions that the machine has no room for. Weights stay in the file's mapping and do not count.
-fn check_memory(bytes: &RegionBytes) -> Result<()> {
-    let need = bytes.total() as u64;
+/// Refuses what the machine has no room for.
+///
+/// # Errors
+/// [`Error::Memory`] with the numbers.
+pub fn check_memory(need: u64, what: impl Into<String>, hint: &str) -> Result<()> {
     match available_memory() {
-        Some(have) if need > have => Err(Error::Memory {
-            what: "the KV cache and the buffers".into(),
-            need,
-            have,
-            hint: "lower --max-pixels, --max-new-tokens or --context".into(),
-        }),
+        Some(have) if need > have => Err(Error::Memory { what: what.into(), need, have, hint: hint.into() }),
         _ => Ok(()),
     }
 }
 
 /// Bytes that can be allocated without swapping, where the system says so.
-pub fn available_memory() -> Option<u64> {
+fn available_memory() -> Option<u64> {
     field_kib("/proc/meminfo", "MemAvailable:")
 }
 

@@ -2,8 +2,8 @@
 
 use super::Exit;
 use super::args::{ContextArgs, ModelArgs, PixelArgs};
-use super::load::{CHUNK, context, open_files, patches_within, place, processor};
-use super::terminal::put;
+use super::load::{context, limits, open_files, place, processor};
+use super::terminal::put_result;
 use crate::checkpoint::Summary;
 use crate::engine::{Limits, needs};
 use crate::error::Result;
@@ -66,13 +66,13 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
     let placement = place(&args.model, &files);
     let images = processor(&files, files.preprocessor_config.as_deref(), &args.pixels)?;
     let context = context(args.context, &files)?;
-    let limits = Limits { context, chunk: CHUNK.min(context), patches: patches_within(&images, context), samples: 1 };
+    let limits = limits(context, &images, 1);
     let summary = Summary::new(&files);
     let loaded = Qwen2Vl::load(&files.config, &files.weights, placement.precision)?;
     let unpacked: usize = files.weights.matrices().map(|m| m.codes().unmapped()).sum();
     let memory = measure(&loaded, &limits, summary.total.bytes, unpacked as u64)?;
     let output = Output { model, folder: files.dir.display().to_string(), summary, memory };
-    put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { output.to_string() })?;
+    put_result(&output, args.json, || output.to_string())?;
     Ok(Exit::Success)
 }
 

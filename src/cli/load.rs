@@ -166,9 +166,15 @@ pub fn context(args: ContextArgs, files: &ModelFiles) -> Result<usize> {
     Ok(context)
 }
 
+/// What an engine for conversations of so many tokens must have room for; `samples` rows of a step may have logits.
+pub fn limits(context: usize, images: &ImageProcessor, samples: usize) -> Limits {
+    let chunk = CHUNK.min(context);
+    Limits { context, chunk, patches: patches_within(images, context), samples: samples.min(chunk) }
+}
+
 /// Patches of the largest picture that a processor makes and a context of so many tokens has room for: one that does not fit into the
 /// context needs no room in the tower either.
-pub fn patches_within(p: &ImageProcessor, context: usize) -> usize {
+fn patches_within(p: &ImageProcessor, context: usize) -> usize {
     largest_patches(p).min(context.saturating_mul(p.merge.pow(2)))
 }
 

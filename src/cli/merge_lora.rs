@@ -1,7 +1,7 @@
 //! `osprey merge-lora`: a model folder with a LoRA adapter in its weights. One tensor is in memory at a time, and a run that was cut off goes on where it was.
 
 use super::Exit;
-use super::terminal::{Bar, Unit, note, put};
+use super::terminal::{Bar, Unit, note, put_json};
 use crate::checkpoint::lora::{Adapter, Merged};
 use crate::checkpoint::writer::SHARD_BYTES;
 use crate::checkpoint::{Declared, FolderWriter, Job, ModelFiles, hub};
@@ -101,7 +101,7 @@ fn write(merged: &Merged, tensors: &[Declared], source: &Path, out: &Path) -> Re
 
 fn say(o: &Output, json: bool) -> anyhow::Result<()> {
     if json {
-        return put(&format!("{}\n", serde_json::to_string(o)?));
+        return put_json(o);
     }
     if o.untied {
         note("the adapter changes the embedding or the head, which were one matrix: the model now has both");

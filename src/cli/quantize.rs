@@ -1,17 +1,18 @@
 //! `osprey quantize`: a model folder with int8 or int4 weights, in the format of compressed-tensors. A run that was cut off goes on where it was.
 
 use super::Exit;
-use super::args::{CacheDtype, Device, Dtype, ModelArgs, PixelArgs};
+use super::args::{CacheDtype, Device, Dtype, HeadFormat, ModelArgs, PixelArgs, WeightFormat, group, group_size};
 use super::load::Loaded;
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, prepare};
-use super::terminal::{Bar, Unit, note, put};
+use super::terminal::{Bar, Unit, note, put_result};
 use crate::checkpoint::lora::{Adapter, Merged};
 use crate::engine::Request;
 use crate::error::{Error, Result};
 use crate::quantize::{self, Job, Method, Recipe, Scheme};
 use crate::text::dataset;
 use clap::{Args, ValueEnum};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Samples unless `--samples` says otherwise.
@@ -20,8 +21,6 @@ const SAMPLES: usize = 128;
 const TOKENS: usize = 1 << 16;
 /// What a model folder may hold for its own calibration, as the demo model's does.
 const OWN_SAMPLES: &str = "calibration.jsonl";
-/// Columns of a group unless `--group-size` says otherwise.
-const GROUP: usize = 128;
 
 /// Flags of `quantize`.
 #[derive(Args, Debug)]
@@ -34,7 +33,7 @@ pub struct QuantizeArgs {
     out: PathBuf,
     /// Bits of weights and activations
     #[arg(long, value_enum)]
-    format: FormatFlag,
+    format: WeightFormat,
     /// Columns that share a scale; -1 is all of a row [default: 128; -1 for w8a8]
     #[arg(long, value_name = "128|64|32|-1", value_parser = group_size, allow_negative_numbers = true)]
     group_size: Option<i64>,
@@ -52,7 +51,7 @@ pub struct QuantizeArgs {
     samples: Option<u64>,
     /// Quantize the output head too, a scale for each row
     #[arg(long, value_enum)]
-    lm_head: Option<HeadFlag>,
+    lm_head: Option<HeadFormat>,
     /// LoRA adapter to add to the weights first: a folder as PEFT saves it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
@@ -67,29 +66,10 @@ pub struct QuantizeArgs {
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum FormatFlag {
-    W8a8,
-    W8a16,
-    W4a16,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum MethodFlag {
     Rtn,
     Gptq,
     Awq,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-enum HeadFlag {
-    W8a16,
-}
-
-fn group_size(text: &str) -> Result<i64, String> {
-    match text.parse() {
-        Ok(n @ (128 | 64 | 32 | -1)) => Ok(n),
-        _ => Err("must be 128, 64, 32 or -1".into()),
-    }
 }
 
 /// Runs the command.
@@ -111,36 +91,35 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<Exit> {
         let why = format!("{} is quantized already ({}): take the bf16 or f16 original", model.name, matrix.name());
         return Err(Error::request("--model", why).into());
     }
-    let merged = Merged::new(&model.files, args.adapter.as_ref().map(Adapter::open).transpose()?)?;
-    let file = calibration(args, &recipe, &model.files.dir)?;
-    let samples = match &file {
+    let mut merged = Merged::new(&model.files, args.adapter.as_ref().map(Adapter::open).transpose()?)?;
+    if recipe.head {
+        merged = merged.with_own_head();
+    }
+    let (samples, inputs) = match calibration(args, &recipe, &model.files.dir)? {
         Some(file) => samples(args, &model, file)?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     let job = Job {
         merged: &merged,
         source: &model.files.dir,
         out: &args.out,
         recipe,
-        samples: &samples,
-        inputs: file.into_iter().collect(),
+        samples,
+        inputs,
+        pixels: [model.images.min_pixels, model.images.max_pixels],
         threads: model.placement.threads,
     };
     let mut bar = Bar::new("quantizing layers".into(), Unit::Items);
-    let report = quantize::run(&job, &mut |done, total| bar.set(done, total))?;
+    let report = quantize::run(job, &mut |done, total| bar.set(done, total))?;
     drop(bar);
-    put(&if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report.to_string() })?;
+    put_result(&report, args.json, || report.to_string())?;
     note(&format!("wrote {} from {} samples of {} tokens", args.out.display(), report.samples, report.tokens));
     Ok(Exit::Success)
 }
 
 /// What the flags ask for.
 fn recipe(args: &QuantizeArgs) -> Result<Recipe> {
-    let scheme = match args.format {
-        FormatFlag::W8a8 => Scheme::W8A8,
-        FormatFlag::W8a16 => Scheme::W8A16,
-        FormatFlag::W4a16 => Scheme::W4A16,
-    };
+    let scheme = args.format.scheme();
     let method = match args.method {
         Some(MethodFlag::Rtn) => Method::Rtn,
         Some(MethodFlag::Gptq) => Method::Gptq,
@@ -149,9 +128,6 @@ fn recipe(args: &QuantizeArgs) -> Result<Recipe> {
         None => Method::Rtn,
     };
     let int8 = scheme == Scheme::W8A8;
-    if int8 && args.group_size.is_some_and(|n| n != -1) {
-        return Err(Error::request("--group-size", "w8a8 has a scale for each row: pass -1, or leave it out"));
-    }
     if int8 && args.zero_points {
         return Err(Error::request("--zero-points", "w8a8 has none: leave it out"));
     }
@@ -161,11 +137,7 @@ fn recipe(args: &QuantizeArgs) -> Result<Recipe> {
             "awq leaves activations as they are: take rtn or gptq for w8a8, which smooth them",
         ));
     }
-    let group = match args.group_size {
-        Some(-1) => None,
-        Some(n) => Some(n as usize),
-        None => (!int8).then_some(GROUP),
-    };
+    let group = group(args.group_size, scheme)?;
     Ok(Recipe { scheme, group, method, zeros: args.zero_points, head: args.lm_head.is_some() })
 }
 
@@ -184,25 +156,26 @@ fn calibration(args: &QuantizeArgs, recipe: &Recipe, dir: &Path) -> Result<Optio
     }
 }
 
-/// The first samples of a file that fit, rendered as the engine renders questions, each with its answer.
-fn samples(args: &QuantizeArgs, model: &Loaded, file: &Path) -> Result<Vec<Request>> {
+/// The first samples of a file that fit, rendered as the engine renders questions, each with its answer; and the files that they are made of.
+fn samples(args: &QuantizeArgs, model: &Loaded, file: PathBuf) -> Result<(Vec<Request>, Vec<PathBuf>)> {
     let most = args.samples.map_or(SAMPLES, |n| n as usize);
     let context = model.files.config.text.max_position_embeddings.min(TOKENS);
-    let (mut samples, mut tokens) = (Vec::new(), 0);
-    for item in dataset::load(file)?.iter().take(most) {
-        let of_line = |e: Error| Error::request(item.at.as_str(), e.to_string());
+    let (mut samples, mut files, mut tokens) = (Vec::new(), BTreeSet::new(), 0);
+    for item in dataset::load(&file)?.iter().take(most) {
         let budget = Budget::new(context, MODEL_LIMIT);
-        let prepared = prepare(model, &mut Library::default(), &item.messages, false, budget).map_err(of_line)?;
-        let (request, _) = prepared.with_answer(model, &item.response).map_err(of_line)?;
+        let prepared = prepare(model, &mut Library::default(), &item.messages, false, budget);
+        let prepared = prepared.map_err(|e| item.error(e))?;
+        let (request, _) = prepared.with_answer(model, &item.response).map_err(|e| item.error(e))?;
         tokens += request.prompt.ids.len();
         if tokens > TOKENS {
             note(&format!("{}: samples from here on are left out: together they exceed {TOKENS} tokens", item.at));
             break;
         }
         samples.push(request);
+        files.extend(prepared.infos.iter().flat_map(|info| &info.files).map(PathBuf::from));
     }
     if samples.is_empty() {
         return Err(Error::request(file.display().to_string(), format!("its first sample exceeds {TOKENS} tokens")));
     }
-    Ok(samples)
+    Ok((samples, std::iter::once(file).chain(files).collect()))
 }

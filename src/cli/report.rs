@@ -6,7 +6,7 @@ use super::media::Info;
 use super::prepare::Prepared;
 use super::sampling::Choice;
 use super::stats::{self, Setup, Times};
-use super::terminal::put;
+use super::terminal::put_json;
 use crate::media::boxes::{self, LabelledBox};
 use clap::Args;
 use serde::Serialize;
@@ -77,7 +77,7 @@ pub fn report(
         media: &prepared.infos,
         boxes: boxes::parse(&answer.text).into_iter().map(|b| box_out(b, size)).collect(),
     };
-    put(&format!("{}\n", serde_json::to_string(&output)?))
+    put_json(&output)
 }
 
 fn box_out(b: LabelledBox, size: Option<[usize; 2]>) -> BoxOut {

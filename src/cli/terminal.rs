@@ -4,6 +4,7 @@
 
 use crate::engine::Cancel;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -29,6 +30,22 @@ pub fn put(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
         Err(e) => anyhow::bail!("stdout: {e}"),
     }
+}
+
+/// Writes a result to stdout: as one line of JSON, or as `text` has it.
+///
+/// # Errors
+/// As [`put`].
+pub fn put_result(result: &impl Serialize, json: bool, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if json { put_json(result) } else { put(&text()) }
+}
+
+/// Writes a result to stdout as one line of JSON.
+///
+/// # Errors
+/// As [`put`].
+pub fn put_json(result: &impl Serialize) -> anyhow::Result<()> {
+    put(&format!("{}\n", serde_json::to_string(result)?))
 }
 
 /// Writes one line to stderr; control characters (a file name may hold them) become blanks.

@@ -4,22 +4,23 @@
 
 use super::Exit;
 use super::args::{ModelArgs, PixelArgs, TextArgs};
-use super::device::available_memory;
+use super::device::check_memory;
 use super::load::Loaded;
 use super::media::{Budget, Library};
 use super::prepare::{MODEL_LIMIT, Prepared, prepare};
 use super::terminal::{Progress, note};
+use crate::checkpoint::Declared;
+use crate::checkpoint::writer::write_file;
+use crate::dtype::DType;
 use crate::engine::trace::{Detail, Hidden, Trace};
 use crate::engine::{Limits, Sampling};
 use crate::error::{Error, Result};
 use crate::text::messages;
 use crate::text::prompt::MediaKind;
 use clap::{Args, ValueEnum};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Tokens per step; all their logits are read back.
 const CHUNK: usize = 128;
@@ -68,7 +69,10 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, context, MODEL_LIMIT)?;
     let tokens = prepared.prompt.ids.len();
     let vocab = model.files.config.text.vocab_size;
-    check_memory(tokens, vocab)?;
+    // All of them are kept.
+    let logits = (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64);
+    let what = format!("a trace: the logits of {tokens} tokens");
+    check_memory(logits, what, "shorten the conversation or lower --max-pixels")?;
     let chunk = CHUNK.min(tokens);
     let limits = Limits { context: tokens + new, chunk, patches: prepared.largest(), samples: chunk };
     let mut engine = model.engine(limits)?;
@@ -78,23 +82,9 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     progress.end();
     check_logits(&trace, vocab)?;
     let tensors = collect(&prepared, &trace, vocab, model.files.config.vision.patch_dim());
-    write(&tensors, &args.out)?;
+    write_file(&args.out, tensors.0.values())?;
     note(&format!("wrote {} tensors to {}", tensors.0.len(), args.out.display()));
     Ok(Exit::Success)
-}
-
-/// Refuses a prompt whose logits, all of which are kept, the machine has no room for.
-fn check_memory(tokens: usize, vocab: usize) -> Result<()> {
-    let need = (tokens as u64).saturating_mul(vocab as u64).saturating_mul(size_of::<f32>() as u64);
-    match available_memory() {
-        Some(have) if need > have => Err(Error::Memory {
-            what: format!("a trace: the logits of {tokens} tokens"),
-            need,
-            have,
-            hint: "shorten the conversation or lower --max-pixels".into(),
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses logits that are NaN, which nothing else looks at where no token is drawn.
@@ -105,20 +95,13 @@ fn check_logits(trace: &Trace, vocab: usize) -> Result<()> {
     }
 }
 
-struct Tensor<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    /// Little-endian.
-    bytes: Cow<'a, [u8]>,
-}
-
 /// Tensors by name.
-struct Collected<'a>(BTreeMap<&'a str, Tensor<'a>>);
+#[derive(Default)]
+struct Collected<'a>(BTreeMap<&'a str, (Declared, Cow<'a, [u8]>)>);
 
 impl<'a> Collected<'a> {
     fn i64s(&mut self, name: &'a str, shape: &[usize], values: impl Iterator<Item = i64>) {
-        let bytes = values.flat_map(i64::to_le_bytes).collect();
-        self.0.insert(name, Tensor { dtype: Dtype::I64, shape: shape.to_vec(), bytes });
+        self.add(name, DType::I64, shape, values.flat_map(i64::to_le_bytes).collect());
     }
 
     fn f32s(&mut self, name: &'a str, shape: &[usize], values: Cow<'a, [f32]>) {
@@ -126,12 +109,16 @@ impl<'a> Collected<'a> {
             Cow::Borrowed(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
             Cow::Owned(values) => Cow::Owned(bytemuck::cast_slice(&values).to_vec()),
         };
-        self.0.insert(name, Tensor { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+        self.add(name, DType::F32, shape, bytes);
+    }
+
+    fn add(&mut self, name: &'a str, dtype: DType, shape: &[usize], bytes: Cow<'a, [u8]>) {
+        self.0.insert(name, (Declared { name: name.into(), dtype, shape: shape.to_vec() }, bytes));
     }
 }
 
 fn collect<'a>(prepared: &'a Prepared, trace: &'a Trace, vocab: usize, patch_dim: usize) -> Collected<'a> {
-    let mut out = Collected(BTreeMap::new());
+    let mut out = Collected::default();
     let tokens = prepared.prompt.ids.len();
     out.i64s("input_ids", &[tokens], prepared.prompt.ids.iter().map(|&id| id.into()));
     out.i64s("position_ids", &[3, tokens], prepared.positions.thw.iter().flatten().map(|&p| p.into()));
@@ -159,14 +146,4 @@ fn collect<'a>(prepared: &'a Prepared, trace: &'a Trace, vocab: usize, patch_dim
         out.f32s(&h.name, &[h.rows, h.cols], Cow::Borrowed(&h.data));
     }
     out
-}
-
-fn write(tensors: &Collected, out: &Path) -> anyhow::Result<()> {
-    let failed = |e: SafeTensorError| match e {
-        SafeTensorError::IoError(e) => Error::io(out, e).into(),
-        e => anyhow::anyhow!("{}: {e}", out.display()),
-    };
-    let views = tensors.0.iter().map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)));
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    safetensors::serialize_to_file(views, None, out).map_err(failed)
 }

@@ -3,10 +3,10 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
-use super::codes::{self, Codes, Row};
+use super::codes::integers::{Digits, Integers, Operand, Order, Pairs};
+use super::codes::{self, Codes, Row, Width};
 use super::gemm::Multiply;
 use super::gemv::{Gemv, MAX_ROWS, padded};
-use super::integers::{Integers, Operand};
 use super::panel::{Pack, STEP, Storage, with_storage};
 use super::simd::{Isa, LANES, Lane16};
 use super::{BLOCK, Cpu, carve};
@@ -116,26 +116,35 @@ pub fn matmul_codes(cpu: &Cpu, x: Operand, t: usize, parts: &[Codes], units: &[U
         assert!((part.k, part.width, part.group) == (of.k, of.width, of.group), "parts differ");
     }
     assert!(x.len() == t * of.k, "{} values are not {t} rows of {}", x.len(), of.k);
-    match of.width.parts() {
-        4 => codes_task::<4>(cpu, x, t, parts, units, epilogue),
-        _ => codes_task::<2>(cpu, x, t, parts, units, epilogue),
+    let exact = matches!(x, Operand::Int8 { .. });
+    let few = t * x.digits() <= codes::gemv::MAX_ROWS;
+    let all = (x, parts, units);
+    match (of.width, few) {
+        (Width::U4, false) => codes_task::<Pairs<4>>(cpu, all, t, codes::gemm::product::<4>, epilogue),
+        (_, false) => codes_task::<Pairs<2>>(cpu, all, t, codes::gemm::product::<2>, epilogue),
+        (Width::U4, true) => codes_task::<Digits<2, 2>>(cpu, all, t, codes::gemv::product::<2, 2>, epilogue),
+        (_, true) if exact => codes_task::<Digits<1, 1>>(cpu, all, t, codes::gemv::product::<1, 1>, epilogue),
+        (_, true) => codes_task::<Digits<1, 2>>(cpu, all, t, codes::gemv::product::<1, 2>, epilogue),
     }
 }
 
-fn codes_task<const PARTS: usize>(
+/// Sums of a task: [`codes::gemm::product`] or [`codes::gemv::product`].
+type CodesProduct =
+    for<'s> fn(Isa, (&Integers, Range<usize>), &Codes, (&[Row], &[Row]), &'s mut Vec<Lane16>) -> &'s mut [Lane16];
+
+fn codes_task<O: Order>(
     cpu: &Cpu,
-    x: Operand,
+    (x, parts, units): (Operand, &[Codes], &[Unit]),
     t: usize,
-    parts: &[Codes],
-    units: &[Unit],
+    product: CodesProduct,
     epilogue: Epilogue,
 ) {
-    let x = Integers::new::<PARTS>(cpu, x, parts[0].k, parts[0].block());
+    let x = Integers::new::<O>(cpu, x, parts[0].k, parts[0].block());
     each_task(cpu, t, units, epilogue, &|scratch, rows, units, next| {
         // No more of the next units is asked for in advance.
-        let (weights, next) = (code_rows(parts, units), code_rows(parts, &next[..next.len().min(1)]));
+        let (weights, next) = (code_rows(parts, units, usize::MAX), code_rows(parts, next, LANES));
         let range = x.each * rows.start..x.each * rows.end;
-        let sums = codes::product::<PARTS>(cpu.isa(), (&x, range), &parts[0], (&weights, &next), scratch);
+        let sums = product(cpu.isa(), (&x, range), &parts[0], (&weights, &next), scratch);
         if x.each == 2 { add_pairs(sums, rows.len()) } else { sums }
     });
 }
@@ -217,13 +226,22 @@ fn groups(units: &[Unit]) -> Vec<Range<usize>> {
 }
 
 fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
-    units.iter().flat_map(|unit| unit.0).flat_map(|(part, first, rows)| parts[part].range(first, rows)).collect()
+    let mut out = Vec::with_capacity(GROUP);
+    for unit in units {
+        for (part, first, rows) in unit.0 {
+            out.extend(parts[part].range(first, rows));
+        }
+    }
+    out
 }
 
-fn code_rows<'a>(parts: &'a [Codes<'a>], units: &[Unit]) -> Vec<Row<'a>> {
-    let mut out = Vec::with_capacity(GROUP);
-    for (part, first, rows) in units.iter().flat_map(|unit| unit.0) {
-        out.extend(parts[part].rows(first..first + rows));
+/// The rows of units, at most `most`.
+fn code_rows<'a>(parts: &'a [Codes<'a>], units: &[Unit], most: usize) -> Vec<Row<'a>> {
+    let mut out = Vec::with_capacity(most.min(GROUP));
+    for unit in units {
+        for (part, first, rows) in unit.0 {
+            out.extend(parts[part].rows(first..first + rows.min(most - out.len())));
+        }
     }
     out
 }

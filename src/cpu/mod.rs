@@ -10,7 +10,6 @@ mod attention;
 mod codes;
 mod gemm;
 mod gemv;
-mod integers;
 pub mod math;
 mod matmul;
 pub mod norm;
@@ -20,8 +19,8 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
+pub use codes::integers::{Operand, int8_row};
 pub use codes::{Codes, Width};
-pub use integers::{Operand, int8_row};
 pub use matmul::{Epilogue, Rows, Tile, Unit, matmul, matmul_codes};
 pub use simd::Isa;
 

@@ -28,11 +28,6 @@ impl Gram {
         Gram { k, lower: vec![0.0; k * k] }
     }
 
-    /// Columns.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
     /// Adds rows `[T, K]`.
     pub fn add(&mut self, x: &[f32]) {
         let k = self.k;
@@ -45,6 +40,7 @@ impl Gram {
     }
 
     /// The second moment of each column, `[K]`.
+    #[cfg(test)]
     pub fn diagonal(&self) -> Vec<f32> {
         (0..self.k).map(|j| self.lower[j * self.k + j] as f32).collect()
     }

@@ -13,6 +13,11 @@ use std::sync::Arc;
 const SHRUNKEN: f32 = 0.5;
 const STEPS: usize = 40;
 
+/// The type of the scales beside codes of weights that are stored as `weights`.
+pub fn scale_dtype(weights: DType) -> DType {
+    if weights == DType::F16 { DType::F16 } else { DType::Bf16 }
+}
+
 /// Codes of a width, and what is stored beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {

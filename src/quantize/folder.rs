@@ -10,12 +10,11 @@ use crate::checkpoint::{self, Declared, FolderWriter};
 use crate::dtype::{DType, narrowed};
 use crate::error::{Error, Result};
 use crate::file;
+use crate::quant::grid::scale_dtype;
 use crate::quant::{Codes, Quantized};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 const HEAD: &str = "lm_head.weight";
-const EMBED: &str = "model.embed_tokens.weight";
 /// No config.json is larger.
 const MAX_CONFIG: u64 = 64 << 20;
 
@@ -23,11 +22,27 @@ const MAX_CONFIG: u64 = 64 << 20;
 pub(super) struct Folder {
     writer: FolderWriter,
     recipe: Recipe,
-    /// What is written, in order, by the name of the tensor it was.
-    plan: Vec<(String, Vec<Declared>)>,
-    /// Entries of `plan` and tensors given so far.
+    /// In order.
+    plan: Vec<Entry>,
+    /// How many of them were given so far.
     next: usize,
-    given: usize,
+}
+
+/// What one tensor becomes.
+struct Entry {
+    /// Its canonical name.
+    name: String,
+    /// The layer it belongs to, if it does.
+    layer: Option<usize>,
+    parts: Vec<Declared>,
+    /// Tensors that are written before.
+    first: usize,
+}
+
+impl Entry {
+    fn end(&self) -> usize {
+        self.first + self.parts.len()
+    }
 }
 
 impl Folder {
@@ -36,11 +51,13 @@ impl Folder {
         let recipe = job.recipe;
         let plan = plan(job.merged, &recipe)?;
         let Recipe { scheme, group, method, zeros, head } = recipe;
-        let samples = job.samples.len();
+        let [least, most] = job.pixels;
         let what = format!(
-            "quantize {} group {group:?} {} zeros {zeros} head {head} samples {samples}",
+            "quantize {} group {group:?} {} zeros {zeros} head {head} samples {} of {} tokens, pictures of {least} to {most} pixels",
             scheme.name(),
-            method.name()
+            method.name(),
+            job.samples.len(),
+            job.tokens(),
         );
         let mut inputs = job.merged.files();
         inputs.extend(job.inputs.iter().cloned());
@@ -50,28 +67,22 @@ impl Folder {
             out: job.out,
             inputs: &inputs,
             config: Some(config(job, &recipe)?),
-            tensors: plan.iter().flat_map(|(_, parts)| parts.clone()).collect(),
+            tensors: plan.iter().flat_map(|entry| entry.parts.clone()).collect(),
             shard_bytes: SHARD_BYTES,
         })?;
-        Ok(Folder { writer, recipe, plan, next: 0, given: 0 })
+        Ok(Folder { writer, recipe, plan, next: 0 })
     }
 
     /// How many layers an earlier run has written whole.
     pub fn found(&self) -> usize {
-        let (mut tensors, mut layers) = (0, 0);
-        for (i, (name, parts)) in self.plan.iter().enumerate() {
-            tensors += parts.len();
-            let last = layer_of(name) != self.plan.get(i + 1).and_then(|(name, _)| layer_of(name));
-            if tensors <= self.writer.done() && layer_of(name).is_some() && last {
-                layers += 1;
-            }
-        }
-        layers
+        let unfinished = self.plan.iter().find(|entry| entry.layer.is_some() && entry.end() > self.writer.done());
+        let layers = || self.plan.iter().filter_map(|entry| entry.layer).max().map_or(0, |last| last + 1);
+        unfinished.and_then(|entry| entry.layer).unwrap_or_else(layers)
     }
 
     /// Writes the tower and the embedding.
     pub fn write_before_layers(&mut self, merged: &Merged) -> Result<()> {
-        while layer_of(&self.plan[self.next].0).is_none() {
+        while self.plan[self.next].layer.is_none() {
             self.copy(merged)?;
         }
         Ok(())
@@ -79,16 +90,15 @@ impl Folder {
 
     /// Writes a layer; those before it that an earlier run has written are passed over.
     pub fn write_layer(&mut self, merged: &Merged, layer: usize, changed: &Changed) -> Result<()> {
-        while layer_of(&self.plan[self.next].0).is_some_and(|l| l < layer) {
-            self.given += self.plan[self.next].1.len();
+        while self.plan[self.next].layer.is_some_and(|l| l < layer) {
             self.next += 1;
         }
-        while layer_of(&self.plan[self.next].0) == Some(layer) {
-            let name = self.plan[self.next].0.clone();
-            if let Some(codes) = changed.matrices.get(&name) {
-                let dtype = merged.get(&name)?.dtype();
+        while self.plan[self.next].layer == Some(layer) {
+            let name = &self.plan[self.next].name;
+            if let Some(codes) = changed.matrices.get(name) {
+                let dtype = merged.declared(name)?.dtype;
                 self.give(&parts(codes, dtype))?;
-            } else if let Some(tensor) = changed.tensors.get(&name) {
+            } else if let Some(tensor) = changed.tensors.get(name) {
                 self.give(&[tensor.bytes().to_vec()])?;
             } else {
                 self.copy(merged)?;
@@ -100,13 +110,11 @@ impl Folder {
     /// Writes the norm and the head.
     pub fn write_after_layers(&mut self, merged: &Merged) -> Result<Option<Line>> {
         let mut line = None;
-        while let Some((name, _)) = self.plan.get(self.next) {
-            if layer_of(name).is_some() {
-                self.given += self.plan[self.next].1.len();
+        while let Some(entry) = self.plan.get(self.next) {
+            if entry.layer.is_some() {
                 self.next += 1;
-            } else if name == HEAD && self.recipe.head {
-                let tied = merged.config().tie_word_embeddings;
-                let head = merged.get(if tied { EMBED } else { HEAD })?;
+            } else if entry.name == HEAD && self.recipe.head {
+                let head = merged.get(HEAD)?;
                 let (codes, of_head) = quantize_head(&head, &self.recipe);
                 line = Some(of_head);
                 self.give(&parts(&codes, head.dtype()))?;
@@ -123,20 +131,21 @@ impl Folder {
     }
 
     fn copy(&mut self, merged: &Merged) -> Result<()> {
-        let name = self.plan[self.next].0.clone();
-        if self.given < self.writer.done() {
-            return self.give(&[Vec::new()]);
+        let entry = &self.plan[self.next];
+        if entry.end() <= self.writer.done() {
+            self.next += 1;
+            return Ok(());
         }
-        self.give(&[merged.get(&name)?.bytes().to_vec()])
+        self.give(&[merged.get(&entry.name)?.bytes().to_vec()])
     }
 
     /// Writes the tensors that the next one became.
     fn give(&mut self, parts: &[Vec<u8>]) -> Result<()> {
-        for (declared, bytes) in self.plan[self.next].1.iter().zip(parts) {
-            if self.given >= self.writer.done() {
+        let entry = &self.plan[self.next];
+        for (i, (declared, bytes)) in entry.parts.iter().zip(parts).enumerate() {
+            if entry.first + i == self.writer.done() {
                 self.writer.write(&declared.name, bytes)?;
             }
-            self.given += 1;
         }
         self.next += 1;
         Ok(())
@@ -149,15 +158,11 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// What becomes of every tensor, in the order of a forward pass.
-fn plan(merged: &Merged, recipe: &Recipe) -> Result<Vec<(String, Vec<Declared>)>> {
-    let mut plan: Vec<(String, Vec<Declared>)> = Vec::new();
-    let mut tensors = merged.tensors()?;
-    if recipe.head && merged.config().tie_word_embeddings {
-        let embed = merged.get(EMBED)?;
-        tensors.push(Declared { name: HEAD.into(), dtype: embed.dtype(), shape: embed.shape().to_vec() });
-    }
-    for t in tensors {
-        let of_layer = layer_of(&t.name).is_some() && t.name.ends_with("_proj.weight");
+fn plan(merged: &Merged, recipe: &Recipe) -> Result<Vec<Entry>> {
+    let mut plan: Vec<Entry> = Vec::new();
+    for t in merged.tensors()? {
+        let layer = layer_of(&t.name);
+        let of_layer = layer.is_some() && t.name.ends_with("_proj.weight");
         let parts = match (of_layer, t.name == HEAD && recipe.head) {
             (true, _) => {
                 let packed = recipe.scheme != Scheme::W8A8;
@@ -166,7 +171,7 @@ fn plan(merged: &Merged, recipe: &Recipe) -> Result<Vec<(String, Vec<Declared>)>
             (_, true) => declared(&t, true, 8, None, false),
             _ => vec![t.clone()],
         };
-        plan.push((t.name, parts));
+        plan.push(Entry { name: t.name, layer, parts, first: plan.last().map_or(0, Entry::end) });
     }
     Ok(plan)
 }
@@ -175,7 +180,7 @@ fn plan(merged: &Merged, recipe: &Recipe) -> Result<Vec<(String, Vec<Declared>)>
 fn declared(t: &Declared, packed: bool, bits: usize, group: Option<usize>, zeros: bool) -> Vec<Declared> {
     let (n, k) = (t.shape[0], t.shape[1]);
     let groups = k / group.unwrap_or(k);
-    let scales = if t.dtype == DType::F16 { DType::F16 } else { DType::Bf16 };
+    let scales = scale_dtype(t.dtype);
     let part =
         |suffix: &str, dtype, shape: &[usize]| Declared { name: t.name.clone() + suffix, dtype, shape: shape.to_vec() };
     if !packed {
@@ -191,8 +196,7 @@ fn declared(t: &Declared, packed: bool, bits: usize, group: Option<usize>, zeros
 
 /// The bytes of the tensors of a linear in codes, in the order of [`declared`].
 fn parts(q: &Quantized, dtype: DType) -> Vec<Vec<u8>> {
-    let scales = if dtype == DType::F16 { DType::F16 } else { DType::Bf16 };
-    let mut parts = vec![q.codes.bytes().to_vec(), narrowed(scales, &q.scales)];
+    let mut parts = vec![q.codes.bytes().to_vec(), narrowed(scale_dtype(dtype), &q.scales)];
     if let Codes::I8(_) = q.codes {
         return parts;
     }
@@ -222,12 +226,6 @@ fn config(job: &Job, recipe: &Recipe) -> Result<String> {
     };
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, "JSON", e.to_string()))?;
-    if recipe.head && job.merged.config().tie_word_embeddings {
-        config.insert("tie_word_embeddings".into(), json!(false));
-        if let Some(Value::Object(nested)) = config.get_mut("text_config") {
-            nested.insert("tie_word_embeddings".into(), json!(false));
-        }
-    }
     config.insert("quantization_config".into(), quantization_config(recipe));
     Ok(format!("{:#}\n", Value::Object(config)))
 }
@@ -265,10 +263,4 @@ fn quantization_config(recipe: &Recipe) -> Value {
         "format": if recipe.head && int8 { "mixed-precision" } else { format },
         "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
     })
-}
-
-/// The folder's own files, for whoever writes beside them.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(|e| Error::io(path, e))
 }

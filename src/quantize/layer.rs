@@ -44,10 +44,10 @@ pub(super) struct Changed {
 }
 
 /// A tensor in f32.
-struct Floats {
-    dtype: DType,
-    shape: Vec<usize>,
-    values: Vec<f32>,
+pub(super) struct Floats {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
 }
 
 /// The tensors of a layer, by name within it.
@@ -68,8 +68,12 @@ pub(super) fn quantize(
     inputs: &mut BTreeMap<&'static str, Inputs>,
 ) -> Result<(Changed, Vec<Line>)> {
     let mut layer = Layer::read(merged, layer, recipe)?;
-    let before: Vec<Vec<Option<f64>>> = PRODUCTS.iter().map(|p| layer.plain_errors(p, &inputs[p.linears[0]])).collect();
-    if recipe.scheme == Scheme::W8A8 || recipe.method == Method::Awq {
+    let folds = recipe.scheme == Scheme::W8A8 || recipe.method == Method::Awq;
+    // What is written is what rounding to nearest alone gives: it need not be measured twice.
+    let plain = recipe.method == Method::Rtn && !folds;
+    let before: Vec<Vec<Option<f64>>> =
+        PRODUCTS.iter().filter(|_| !plain).map(|p| layer.plain_errors(p, &inputs[p.linears[0]])).collect();
+    if folds {
         for product in &PRODUCTS {
             let mut of = inputs.remove(product.linears[0]).expect("collected for every product");
             let scales = layer.fold(product, &of);
@@ -78,12 +82,9 @@ pub(super) fn quantize(
         }
     }
     let (mut changed, mut lines) = (Changed::default(), Vec::new());
-    for (product, before) in PRODUCTS.iter().zip(before) {
+    for (p, product) in PRODUCTS.iter().enumerate() {
         let inputs = inputs.get_mut(product.linears[0]).expect("collected for every product");
-        for (coded, (linear, before)) in
-            layer.codes(product, inputs)?.into_iter().zip(product.linears.iter().zip(before))
-        {
-            let (coded, seconds) = coded;
+        for (i, (linear, (coded, seconds))) in product.linears.iter().zip(layer.codes(product, inputs)?).enumerate() {
             let (name, floats) = (format!("{}.{linear}", layer.at), &layer.tensors[&weight(linear)]);
             let int8 = recipe.scheme == Scheme::W8A8;
             let error = inputs.error(&floats.values, &coded.values(), int8);
@@ -91,7 +92,7 @@ pub(super) fn quantize(
             let bytes = [floats.values.len() * floats.dtype.size(), stored_bytes(&codes)];
             lines.push(Line {
                 name: name.clone(),
-                error_before: before,
+                error_before: if plain { error } else { before[p][i] },
                 error,
                 bytes_before: bytes[0],
                 bytes: bytes[1],
@@ -224,11 +225,11 @@ impl<'a> Layer<'a> {
     }
 }
 
-fn floats(t: &StoredTensor) -> Floats {
+pub(super) fn floats(t: &StoredTensor) -> Floats {
     Floats { dtype: t.dtype(), shape: t.shape().to_vec(), values: widened(t.dtype(), t.bytes()) }
 }
 
-fn stored(name: &str, floats: &Floats) -> Result<StoredTensor> {
+pub(super) fn stored(name: &str, floats: &Floats) -> Result<StoredTensor> {
     let bytes = narrowed(floats.dtype, &floats.values);
     StoredTensor::new(name, floats.dtype, &floats.shape, TensorData::from_bytes(bytes))
 }

@@ -7,12 +7,13 @@ mod folder;
 mod layer;
 mod progress;
 mod report;
+pub mod single;
 
 pub use report::{Line, Report};
 
 use crate::checkpoint::inventory::expected;
 use crate::checkpoint::lora::Merged;
-use crate::checkpoint::{StoredMatrix, StoredTensor, Weights};
+use crate::checkpoint::{Config, StoredMatrix, StoredTensor, Weights};
 use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits, Request};
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::exec::cpu::CpuExecutor;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
-use crate::quant::grid::Grid;
+use crate::quant::grid::{Grid, scale_dtype};
 use crate::quant::inputs::Inputs;
 use crate::quant::{Activations, Quantized};
 use folder::Folder;
@@ -92,8 +93,7 @@ pub struct Recipe {
 impl Recipe {
     /// The codes of a matrix that is stored as `dtype`.
     fn grid(&self, dtype: DType) -> Grid {
-        let scales = if dtype == DType::F16 { DType::F16 } else { DType::Bf16 };
-        Grid { bits: self.scheme.bits(), zeros: self.zeros, scales }
+        Grid { bits: self.scheme.bits(), zeros: self.zeros, scales: scale_dtype(dtype) }
     }
 
     /// True if samples are needed.
@@ -105,7 +105,7 @@ impl Recipe {
     fn check(&self, merged: &Merged) -> Result<()> {
         for name in PRODUCTS.iter().flat_map(|p| p.linears) {
             let name = format!("model.layers.0.{name}.weight");
-            let k = merged.get(&name)?.shape()[1];
+            let k = merged.declared(&name)?.shape[1];
             let words = 32 / self.scheme.bits() as usize;
             match self.group {
                 Some(group) if !k.is_multiple_of(group) => {
@@ -133,24 +133,38 @@ pub struct Job<'a> {
     pub out: &'a Path,
     pub recipe: Recipe,
     /// Texts with their pictures; none if nothing is calibrated.
-    pub samples: &'a [Request],
-    /// Files that samples come from.
+    pub samples: Vec<Request>,
+    /// Files that samples come from, pictures too.
     pub inputs: Vec<PathBuf>,
+    /// Least and largest area of a picture.
+    pub pixels: [u64; 2],
     pub threads: usize,
+}
+
+impl Job<'_> {
+    /// Of all samples.
+    fn tokens(&self) -> usize {
+        self.samples.iter().map(|s| s.prompt.ids.len()).sum()
+    }
 }
 
 /// Does the job, or what an earlier run has left of it. `progress` learns how much of how much is done.
 ///
 /// # Errors
 /// Naming the flag, the file or the tensor.
-pub fn run(job: &Job, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn run(mut job: Job, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     job.recipe.check(job.merged)?;
-    let layers = job.merged.config().text.num_hidden_layers;
-    let mut folder = Folder::open(job)?;
-    let State { mut rows, mut report, first } = match State::load(job.out, folder.found())? {
+    let text = &job.merged.config().text;
+    let (layers, width) = (text.num_hidden_layers, text.hidden_size);
+    let mut folder = Folder::open(&job)?;
+    let lengths: Vec<usize> = job.samples.iter().map(|s| s.prompt.ids.len() * width).collect();
+    let State { mut rows, mut report, first } = match State::load(job.out, folder.found(), &lengths)? {
         Some(state) => state,
-        None => State { rows: embedded(job)?, report: Report::new(&job.recipe, job.samples), first: 0 },
+        None => State { rows: embedded(&job)?, report: Report::new(&job), first: 0 },
     };
+    // Their rows are all that is read from here on.
+    job.samples.iter_mut().for_each(|sample| sample.media = Vec::new());
+    let job = &job;
     folder.write_before_layers(job.merged)?;
     for layer in first..layers {
         let mut inputs = collect(job, layer, &rows)?;
@@ -179,12 +193,11 @@ fn embedded(job: &Job) -> Result<Vec<Vec<f32>>> {
 
 /// Statistics of the inputs of a layer's products, by the product's first linear.
 fn collect(job: &Job, layer: usize, rows: &[Vec<f32>]) -> Result<BTreeMap<&'static str, Inputs>> {
-    let total = job.samples.iter().map(|s| s.prompt.ids.len()).sum();
     let gram = job.recipe.method == Method::Gptq;
     let mut all = BTreeMap::new();
     for product in &PRODUCTS {
-        let k = job.merged.get(&format!("model.layers.{layer}.{}.weight", product.linears[0]))?.shape()[1];
-        all.insert(product.linears[0], Inputs::new(k, total, gram));
+        let k = job.merged.declared(&format!("model.layers.{layer}.{}.weight", product.linears[0]))?.shape[1];
+        all.insert(product.linears[0], Inputs::new(k, job.tokens(), gram));
     }
     if job.samples.is_empty() {
         return Ok(all);
@@ -223,15 +236,21 @@ fn engine(job: &Job, layer: usize, depth: usize, patches: usize, changed: &Chang
 fn part_of(merged: &Merged, layer: usize, depth: usize, changed: &Changed) -> Result<Qwen2Vl> {
     let mut config = merged.config().clone();
     (config.text.num_hidden_layers, config.vision.depth, config.tie_word_embeddings) = (1, depth, true);
+    let here = format!("model.layers.{layer}.");
+    let weights = weights(merged, &config, changed, |name| name.replacen("model.layers.0.", &here, 1))?;
+    Qwen2Vl::load(&config, &weights, Precision::new(DType::F32))
+}
+
+/// The weights of a model of that config, with what `changed` replaces; `name_of` says what each is called in `merged`.
+fn weights(merged: &Merged, config: &Config, changed: &Changed, name_of: impl Fn(&str) -> String) -> Result<Weights> {
     let (mut tensors, mut matrices): (Vec<StoredTensor>, Vec<StoredMatrix>) = Default::default();
-    for want in expected(&config) {
-        let name = want.name.replacen("model.layers.0.", &format!("model.layers.{layer}."), 1);
+    for want in expected(config) {
+        let name = name_of(&want.name);
         match (changed.matrices.get(&name), changed.tensors.get(&name)) {
             (Some(codes), _) => matrices.push(StoredMatrix::new(&want.name, Arc::<Quantized>::clone(codes))?),
             (None, Some(tensor)) => tensors.push(tensor.renamed(&want.name)),
             (None, None) => tensors.push(merged.get(&name)?.renamed(&want.name)),
         }
     }
-    let weights = Weights::from_tensors(&config, &tensors, &matrices)?;
-    Qwen2Vl::load(&config, &weights, Precision::new(DType::F32))
+    Weights::from_tensors(config, &tensors, &matrices)
 }

@@ -1,7 +1,7 @@
 //! What a run that is cut off leaves for the next: the samples' rows before the next layer, and the report so far.
 
 use super::Report;
-use super::folder::put;
+use crate::checkpoint::writer::put;
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,16 @@ fn path(out: &Path) -> PathBuf {
 }
 
 impl State {
-    /// What an earlier run left, if its layers are really written.
-    pub fn load(out: &Path, written: usize) -> Result<Option<State>> {
+    /// What an earlier run left, if its layers are really written and its rows are those of samples of so many values.
+    pub fn load(out: &Path, written: usize, lengths: &[usize]) -> Result<Option<State>> {
         let path = path(out);
         if !path.exists() {
             return Ok(None);
         }
         let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        Ok(parse(&bytes).filter(|state| state.first <= written))
+        let fits =
+            |state: &State| state.first <= written && state.rows.iter().map(Vec::len).eq(lengths.iter().copied());
+        Ok(parse(&bytes).filter(fits))
     }
 
     /// Leaves where this run stands.
@@ -62,4 +64,32 @@ fn parse(bytes: &[u8]) -> Option<State> {
         rest = after;
     }
     Some(State { rows, report, first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_other_rows_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = Report {
+            format: "w4a16".into(),
+            method: "gptq".into(),
+            group_size: 128,
+            zero_points: false,
+            samples: 2,
+            tokens: 3,
+            lines: Vec::new(),
+        };
+        let rows = vec![vec![1.0, -2.0], vec![0.5; 4]];
+        State::save(dir.path(), &rows, &report, 1).unwrap();
+        let load = |written, lengths: &[usize]| State::load(dir.path(), written, lengths).unwrap();
+        let state = load(1, &[2, 4]).unwrap();
+        assert_eq!((state.rows, state.report, state.first), (rows, report, 1));
+        assert!(load(0, &[2, 4]).is_none(), "its layer is not written");
+        for other in [&[2][..], &[4, 2], &[2, 4, 0]] {
+            assert!(load(1, other).is_none(), "{other:?}");
+        }
+    }
 }

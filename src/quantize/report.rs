@@ -1,8 +1,7 @@
 //! What quantizing did to every linear, as JSON and as a table.
 
-use super::folder::put;
-use super::{Recipe, Scheme};
-use crate::engine::Request;
+use super::{Job, Scheme};
+use crate::checkpoint::writer::put;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -39,15 +38,16 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(recipe: &Recipe, samples: &[Request]) -> Report {
+    pub(super) fn new(job: &Job) -> Report {
+        let recipe = &job.recipe;
         let smooth = if recipe.scheme == Scheme::W8A8 { "smoothquant+" } else { "" };
         Report {
             format: recipe.scheme.name().into(),
             method: format!("{smooth}{}", recipe.method.name()),
             group_size: recipe.group.map_or(-1, |g| g as i64),
             zero_points: recipe.zeros,
-            samples: samples.len(),
-            tokens: samples.iter().map(|s| s.prompt.ids.len()).sum(),
+            samples: job.samples.len(),
+            tokens: job.tokens(),
             lines: Vec::new(),
         }
     }

@@ -26,6 +26,13 @@ pub struct Item {
     pub at: String,
 }
 
+impl Item {
+    /// An error that names its line.
+    pub fn error(&self, e: Error) -> Error {
+        Error::request(self.at.as_str(), e.to_string())
+    }
+}
+
 #[derive(Deserialize)]
 struct Line {
     query: String,

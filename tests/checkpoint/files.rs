@@ -42,12 +42,13 @@ fn one_file() {
     write_single(dir.path(), &config(), &tensors());
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!((checkpoint.len(), checkpoint.is_empty()), (34, false));
-    let view = checkpoint.get("model.embed_tokens.weight").unwrap();
-    assert_eq!((view.name, view.dtype, view.shape), ("model.embed_tokens.weight", DType::Bf16, &[20, 16][..]));
-    assert_eq!(view.file, dir.path().join("model.safetensors"));
+    let tensor = checkpoint.get("model.embed_tokens.weight").unwrap();
+    let found = (tensor.name(), tensor.dtype(), tensor.shape());
+    assert_eq!(found, ("model.embed_tokens.weight", DType::Bf16, &[20, 16][..]));
+    assert_eq!(tensor.file(), dir.path().join("model.safetensors"));
     // The second tensor of the file: its data starts at byte 640.
     let want: Vec<u8> = (640..1280).map(|i| (i % 251) as u8).collect();
-    assert_eq!(view.bytes, want);
+    assert_eq!(tensor.bytes(), want);
     assert!(checkpoint.get("nothing").is_none());
 }
 
@@ -76,7 +77,7 @@ fn every_dtype_and_odd_places() {
         ("g", DType::I8, 5, 5),
     ];
     assert_eq!(got, want);
-    assert_eq!(checkpoint.get("b").unwrap().bytes, [3, 4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(checkpoint.get("b").unwrap().bytes(), [3, 4, 5, 6, 7, 8, 9, 10]);
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn shards_and_symlinks_as_in_the_hub_cache() {
     std::os::unix::fs::symlink(&blob, dir.path().join(SHARD_2)).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.len(), 34);
-    assert_eq!(checkpoint.get("visual.merger.ln_q.bias").unwrap().file, dir.path().join(SHARD_2));
+    assert_eq!(checkpoint.get("visual.merger.ln_q.bias").unwrap().file(), dir.path().join(SHARD_2));
 }
 
 #[test]

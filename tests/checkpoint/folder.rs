@@ -104,7 +104,7 @@ fn check_tensors(dir: &Path) {
     assert_eq!(checkpoint.len(), 6);
     for (i, t) in tensors().iter().enumerate() {
         let got = checkpoint.get(&t.name).unwrap();
-        assert_eq!((got.dtype, got.shape, got.bytes), (t.dtype, &t.shape[..], &data(i)[..]), "{}", t.name);
+        assert_eq!((got.dtype(), got.shape(), got.bytes()), (t.dtype, &t.shape[..], &data(i)[..]), "{}", t.name);
     }
 }
 

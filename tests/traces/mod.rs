@@ -24,7 +24,7 @@ impl Tensors {
 
     pub fn get<T: bytemuck::Pod>(&self, name: &str) -> (Vec<usize>, Vec<T>) {
         let t = self.0.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.0.source().display()));
-        (t.shape.to_vec(), bytemuck::pod_collect_to_vec(t.bytes))
+        (t.shape().to_vec(), bytemuck::pod_collect_to_vec(t.bytes()))
     }
 }
 

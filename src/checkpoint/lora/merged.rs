@@ -56,6 +56,13 @@ impl Merged {
         Ok(merged)
     }
 
+    /// The same with a head of its own where it is tied: a copy of the embedding, for whoever will change only one of them.
+    pub fn with_own_head(mut self) -> Merged {
+        self.untied |= self.config.tie_word_embeddings;
+        self.config.tie_word_embeddings = false;
+        self
+    }
+
     /// The configuration of the result.
     pub fn config(&self) -> &Config {
         &self.config
@@ -83,8 +90,13 @@ impl Merged {
 
     /// The tensors of the result, in the order of a forward pass.
     pub fn tensors(&self) -> Result<Vec<Declared>> {
-        let declared = |name: String, shape| Ok(Declared { dtype: self.base(&name)?.dtype(), name, shape });
-        expected(&self.config).into_iter().map(|e| declared(e.name, e.shape)).collect()
+        expected(&self.config).iter().map(|e| self.declared(&e.name)).collect()
+    }
+
+    /// Name, type and shape of the tensor of that canonical name; nothing is computed.
+    pub fn declared(&self, name: &str) -> Result<Declared> {
+        let base = self.base(name)?;
+        Ok(Declared { name: name.into(), dtype: base.dtype(), shape: base.shape().to_vec() })
     }
 
     /// The tensor of that canonical name: in place if the adapter leaves it alone, computed otherwise. Fails if a value is NaN or too large for its type.

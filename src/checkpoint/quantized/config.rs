@@ -3,7 +3,7 @@
 use regex::Regex;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::checkpoint::json::{Fields, shown};
 use crate::error::{Error, Result};
@@ -47,8 +47,7 @@ pub struct Awq {
 /// One of the `config_groups` of compressed-tensors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scheme {
-    /// Names of layers, patterns for them behind `re:`, or classes such as `Linear`.
-    pub targets: Vec<String>,
+    pub targets: Vec<Target>,
     /// 4 or 8.
     pub bits: usize,
     /// Columns that share a scale; none if a row has one.
@@ -58,16 +57,52 @@ pub struct Scheme {
     pub int8_activations: bool,
 }
 
+/// Which layers a scheme is for.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The name of a layer, a pattern for names behind `re:`, or a class such as `Linear`.
+    text: String,
+    pattern: Option<Regex>,
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.text.serialize(s)
+    }
+}
+
+impl Target {
+    /// None if it is a pattern that is no regular expression.
+    fn parse(text: &str) -> Option<Target> {
+        // As Python's `re.match`, from the start.
+        let pattern = text.strip_prefix("re:").map(|pattern| Regex::new(&format!("^(?:{pattern})")).ok());
+        let pattern = match pattern {
+            Some(None) => return None,
+            found => found.flatten(),
+        };
+        Some(Target { text: text.into(), pattern })
+    }
+
+    /// How closely it means a layer: by its name, by its class, or not at all.
+    fn closeness(&self, layer: &str) -> usize {
+        match &self.pattern {
+            Some(pattern) => 2 * usize::from(pattern.is_match(layer)),
+            None if self.text == layer => 2,
+            None => usize::from(self.text == "Linear"),
+        }
+    }
+}
+
 impl Scheme {
     /// How closely the targets mean a layer: by its name, by its class, or not at all.
     pub(super) fn closeness(&self, layer: &str) -> usize {
-        let of = |target: &String| match target.strip_prefix("re:") {
-            // As Python's `re.match`, from the start.
-            Some(pattern) => 2 * usize::from(Regex::new(&format!("^(?:{pattern})")).is_ok_and(|p| p.is_match(layer))),
-            None if target == layer => 2,
-            None => usize::from(target == "Linear"),
-        };
-        self.targets.iter().map(of).max().unwrap_or(0)
+        self.targets.iter().map(|target| target.closeness(layer)).max().unwrap_or(0)
     }
 
     /// Whether layers of both are stored and multiplied alike.
@@ -214,7 +249,7 @@ fn scheme(group: &Fields) -> Result<Option<Scheme>> {
         return Err(refused(&outputs, "num_bits", "of outputs", ORIGINAL));
     }
     let scheme = Scheme {
-        targets: group.texts("targets")?.unwrap_or_default().into_iter().map(String::from).collect(),
+        targets: targets(group)?,
         bits: bits(&weights, "num_bits", &[4, 8])?,
         group: match weights.text("strategy")? {
             Some("channel") => None,
@@ -232,6 +267,14 @@ fn scheme(group: &Fields) -> Result<Option<Scheme>> {
         return Err(refused(group, "input_activations", "of int8", hint));
     }
     Ok(Some(scheme))
+}
+
+fn targets(group: &Fields) -> Result<Vec<Target>> {
+    let target = |text: &str| {
+        let why = || format!("\"{}\" is no regular expression (look-around is not supported)", shown(text));
+        Target::parse(text).ok_or_else(|| group.error("targets", why()))
+    };
+    group.texts("targets")?.unwrap_or_default().into_iter().map(target).collect()
 }
 
 fn integers(f: &Fields) -> Result<()> {

@@ -11,10 +11,11 @@ mod table;
 mod weights;
 
 use super::Exit;
+use super::args::{HeadFormat, WeightFormat};
 use super::device::Placement;
 use super::load::{self, use_threads};
 use super::stats::peak_memory;
-use super::terminal::{Progress, put};
+use super::terminal::{Progress, put_result};
 use crate::checkpoint::{Config, Weights};
 use crate::cpu::{Cpu, Isa, probe};
 use crate::dtype::DType;
@@ -50,10 +51,10 @@ pub struct GenerateArgs {
     dtype: BenchDtype,
     /// Measure the decoder with linear layers of random codes too, and compare
     #[arg(long, value_enum, value_name = "FORMAT")]
-    quantize: Option<weights::Quantize>,
-    /// With a head of its own in w8a16 for the quantized decoder
-    #[arg(long, requires = "quantize")]
-    quantize_head: bool,
+    quantize: Option<WeightFormat>,
+    /// With a quantized head of its own for that decoder
+    #[arg(long, value_enum, requires = "quantize")]
+    lm_head: Option<HeadFormat>,
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
     threads: Option<u64>,
@@ -143,7 +144,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<Exit> {
         rows,
         peak_memory_bytes: peak_memory(),
     };
-    put(&if args.json { format!("{}\n", serde_json::to_string(&output)?) } else { table::text(&output) })?;
+    put_result(&output, args.json, || table::text(&output))?;
     Ok(Exit::Success)
 }
 
@@ -160,9 +161,9 @@ fn build(args: &GenerateArgs, dtype: DType, threads: usize) -> anyhow::Result<Ve
     let tensors = weights::random(&config, dtype)?;
     let floats = Weights::from_tensors(&config, &tensors, &[])?;
     let mut all = vec![subject(args, (dtype, threads), dtype.name(), &config, &floats)?];
-    if let Some(format) = args.quantize {
-        config.tie_word_embeddings &= !args.quantize_head;
-        let codes = weights::codes(&config, format, args.quantize_head)?;
+    if let Some(format) = args.quantize.map(WeightFormat::scheme) {
+        config.tie_word_embeddings &= args.lm_head.is_none();
+        let codes = weights::codes(&config, format, args.lm_head.is_some())?;
         let others = tensors.iter().filter(|t| codes.iter().all(|c| c.name() != t.name())).cloned().collect::<Vec<_>>();
         let quantized = Weights::from_tensors(&config, &others, &codes)?;
         all.push(subject(args, (dtype, threads), format.name(), &config, &quantized)?);

@@ -4,11 +4,12 @@
 
 use crate::checkpoint::inventory::{Expected, Kind, Part, expected};
 use crate::checkpoint::{Config, StoredMatrix, StoredTensor};
+use crate::cli::args::GROUP;
 use crate::data::TensorData;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::quant::{Activations, Codes, Quantized};
-use clap::ValueEnum;
+use crate::quantize::Scheme;
 use half::bf16;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -19,39 +20,14 @@ const DEVIATION: f32 = 0.02;
 /// Bytes that one task fills.
 const PIECE: usize = 1 << 20;
 
-/// Columns of a row that share a scale, if they split so.
-const GROUP: usize = 128;
-
-/// A format of codes.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantize {
-    /// int4, a scale for 128 columns
-    W4a16,
-    /// int8, a scale for 128 columns
-    W8a16,
-    /// int8 with a scale for each row, and so the activations
-    W8a8,
-}
-
-impl Quantize {
-    /// As the flag spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Quantize::W4a16 => "w4a16",
-            Quantize::W8a16 => "w8a16",
-            Quantize::W8a8 => "w8a8",
-        }
-    }
-}
-
 /// The decoder's linear layers as random codes, and the head in w8a16 if the model has one of its own and `head` says so.
 ///
 /// # Errors
 /// Never for shapes that fit the address space.
-pub fn codes(config: &Config, format: Quantize, head: bool) -> Result<Vec<StoredMatrix>> {
+pub fn codes(config: &Config, format: Scheme, head: bool) -> Result<Vec<StoredMatrix>> {
     let of = |t: &Expected| match (t.kind, t.part) {
         (Kind::Linear, Part::Text) => Some(format),
-        (Kind::Linear, Part::Head) if head => Some(Quantize::W8a16),
+        (Kind::Linear, Part::Head) if head => Some(Scheme::W8A16),
         _ => None,
     };
     let quantized =
@@ -59,10 +35,10 @@ pub fn codes(config: &Config, format: Quantize, head: bool) -> Result<Vec<Stored
     quantized.map(|(seed, t, format)| StoredMatrix::new(&t.name, Arc::new(matrix(&t.shape, seed, format)))).collect()
 }
 
-fn matrix(shape: &[usize], seed: u64, format: Quantize) -> Quantized {
+fn matrix(shape: &[usize], seed: u64, format: Scheme) -> Quantized {
     let (n, k) = (shape[0], shape[1]);
-    let group = if format == Quantize::W8a8 || !k.is_multiple_of(GROUP) { k } else { GROUP };
-    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, n * if format == Quantize::W4a16 { k / 2 } else { k }).collect();
+    let group = if format == Scheme::W8A8 || !k.is_multiple_of(GROUP) { k } else { GROUP };
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, n * if format == Scheme::W4A16 { k / 2 } else { k }).collect();
     if let Some(bytes) = Arc::get_mut(&mut bytes) {
         bytes.par_chunks_mut(8).enumerate().for_each(|(i, to)| {
             to.copy_from_slice(&mix(seed << 40 | i as u64).to_le_bytes()[..to.len()]);
@@ -70,13 +46,13 @@ fn matrix(shape: &[usize], seed: u64, format: Quantize) -> Quantized {
     }
     let data = TensorData::from_bytes(bytes);
     let (codes, values) = match format {
-        Quantize::W4a16 => (Codes::U4(data), 16.0),
-        Quantize::W8a16 => (Codes::U8(data), 256.0),
-        Quantize::W8a8 => (Codes::I8(data), 256.0f32),
+        Scheme::W4A16 => (Codes::U4(data), 16.0),
+        Scheme::W8A16 => (Codes::U8(data), 256.0),
+        Scheme::W8A8 => (Codes::I8(data), 256.0f32),
     };
     // So many equally likely values have a deviation of so many / sqrt(12).
     let scales = vec![DEVIATION * 12f32.sqrt() / values; n * (k / group)].into();
-    let activations = if format == Quantize::W8a8 { Activations::Int8 } else { Activations::Float };
+    let activations = if format == Scheme::W8A8 { Activations::Int8 } else { Activations::Float };
     Quantized { n, k, codes, group, scales, zeros: None, order: None, activations }
 }
 

@@ -4,14 +4,16 @@
 
 mod metrics;
 mod report;
+mod sensitivity;
 
 use super::Exit;
-use super::args::{CacheDtype, ContextArgs, ModelArgs, PixelArgs};
-use super::load::{CHUNK, Loaded, context, patches_within};
+use super::args::{CacheDtype, ContextArgs, ModelArgs, PixelArgs, WeightFormat, group_size};
+use super::load::{Loaded, context, limits};
 use super::media::{Budget, Library};
-use super::prepare::{MODEL_LIMIT, Prepared, prepare};
-use super::terminal::{Bar, Unit, put};
-use crate::engine::{Cancel, Engine, Limits, Sampling};
+use super::prepare::{Prepared, prepare};
+use super::terminal::{Bar, Unit, put_result};
+use crate::checkpoint::Weights;
+use crate::engine::{Cancel, Engine, Request, Sampling};
 use crate::error::{Error, Result};
 use crate::text::dataset::{self, Item};
 use crate::text::stream::decode;
@@ -26,6 +28,8 @@ use std::path::{Path, PathBuf};
 const MAX_NEW_TOKENS: usize = 64;
 /// Tokens of an answer whose logits are read at a time.
 const SCORED: usize = 32;
+/// What limits the tokens of a question.
+const LIMIT: &str = "the context, see --context";
 
 /// Flags of `eval`.
 #[derive(Args, Debug)]
@@ -38,6 +42,12 @@ pub struct EvalArgs {
     /// The model to compare with, before it or its cache was quantized: folder or hub id
     #[arg(long, value_name = "DIR|HF_ID")]
     reference: Option<String>,
+    /// Instead of asking, round each linear of the decoder alone to this format, and measure how far that moves the model
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with_all = ["reference", "max_new_tokens"])]
+    sensitivity: Option<WeightFormat>,
+    /// Columns that share a scale; -1 is all of a row [default: 128; -1 for w8a8]
+    #[arg(long, value_name = "128|64|32|-1", value_parser = group_size, allow_negative_numbers = true, requires = "sensitivity")]
+    group_size: Option<i64>,
     /// Take this many questions of each file [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -62,6 +72,15 @@ pub struct EvalArgs {
 /// Naming the flag, or the file and its line.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let data = args.data.iter().map(|file| questions(args, file)).collect::<Result<Vec<_>>>()?;
+    match args.sensitivity {
+        Some(format) => sensitivity::run(args, format.scheme(), &data)?,
+        None => evaluate(args, &data)?,
+    }
+    Ok(Exit::Success)
+}
+
+/// Asks every question and reports the answers.
+fn evaluate(args: &EvalArgs, data: &[(String, Vec<Item>)]) -> anyhow::Result<()> {
     let mut model = Side::open(args, &args.model)?;
     let mut reference = match &args.reference {
         Some(name) => Some(Side::open(
@@ -73,10 +92,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     let total = data.iter().map(|(_, items)| items.len()).sum::<usize>() as u64;
     let (mut bar, mut done) = (Bar::new("asking".into(), Unit::Items), 0);
     let mut sets = Vec::new();
-    for (name, items) in &data {
+    for (name, items) in data {
         let mut set = Set::new(name);
         for item in items {
-            ask(args, &mut model, reference.as_mut(), item, &mut set)?;
+            ask(args, &mut model, reference.as_mut(), item, &mut set).map_err(|e| item.error(e))?;
             done += 1;
             bar.set(done, total);
         }
@@ -87,8 +106,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Exit> {
     if let Some(file) = &args.html {
         std::fs::write(file, report::html(&report)).map_err(|e| Error::io(file, e))?;
     }
-    put(&if args.json { format!("{}\n", serde_json::to_string(&report)?) } else { report::text(&report) })?;
-    Ok(Exit::Success)
+    put_result(&report, args.json, || report::text(&report))
 }
 
 /// The questions of a file, and how reports call them.
@@ -103,22 +121,26 @@ fn questions(args: &EvalArgs, file: &Path) -> Result<(String, Vec<Item>)> {
 struct Side {
     model: Loaded,
     engine: Engine,
-    context: usize,
 }
 
 impl Side {
     fn open(args: &EvalArgs, which: &ModelArgs) -> Result<Side> {
         let model = Loaded::open(which, &args.pixels)?;
-        let context = context(args.context, &model.files)?;
-        let (chunk, patches) = (CHUNK.min(context), patches_within(&model.images, context));
-        let engine = model.engine(Limits { context, chunk, patches, samples: SCORED.min(chunk) })?;
-        Ok(Side { model, engine, context })
+        let engine = model.engine(limits(context(args.context, &model.files)?, &model.images, SCORED))?;
+        Ok(Side { model, engine })
     }
 
-    fn prepare(&self, item: &Item) -> Result<Prepared> {
-        let budget = Budget::new(self.context, MODEL_LIMIT);
-        prepare(&self.model, &mut Library::default(), &item.messages, false, budget)
-            .map_err(|e| Error::request(item.at.as_str(), e.to_string()))
+    /// The same with other weights. Its engine ends before theirs begins: two may be more than there is memory for.
+    fn with(self, weights: Weights) -> Result<Side> {
+        let Side { mut model, engine } = self;
+        let limits = *engine.limits();
+        drop(engine);
+        model.files.weights = weights;
+        Ok(Side { engine: model.engine(limits)?, model })
+    }
+
+    fn prepare(&self, item: &Item, library: &mut Library) -> Result<Prepared> {
+        prepare(&self.model, library, &item.messages, false, Budget::new(self.engine.limits().context, LIMIT))
     }
 
     /// The greedy answer.
@@ -131,20 +153,30 @@ impl Side {
 
 /// One question to both models.
 fn ask(args: &EvalArgs, model: &mut Side, reference: Option<&mut Side>, item: &Item, set: &mut Set) -> Result<()> {
-    let prepared = model.prepare(item)?;
-    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, model.context, "the context, see --context")?;
+    let mut library = Library::default();
+    let prepared = model.prepare(item, &mut library)?;
+    let new = prepared.room(args.max_new_tokens, MAX_NEW_TOKENS, model.engine.limits().context, LIMIT)?;
     set.answers.push(answered(&model.answer(&prepared, new)?, &item.response));
     let Some(reference) = reference else { return Ok(()) };
-    let theirs = reference.prepare(item)?;
+    if reference.model.images != model.model.images {
+        library = Library::default();
+    }
+    let theirs = reference.prepare(item, &mut library)?;
     if theirs.prompt != prepared.prompt {
         let why = "the two models read this question as different tokens: they are not one model in two formats";
-        return Err(Error::request(item.at.as_str(), why));
+        return Err(Error::request("--reference", why));
     }
     set.reference.push(answered(&reference.answer(&theirs, new)?, &item.response));
     let (request, first) = prepared.with_answer(&model.model, &item.response)?;
     let (ours, theirs) = (model.engine.score(&request, first)?, reference.engine.score(&request, first)?);
-    let vocab = ours.len() / (request.prompt.ids.len() - first);
-    let rows = theirs.chunks_exact(vocab).zip(ours.chunks_exact(vocab));
-    set.tokens.extend(rows.zip(&request.prompt.ids[first..]).map(|((r, m), &id)| compared(r, m, id)));
+    set.tokens.extend(answer_compared(&request, first, &theirs, &ours));
     Ok(())
+}
+
+/// The tokens of an answer, which begins at `first`, by the logits of a reference and a model that predict them.
+fn answer_compared(request: &Request, first: usize, reference: &[f32], model: &[f32]) -> Vec<Compared> {
+    let wanted = &request.prompt.ids[first..];
+    let vocab = model.len() / wanted.len();
+    let rows = reference.chunks_exact(vocab).zip(model.chunks_exact(vocab));
+    rows.zip(wanted).map(|((r, m), &id)| compared(r, m, id)).collect()
 }

@@ -150,6 +150,27 @@ impl Simd for Avx2 {
             let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0]));
             [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1]))]
         }
+        fn half_bytes(self, v: I, i: usize) -> I {
+            let mask = _mm256_set1_epi8(0xf);
+            match i {
+                0 => [_mm256_and_si256(v[0], mask), _mm256_and_si256(v[1], mask)],
+                _ => {
+                    let high = [_mm256_srli_epi16::<4>(v[0]), _mm256_srli_epi16::<4>(v[1])];
+                    [_mm256_and_si256(high[0], mask), _mm256_and_si256(high[1], mask)]
+                }
+            }
+        }
+        fn dot4(self, a: I, b: I, sum: I) -> I { [dot4(a[0], b[0], sum[0]), dot4(a[1], b[1], sum[1])] }
+        fn quarters(self, rows: [I; 4]) -> I {
+            [quarters(rows[0][0], rows[1][0], rows[2][0], rows[3][0]), quarters(rows[0][1], rows[1][1], rows[2][1], rows[3][1])]
+        }
+        fn turn_quarters(self, rows: [I; 4]) -> [I; 4] {
+            let pair = |a: I, b: I, half: usize| {
+                [_mm256_permute2x128_si256::<0x20>(a[half], b[half]), _mm256_permute2x128_si256::<0x31>(a[half], b[half])]
+            };
+            let (ab, cd) = ([pair(rows[0], rows[1], 0), pair(rows[0], rows[1], 1)], [pair(rows[2], rows[3], 0), pair(rows[2], rows[3], 1)]);
+            [[ab[0][0], cd[0][0]], [ab[0][1], cd[0][1]], [ab[1][0], cd[1][0]], [ab[1][1], cd[1][1]]]
+        }
     }
 }
 
@@ -207,4 +228,29 @@ unsafe fn round_bf16(v: __m256) -> __m256i {
         let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
         _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
     }
+}
+
+/// Products of bytes as 16-bit ones, the even and the odd apart: `maddubs` would saturate.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn dot4(a: __m256i, b: __m256i, sum: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+        let even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)), even);
+        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+        _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+    }
+}
+
+/// `Simd::quarters` of half a vector.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn quarters(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d)) }
 }

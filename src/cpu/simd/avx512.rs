@@ -133,6 +133,36 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             }
             dpwssd(sum, a, b)
         }
+        fn half_bytes(self, v: __m512i, i: usize) -> __m512i {
+            let mask = _mm512_set1_epi8(0xf);
+            _mm512_and_si512(if i == 0 { v } else { _mm512_srli_epi16::<4>(v) }, mask)
+        }
+        fn dot4(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
+            if VNNI {
+                return dpbusd(sum, a, b);
+            }
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
+            let even = _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xff)), even);
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            _mm512_add_epi32(sum, _mm512_add_epi32(even, odd))
+        }
+        fn quarters(self, rows: [__m512i; 4]) -> __m512i {
+            let [a, b, c, d] = rows;
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        }
+        fn turn_quarters(self, rows: [__m512i; 4]) -> [__m512i; 4] {
+            let [a, b, c, d] = rows;
+            let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b));
+            let (cd_low, cd_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(c, d), _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d));
+            [
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_low, cd_low),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_low, cd_low),
+                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high),
+                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high),
+            ]
+        }
     }
 }
 
@@ -172,6 +202,24 @@ unsafe fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     unsafe {
         std::arch::asm!(
             "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// As [`dpwssd`], for bytes.
+///
+/// # Safety
+/// The machine must have AVX-512 VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dpbusd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller vouches for the instruction, which only touches these registers.
+    unsafe {
+        std::arch::asm!(
+            "vpdpbusd {sum}, {a}, {b}",
             sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
             options(pure, nomem, nostack, preserves_flags)
         );

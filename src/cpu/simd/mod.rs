@@ -128,7 +128,7 @@ impl Isa {
         }
     }
 
-    /// The same for a kernel of `Simd::dot2`, which alone is worth another copy.
+    /// The same for a kernel of `Simd::dot2` or `Simd::dot4`, which alone are worth another copy.
     #[inline(always)]
     pub fn run_integers<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
@@ -215,4 +215,12 @@ pub trait Simd: Copy {
     fn nibbles(self, v: Self::I, i: usize) -> Self::I;
     /// `sum + a.low * b.low + a.high * b.high`, the halves of each dword as signed 16-bit integers; sums wrap.
     fn dot2(self, a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
+    /// The low half bytes of all bytes (`i` 0), or the high ones.
+    fn half_bytes(self, v: Self::I, i: usize) -> Self::I;
+    /// `sum` plus the products of the four bytes of each dword, unsigned in `a` and signed in `b`; sums wrap.
+    fn dot4(self, a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
+    /// Lane `4 q + r`: the sum of lanes `4 q` to `4 q + 3` of row `r`; sums wrap.
+    fn quarters(self, rows: [Self::I; 4]) -> Self::I;
+    /// Lane `4 r + i` of vector `q`: lane `4 q + i` of row `r`.
+    fn turn_quarters(self, rows: [Self::I; 4]) -> [Self::I; 4];
 }

@@ -164,6 +164,23 @@ impl Simd for Scalar {
         let product = |a: i32, b: i32| a as i16 as i32 * b as i16 as i32;
         from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
     }
+    #[inline(always)]
+    fn half_bytes(self, v: I, i: usize) -> I {
+        v.map(|x| x >> (4 * i) & 0x0f0f_0f0f)
+    }
+    #[inline(always)]
+    fn dot4(self, a: I, b: I, sum: I) -> I {
+        let products = |a: i32, b: i32| (0..4).map(move |j| (a >> (8 * j) & 0xff) * ((b >> (8 * j)) as i8 as i32));
+        from_fn(|i| products(a[i], b[i]).fold(sum[i], i32::wrapping_add))
+    }
+    #[inline(always)]
+    fn quarters(self, rows: [I; 4]) -> I {
+        from_fn(|i| rows[i % 4][i / 4 * 4..][..4].iter().fold(0i32, |sum, &x| sum.wrapping_add(x)))
+    }
+    #[inline(always)]
+    fn turn_quarters(self, rows: [I; 4]) -> [I; 4] {
+        from_fn(|q| from_fn(|i| rows[i / 4][4 * q + i % 4]))
+    }
 }
 
 #[inline(always)]

@@ -1,13 +1,14 @@
 //! Rows of activations as 16-bit integers, in the order in which the codes of a weight are unpacked.
 //!
-//! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond how many
-//! codes a dword holds. The surprise: f32 rows become two integer rows, the value and what its rounding left.
+//! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond the order
+//! of their unpacked codes. The surprise: f32 rows become two integer rows, the value and what its rounding left.
 
-use super::panel::STEP;
-use super::simd::{Isa, Kernel, LANES, Simd};
-use super::{BLOCK, Buffer, Cpu};
+use super::LINE;
+use crate::cpu::simd::{Isa, Kernel, Simd};
+use crate::cpu::{BLOCK, Buffer, Cpu};
 use bytemuck::cast_slice_mut;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 
 /// The largest integer of a block: 256 products with codes of 8 bits stay below 2^31.
 const TOP: f32 = 32512.0;
@@ -30,10 +31,19 @@ pub enum Operand<'a> {
 }
 
 impl Operand<'_> {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::cpu) fn len(&self) -> usize {
         match self {
             Operand::Half(x) | Operand::Full(x) => x.len(),
             Operand::Int8 { rows, .. } => rows.len(),
+        }
+    }
+
+    /// Bytes that hold a value as integers.
+    pub(in crate::cpu) fn digits(&self) -> usize {
+        match self {
+            Operand::Half(_) => 2,
+            Operand::Full(_) => 4,
+            Operand::Int8 { .. } => 1,
         }
     }
 }
@@ -76,12 +86,56 @@ fn nearest(x: f32) -> i32 {
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
+/// Where the integers of a row lie.
+pub trait Order {
+    /// Bytes of integers for a line of codes, and the codes of a line.
+    const LINE: (usize, usize);
+    /// Stores integers whose first column is `from`: 32 columns or a multiple of it. `to` is the row.
+    fn put(integers: &[i32], to: &mut [i8], from: usize);
+}
+
+/// For codes that are turned, `PARTS` pairs of 16 bits for each dword of them: part `p` of an unpacked dword has code `p` in its low half
+/// and code `p + PARTS` in its high half.
+pub enum Pairs<const PARTS: usize> {}
+
+impl<const PARTS: usize> Order for Pairs<PARTS> {
+    const LINE: (usize, usize) = (LINE * PARTS, LINE * PARTS / 2);
+    #[inline(always)]
+    fn put(integers: &[i32], to: &mut [i8], from: usize) {
+        let to: &mut [[i32; PARTS]] = cast_slice_mut::<i8, i32>(&mut to[2 * from..]).as_chunks_mut().0;
+        for (to, from) in to.iter_mut().zip(integers.chunks_exact(2 * PARTS)) {
+            *to = std::array::from_fn(|p| from[p] & 0xffff | from[p + PARTS] << 16);
+        }
+    }
+}
+
+/// For rows of codes as they lie, `PARTS` in a byte: lines of bytes, first those that meet the low codes; each integer as `DIGITS` signed digits, the
+/// highest first, in lines of their own.
+pub enum Digits<const PARTS: usize, const DIGITS: usize> {}
+
+impl<const PARTS: usize, const DIGITS: usize> Order for Digits<PARTS, DIGITS> {
+    const LINE: (usize, usize) = (LINE * PARTS * DIGITS, LINE * PARTS);
+    #[inline(always)]
+    fn put(integers: &[i32], to: &mut [i8], from: usize) {
+        let (line, at) = (from / Self::LINE.1, from % Self::LINE.1 / PARTS);
+        let lines = to[line * Self::LINE.0..].chunks_exact_mut(LINE).take(PARTS * DIGITS);
+        for (i, to) in lines.enumerate() {
+            let (digit, part) = (i / PARTS, i % PARTS);
+            let columns = integers.chunks_exact(PARTS).map(|columns| columns[part]);
+            for (to, integer) in to[at..].iter_mut().zip(columns) {
+                let low = integer as i8;
+                *to = if digit + 1 == DIGITS { low } else { ((integer - low as i32) >> 8) as i8 };
+            }
+        }
+    }
+}
+
 /// Integer rows, their scales and sums.
-pub(super) struct Integers<'a> {
+pub struct Integers<'a> {
     /// Integer rows of each row.
     pub each: usize,
-    /// Pairs of integers, `stride` for each row: `PARTS` for each dword of codes.
-    pub dwords: Buffer<'a>,
+    /// The integers, `stride` bytes for each row, as [`Order`] says.
+    pub bytes: Buffer<'a>,
     pub stride: usize,
     /// k of a block, and blocks of a row.
     pub block: usize,
@@ -95,8 +149,8 @@ pub(super) struct Integers<'a> {
 }
 
 impl<'a> Integers<'a> {
-    /// Rows of `k` values in blocks of `block`, for weights with `2 * PARTS` codes in a dword.
-    pub fn new<const PARTS: usize>(cpu: &'a Cpu, x: Operand, k: usize, block: usize) -> Self {
+    /// Rows of `k` values in blocks of `block`.
+    pub fn new<O: Order>(cpu: &'a Cpu, x: Operand, k: usize, block: usize) -> Self {
         let (rows, each) = match x {
             Operand::Half(x) => (x.len() / k, 1),
             Operand::Full(x) => (2 * x.len() / k, 2),
@@ -104,22 +158,22 @@ impl<'a> Integers<'a> {
         };
         let blocks = k.div_ceil(block);
         // Whole lines of codes, and a line so that rows a power of two long do not share the sets of L1.
-        let stride = k.next_multiple_of(PARTS * STEP) / 2 + LANES;
-        let [mut dwords, mut scales, mut sums] = [stride, blocks, blocks].map(|len| cpu.buffer(rows * len));
-        let to = cast_slice_mut(&mut dwords).par_chunks_mut(each * stride);
+        let stride = k.div_ceil(O::LINE.1) * O::LINE.0 + LINE;
+        let [mut bytes, mut scales, mut sums] = [stride / 4, blocks, blocks].map(|len| cpu.buffer(rows * len));
+        let to = cast_slice_mut(&mut bytes).par_chunks_mut(each * stride);
         let to =
             to.zip(scales.par_chunks_mut(each * blocks)).zip(cast_slice_mut(&mut sums).par_chunks_mut(each * blocks));
         cpu.install(|| {
-            to.enumerate().with_min_len(4).for_each(|(i, ((dwords, scales), sums))| {
+            to.enumerate().with_min_len(4).for_each(|(i, ((bytes, scales), sums))| {
                 let at = i * k..(i + 1) * k;
                 let x = match x {
                     Operand::Half(x) | Operand::Full(x) => Values::Floats(&x[at]),
                     Operand::Int8 { rows, scales } => Values::Int8(&rows[at], scales[i]),
                 };
-                cpu.isa().run(Convert::<PARTS> { x, block, each, dwords, scales, sums });
+                cpu.isa().run(Convert::<O> { x, block, each, bytes, scales, sums, order: PhantomData });
             });
         });
-        Integers { each, dwords, stride, block, blocks, scales, sums, whole: matches!(x, Operand::Int8 { .. }) }
+        Integers { each, bytes, stride, block, blocks, scales, sums, whole: matches!(x, Operand::Int8 { .. }) }
     }
 }
 
@@ -129,16 +183,17 @@ enum Values<'a> {
 }
 
 /// Converts a row to `each` integer rows, one after the other.
-struct Convert<'a, const PARTS: usize> {
+struct Convert<'a, O: Order> {
     x: Values<'a>,
     block: usize,
     each: usize,
-    dwords: &'a mut [i32],
+    bytes: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+    order: PhantomData<O>,
 }
 
-impl<const PARTS: usize> Kernel for Convert<'_, PARTS> {
+impl<O: Order> Kernel for Convert<'_, O> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, _: S) {
@@ -166,19 +221,23 @@ impl<const PARTS: usize> Kernel for Convert<'_, PARTS> {
     }
 }
 
-impl<const PARTS: usize> Convert<'_, PARTS> {
+impl<O: Order> Convert<'_, O> {
     /// Stores a block of integer row `i`.
     #[inline(always)]
     fn put(&mut self, i: usize, block: usize, integers: &[i32; BLOCK], scale: f32) {
         let integers = &integers[..self.block];
         let at = i * self.scales.len() / self.each + block;
         (self.scales[at], self.sums[at]) = (scale, integers.iter().sum());
-        let (stride, from) = (self.dwords.len() / self.each, block * self.block / 2);
-        let to = &mut self.dwords[i * stride..(i + 1) * stride][from..];
-        // Part `p` of an unpacked dword has code `p` in its low half and code `p + PARTS` in its high half.
-        let (to, _) = to.as_chunks_mut::<PARTS>();
-        for (to, from) in to.iter_mut().zip(integers.chunks_exact(2 * PARTS)) {
-            *to = std::array::from_fn(|p| from[p] & 0xffff | from[p + PARTS] << 16);
+        let stride = self.bytes.len() / self.each;
+        let row = &mut self.bytes[i * stride..(i + 1) * stride - LINE];
+        let columns = row.len() / O::LINE.0 * O::LINE.1;
+        if block == 0 {
+            row[(columns / O::LINE.1 - 1) * O::LINE.0..].fill(0);
+        }
+        // A line of codes at a time, or less where a block is less.
+        let step = self.block.min(O::LINE.1);
+        for (integers, from) in integers.chunks_exact(step).zip((block * self.block..columns).step_by(step)) {
+            O::put(integers, row, from);
         }
     }
 }

@@ -1,0 +1,219 @@
+//! A few rows: each weight row is multiplied where it lies, lanes along k, and only sums of blocks are turned.
+//!
+//! Owns the decode loop, which should be bound by memory. Refuses to know units and epilogues. The surprise: integers are split into signed bytes,
+//! since one instruction multiplies 64 of them with 64 codes; the sums of both digits are one again before anything is rounded.
+
+use super::integers::Integers;
+use super::{Codes, GROUPS, Groups, LINE, Row, end_of, scale_whole, sixteen_rows, unroll};
+use crate::cpu::panel::sixteen;
+use crate::cpu::simd::{Isa, Kernel, LANES, Lane16, Simd, prefetch};
+use crate::cpu::{BLOCK, carve};
+use bytemuck::{Zeroable, cast_slice};
+use std::ops::Range;
+
+/// The most rows of digits that are multiplied this way: with 4 rows of two digits packing a weight first costs about as much.
+pub const MAX_ROWS: usize = 8;
+
+/// Weights are asked for so many lines of 16 rows ahead.
+const AHEAD: usize = 12;
+
+/// All sums of a task for a range of integer rows, `[rows][vectors of columns]`, of codes that lie `PARTS` in a byte. `of` is any part of the
+/// weight; `next` are the rows that the thread will be asked for next, as far as known.
+pub fn product<'s, const PARTS: usize, const DIGITS: usize>(
+    isa: Isa,
+    (x, range): (&Integers, Range<usize>),
+    of: &Codes,
+    (rows, next): (&[Row], &[Row]),
+    scratch: &'s mut Vec<Lane16>,
+) -> &'s mut [Lane16] {
+    let [c] = carve(scratch, [range.len() * rows.len().div_ceil(LANES)]);
+    c.fill(Lane16::ZERO);
+    isa.run_integers(Product::<PARTS, DIGITS> { x, range, of, rows, next, c });
+    c
+}
+
+struct Product<'a, const PARTS: usize, const DIGITS: usize> {
+    x: &'a Integers<'a>,
+    range: Range<usize>,
+    of: &'a Codes<'a>,
+    rows: &'a [Row<'a>],
+    next: &'a [Row<'a>],
+    c: &'a mut [Lane16],
+}
+
+impl<const PARTS: usize, const DIGITS: usize> Kernel for Product<'_, PARTS, DIGITS> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        for panel in 0..self.rows.len().div_ceil(LANES) {
+            self.panel(s, panel);
+        }
+        if self.x.whole {
+            scale_whole(s, self.x, self.range.start, self.rows, self.c);
+        }
+    }
+}
+
+impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
+    /// k of a line.
+    const COLUMNS: usize = LINE * PARTS;
+
+    /// Multiplies all integer rows with 16 weight rows.
+    #[inline(always)]
+    fn panel<S: Simd>(&mut self, s: S, panel: usize) {
+        let (after, rows) =
+            (self.rows.get((panel + 1) * LANES..).unwrap_or_default(), Panel::new(&self.rows[panel * LANES..]));
+        let next = if !after.is_empty() {
+            after
+        } else if !self.next.is_empty() {
+            self.next
+        } else {
+            self.rows
+        };
+        let next = Panel::new(next);
+        let mut groups = Groups::zeroed();
+        let (all, step) = (self.of.k.div_ceil(Self::COLUMNS), self.x.block.div_ceil(Self::COLUMNS));
+        for line in (0..all).step_by(step) {
+            let k = line * Self::COLUMNS;
+            if k.is_multiple_of(GROUPS * self.of.group) {
+                groups.read(s, &rows.rows, k / self.of.group, self.of.width);
+            }
+            let lines = line..all.min(line + step);
+            for line in lines.clone() {
+                // What follows this panel is the next one, or the first one of the next units.
+                let (rows, line) = if line + AHEAD < all { (&rows, line + AHEAD) } else { (&next, line + AHEAD - all) };
+                sixteen!(J => prefetch(rows.rows[J].codes.as_ptr().wrapping_add(line * LINE)));
+            }
+            let mut row = 0;
+            while row < self.range.len() {
+                row += match self.range.len() - row {
+                    1 => self.lines::<S, 1>(s, (&rows, &groups), lines.clone(), row, panel),
+                    _ => self.lines::<S, 2>(s, (&rows, &groups), lines.clone(), row, panel),
+                };
+            }
+        }
+    }
+
+    /// Adds the products of `M` integer rows with some lines of 16 weight rows, which hold whole blocks, to the sums; gives `M`.
+    #[inline(always)]
+    fn lines<S: Simd, const M: usize>(
+        &mut self,
+        s: S,
+        (rows, groups): (&Panel, &Groups),
+        lines: Range<usize>,
+        row: usize,
+        panel: usize,
+    ) -> usize {
+        let x = self.x;
+        let bytes: &[u8] = cast_slice(&x.bytes);
+        let mut integers: [&[[u8; LINE]]; M] = [&[]; M];
+        unroll!(M, I => {
+            let row = bytes[(self.range.start + row + I) * x.stride..].as_chunks().0;
+            integers[I] = &row[lines.start * PARTS * DIGITS..lines.end * PARTS * DIGITS];
+        });
+        let flip = s.splat_i32(self.of.width.flip());
+        let mut quarters = [[s.splat_i32(0); 4]; M];
+        unroll!(4, FOUR => {
+            let sums = match rows.lines(FOUR, &lines) {
+                Some(codes) => dots::<S, M, PARTS, DIGITS>(s, integers, codes, flip),
+                None => {
+                    let ends = rows.ends(FOUR, lines.start);
+                    dots::<S, M, PARTS, DIGITS>(s, integers, ends.each_ref().map(|row| &row[..lines.len()]), flip)
+                }
+            };
+            unroll!(M, I => quarters[I][FOUR] = s.quarters(sums[I]));
+        });
+        let k = lines.start * Self::COLUMNS;
+        let ld = self.c.len() / self.range.len();
+        unroll!(M, I => {
+            let mut sums = s.turn_quarters(quarters[I]);
+            let blocks = (Self::COLUMNS / x.block).max(1);
+            if blocks <= 2 {
+                (sums[0], sums[1]) = (s.add_i32(sums[0], sums[1]), s.add_i32(sums[2], sums[3]));
+            }
+            if blocks == 1 {
+                sums[0] = s.add_i32(sums[0], sums[1]);
+            }
+            let to = &mut self.c[(row + I) * ld + panel];
+            for (i, &sums) in sums.iter().enumerate().take(blocks) {
+                let k = k + i * x.block;
+                if k < self.of.k {
+                    groups.add(s, x, (self.range.start + row + I, k / x.block), k / self.of.group, sums, to);
+                }
+            }
+        });
+        M
+    }
+}
+
+/// Sixteen rows of codes.
+struct Panel<'a> {
+    rows: [&'a Row<'a>; LANES],
+    /// The bytes of the shortest one.
+    len: usize,
+}
+
+/// Lines of a block at most.
+const LINES: usize = BLOCK / LINE;
+
+impl<'a> Panel<'a> {
+    #[inline(always)]
+    fn new(rows: &'a [Row<'a>]) -> Self {
+        let rows = sixteen_rows(rows);
+        let mut len = usize::MAX;
+        sixteen!(J => len = len.min(rows[J].codes.len()));
+        Panel { rows, len }
+    }
+
+    /// Some lines of four rows, if memory has them.
+    #[inline(always)]
+    fn lines(&self, four: usize, lines: &Range<usize>) -> Option<[&'a [[u8; LINE]]; 4]> {
+        let bytes = lines.start * LINE..lines.end * LINE;
+        if bytes.end > self.len {
+            return None;
+        }
+        let mut out: [&[[u8; LINE]]; 4] = [&[]; 4];
+        unroll!(4, R => out[R] = self.rows[4 * four + R].codes[bytes.clone()].as_chunks().0);
+        Some(out)
+    }
+
+    /// The last lines of four rows, filled up with zeros.
+    #[inline(never)]
+    fn ends(&self, four: usize, first: usize) -> [[[u8; LINE]; LINES]; 4] {
+        std::array::from_fn(|r| {
+            std::array::from_fn(|line| end_of(self.rows[4 * four + r].codes, (first + line) * LINE))
+        })
+    }
+}
+
+/// Sums of products of `M` rows of integers with as many lines of 4 rows of codes.
+#[inline(always)]
+fn dots<S: Simd, const M: usize, const PARTS: usize, const DIGITS: usize>(
+    s: S,
+    x: [&[[u8; LINE]]; M],
+    codes: [&[[u8; LINE]]; 4],
+    flip: S::I,
+) -> [[S::I; 4]; M] {
+    let mut sums = [[[s.splat_i32(0); 4]; DIGITS]; M];
+    for line in 0..codes[0].len() {
+        unroll!(4, R => {
+            let packed = s.bits(s.load_f32(&codes[R][line]));
+            // Half bytes are unsigned as they are.
+            let packed = if PARTS == 2 { packed } else { s.xor(packed, flip) };
+            unroll!(PARTS, P => {
+                let codes = if PARTS == 2 { s.half_bytes(packed, P) } else { packed };
+                unroll!(M, I => unroll!(DIGITS, D => {
+                    let x = s.bits(s.load_f32(&x[I][(line * DIGITS + D) * PARTS + P]));
+                    sums[I][D][R] = s.dot4(codes, x, sums[I][D][R]);
+                }));
+            });
+        });
+    }
+    let high = s.splat_i32(256);
+    let mut out = [[s.splat_i32(0); 4]; M];
+    unroll!(M, I => unroll!(4, R => {
+        let low = sums[I][DIGITS - 1][R];
+        out[I][R] = if DIGITS == 2 { s.add_i32(s.mul_i32(sums[I][0][R], high), low) } else { low };
+    }));
+    out
+}
