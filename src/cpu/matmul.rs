@@ -74,6 +74,8 @@ pub type Epilogue<'a> = &'a (dyn Fn(usize, &mut Tile) + Sync);
 
 /// Columns that a task computes at a time, if the units allow: their panels (128 KiB) and their sums stay in L2.
 const GROUP: usize = 128;
+/// The same for a few rows, which pack nothing: threads wait less for the one that takes the last task.
+const GROUP_OF_FEW: usize = 64;
 /// Rows of a task at most: the sums of a group then take 256 KiB.
 const ROWS: usize = 512;
 
@@ -89,13 +91,14 @@ pub fn matmul(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[Unit], ep
         assert!((part.k, part.dtype) == (k, dtype) && part.bytes.len() == part.n * k * dtype.size(), "parts differ");
     }
     let few = t <= MAX_ROWS && cpu.isa().turns();
+    let group = if few { GROUP_OF_FEW } else { GROUP };
     let mut spare = cpu.scratch().pop().unwrap_or_default();
     let (a, stride) = match few {
         true if t > 1 => (interleave(a, k, &mut spare), k),
         false if k.is_multiple_of(ALIAS) => (pad_rows(cpu, a, k, &mut spare), k + LANES),
         _ => (a, k),
     };
-    each_task(cpu, t, units, epilogue, &|scratch, rows, units, next| {
+    each_task(cpu, (t, group), units, epilogue, &|scratch, rows, units, next| {
         let (isa, weights, next) = (cpu.isa(), weight_rows(parts, units), weight_rows(parts, next));
         if few {
             with_storage!(dtype, D => product_of_few::<D>(isa, a, k, &weights, &next, scratch))
@@ -118,13 +121,13 @@ pub fn matmul_codes(cpu: &Cpu, x: Operand, t: usize, parts: &[Codes], units: &[U
     assert!(x.len() == t * of.k, "{} values are not {t} rows of {}", x.len(), of.k);
     let exact = matches!(x, Operand::Int8 { .. });
     let few = t * x.digits() <= codes::gemv::MAX_ROWS;
-    let all = (x, parts, units);
+    let (all, cut) = ((x, parts, units), (t, if few { GROUP_OF_FEW } else { GROUP }));
     match (of.width, few) {
-        (Width::U4, false) => codes_task::<Pairs<4>>(cpu, all, t, codes::gemm::product::<4>, epilogue),
-        (_, false) => codes_task::<Pairs<2>>(cpu, all, t, codes::gemm::product::<2>, epilogue),
-        (Width::U4, true) => codes_task::<Digits<2, 2>>(cpu, all, t, codes::gemv::product::<2, 2>, epilogue),
-        (_, true) if exact => codes_task::<Digits<1, 1>>(cpu, all, t, codes::gemv::product::<1, 1>, epilogue),
-        (_, true) => codes_task::<Digits<1, 2>>(cpu, all, t, codes::gemv::product::<1, 2>, epilogue),
+        (Width::U4, false) => codes_task::<Pairs<4>>(cpu, all, cut, codes::gemm::product::<4>, epilogue),
+        (_, false) => codes_task::<Pairs<2>>(cpu, all, cut, codes::gemm::product::<2>, epilogue),
+        (Width::U4, true) => codes_task::<Digits<2, 2>>(cpu, all, cut, codes::gemv::product::<2, 2>, epilogue),
+        (_, true) if exact => codes_task::<Digits<1, 1>>(cpu, all, cut, codes::gemv::product::<1, 1>, epilogue),
+        (_, true) => codes_task::<Digits<1, 2>>(cpu, all, cut, codes::gemv::product::<1, 2>, epilogue),
     }
 }
 
@@ -135,12 +138,12 @@ type CodesProduct =
 fn codes_task<O: Order>(
     cpu: &Cpu,
     (x, parts, units): (Operand, &[Codes], &[Unit]),
-    t: usize,
+    cut: (usize, usize),
     product: CodesProduct,
     epilogue: Epilogue,
 ) {
     let x = Integers::new::<O>(cpu, x, parts[0].k, parts[0].block());
-    each_task(cpu, t, units, epilogue, &|scratch, rows, units, next| {
+    each_task(cpu, cut, units, epilogue, &|scratch, rows, units, next| {
         // No more of the next units is asked for in advance.
         let (weights, next) = (code_rows(parts, units, usize::MAX), code_rows(parts, next, LANES));
         let range = x.each * rows.start..x.each * rows.end;
@@ -162,10 +165,10 @@ fn add_pairs(sums: &mut [Lane16], rows: usize) -> &mut [Lane16] {
     &mut sums[..len]
 }
 
-/// Cuts a product into tasks: `product(scratch, rows, units, units that the thread computes next)` gives the outputs of some units for some rows,
+/// Cuts a product of `t` rows into tasks of about `group` columns: `product(scratch, rows, units, units that the thread computes next)` gives the outputs of some units for some rows,
 /// `[rows][vectors of columns]`, and the epilogue takes them by unit.
-fn each_task(cpu: &Cpu, t: usize, units: &[Unit], epilogue: Epilogue, product: TaskProduct) {
-    let (groups, tiles) = (groups(units), t.div_ceil(ROWS));
+fn each_task(cpu: &Cpu, (t, group): (usize, usize), units: &[Unit], epilogue: Epilogue, product: TaskProduct) {
+    let (groups, tiles) = (groups(units, group), t.div_ceil(ROWS));
     let units_of = |task: usize| &units[groups[task % groups.len()].clone()];
     cpu.for_each_with(groups.len() * tiles, |scratch, task, next| {
         let (tile, group, units) = (task / groups.len(), &groups[task % groups.len()], units_of(task));
@@ -208,13 +211,13 @@ fn pad_rows<'s>(cpu: &Cpu, a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) ->
     padded
 }
 
-/// Runs of units with about [`GROUP`] columns.
-fn groups(units: &[Unit]) -> Vec<Range<usize>> {
+/// Runs of units with about `most` columns.
+fn groups(units: &[Unit], most: usize) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut columns = 0;
     for (i, unit) in units.iter().enumerate() {
         match groups.last_mut() {
-            Some(group) if columns + unit.columns() <= GROUP => group.end = i + 1,
+            Some(group) if columns + unit.columns() <= most => group.end = i + 1,
             _ => {
                 groups.push(i..i + 1);
                 columns = 0;

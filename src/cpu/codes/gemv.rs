@@ -112,21 +112,23 @@ impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
             integers[I] = &row[lines.start * PARTS * DIGITS..lines.end * PARTS * DIGITS];
         });
         let flip = s.splat_i32(self.of.width.flip());
-        let mut quarters = [[s.splat_i32(0); 4]; M];
-        unroll!(4, FOUR => {
-            let sums = match rows.lines(FOUR, &lines) {
-                Some(codes) => dots::<S, M, PARTS, DIGITS>(s, integers, codes, flip),
-                None => {
-                    let ends = rows.ends(FOUR, lines.start);
-                    dots::<S, M, PARTS, DIGITS>(s, integers, ends.each_ref().map(|row| &row[..lines.len()]), flip)
-                }
-            };
-            unroll!(M, I => quarters[I][FOUR] = s.quarters(sums[I]));
-        });
+        let mut quarters = [[s.splat_i32(0); M]; 4];
+        for (four, quarters) in quarters.iter_mut().enumerate() {
+            let ends;
+            let mut codes: [&[[u8; LINE]]; 4] = [&[]; 4];
+            if lines.end * LINE <= rows.len {
+                unroll!(4, R => codes[R] = rows.lines(4 * four + R, &lines));
+            } else {
+                ends = rows.ends(four, lines.start);
+                unroll!(4, R => codes[R] = &ends[R][..lines.len()]);
+            }
+            let sums = dots::<S, M, PARTS, DIGITS>(s, integers, codes, flip);
+            unroll!(M, I => quarters[I] = s.quarters(sums[I]));
+        }
         let k = lines.start * Self::COLUMNS;
         let ld = self.c.len() / self.range.len();
         unroll!(M, I => {
-            let mut sums = s.turn_quarters(quarters[I]);
+            let mut sums = s.turn_quarters([quarters[0][I], quarters[1][I], quarters[2][I], quarters[3][I]]);
             let blocks = (Self::COLUMNS / x.block).max(1);
             if blocks <= 2 {
                 (sums[0], sums[1]) = (s.add_i32(sums[0], sums[1]), s.add_i32(sums[2], sums[3]));
@@ -165,16 +167,10 @@ impl<'a> Panel<'a> {
         Panel { rows, len }
     }
 
-    /// Some lines of four rows, if memory has them.
+    /// Some lines of a row.
     #[inline(always)]
-    fn lines(&self, four: usize, lines: &Range<usize>) -> Option<[&'a [[u8; LINE]]; 4]> {
-        let bytes = lines.start * LINE..lines.end * LINE;
-        if bytes.end > self.len {
-            return None;
-        }
-        let mut out: [&[[u8; LINE]]; 4] = [&[]; 4];
-        unroll!(4, R => out[R] = self.rows[4 * four + R].codes[bytes.clone()].as_chunks().0);
-        Some(out)
+    fn lines(&self, row: usize, lines: &Range<usize>) -> &'a [[u8; LINE]] {
+        self.rows[row].codes[lines.start * LINE..lines.end * LINE].as_chunks().0
     }
 
     /// The last lines of four rows, filled up with zeros.
