@@ -2,8 +2,8 @@
 
 use super::answer::Answer;
 use super::load::Loaded;
-use super::media::Info;
-use super::prepare::Prepared;
+use crate::intake::media::Info;
+use crate::intake::prepare::Prepared;
 use super::sampling::Choice;
 use super::stats::{self, Setup, Times};
 use super::terminal::put_json;

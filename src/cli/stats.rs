@@ -3,7 +3,7 @@
 use super::args::Device;
 use super::device::{self, field_kib};
 use super::load::Loaded;
-use super::prepare::Prepared;
+use crate::intake::prepare::Prepared;
 use super::sampling::Choice;
 use super::terminal::note;
 use crate::cpu::Isa;

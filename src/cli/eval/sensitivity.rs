@@ -7,7 +7,7 @@ use super::{EvalArgs, Side, answer_compared};
 use crate::checkpoint::lora::Merged;
 use crate::cli::args::group;
 use crate::cli::device::check_memory;
-use crate::cli::media::Library;
+use crate::intake::media::Library;
 use crate::cli::page;
 use crate::cli::terminal::{Bar, Unit, put_result};
 use crate::error::{Error, Result};
