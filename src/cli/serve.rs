@@ -91,7 +91,8 @@ fn key(args: &ServeArgs) -> Result<Option<String>> {
         return Err(Error::request("--api-key", "must be visible ASCII characters, and some"));
     }
     if key.is_none() && !args.host.is_loopback() && !args.insecure {
-        let why = format!("{} can be reached by others: set --api-key or {KEY_VARIABLE}, or pass --insecure", args.host);
+        let why =
+            format!("{} can be reached by others: set --api-key or {KEY_VARIABLE}, or pass --insecure", args.host);
         return Err(Error::request("--host", why));
     }
     Ok(key)
@@ -105,7 +106,8 @@ fn public_name(name: &str) -> String {
 }
 
 fn log(format: LogFormat) {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::INFO).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::INFO).with_target(false);
     match format {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -109,8 +109,8 @@ impl Answer {
     fn done(&mut self, finish: Finish) -> Result<String, ApiError> {
         self.end = match finish {
             Finish::Stop | Finish::Length => Some(finish.name()),
-            // Only this side cancels, and then reads no further: the server is ending.
-            Finish::Cancelled => return Err(ApiError::unavailable("the server is shutting down")),
+            // Only this side cancels, and reads no further then.
+            Finish::Cancelled => return Err(self.failed(ApiError::internal())),
         };
         let piece = self.decoder.finish();
         let passed = self.stops.push(&piece);

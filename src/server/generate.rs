@@ -1,7 +1,7 @@
 //! `/v1/chat/completions` and `/v1/completions`: from a body to an answer, whole or as a stream of server-sent events.
 
 use super::answer::{Admitted, Answer, Piece, Usage};
-use super::body::{Body, check_messages};
+use super::body::{Body, StreamOptions, check_messages};
 use super::error::ApiError;
 use super::json::{self, List};
 use super::{App, RequestId, prompt};
@@ -53,20 +53,36 @@ async fn answer(app: Arc<App>, kind: Kind, id: RequestId, body: axum::body::Body
         app.check_model(body.model.as_deref())?;
         // Held until the engine has taken the job: few prompts are in memory with their pixels.
         let turn = app.preparing.turn().await?;
-        let (owner, context) = (app.clone(), app.rules);
-        let (request, body) = turn.run(move || Ok((request(&owner, kind, &body, context)?, body))).await?;
-        let stops = body.stop.as_ref().map(|stop| stop.0.clone()).unwrap_or_default();
-        let answer = Answer::begin(app.clone(), request, stops, admitted).await?;
+        let owner = app.clone();
+        // The body and its pictures end here.
+        let (request, form) = turn.run(move || Ok((request(&owner, kind, &body)?, Form::new(body)))).await?;
+        let answer = Answer::begin(app.clone(), request, form.stops, admitted).await?;
         drop(turn);
-        Ok::<_, ApiError>((answer, body))
+        Ok::<_, ApiError>((answer, form.stream))
     };
-    let (answer, body) = tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| ApiError::deadline())??;
+    let (answer, stream) = tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| ApiError::deadline())??;
     let head = Head::new(kind, &app.name);
-    if body.stream == Some(true) {
-        let usage = body.stream_options.is_some_and(|o| o.include_usage);
-        return Ok(streamed(answer, head, usage));
+    match stream {
+        Some(options) => Ok(streamed(answer, head, options.include_usage)),
+        None => whole(answer, &head).await,
     }
-    whole(answer, &head).await
+}
+
+/// What a body says about the form of the answer.
+struct Form {
+    stops: Vec<String>,
+    /// If it is to be a stream.
+    stream: Option<StreamOptions>,
+}
+
+impl Form {
+    fn new(body: Body) -> Form {
+        let options = body.stream_options.unwrap_or_default();
+        Form {
+            stops: body.stop.map(|stop| stop.0).unwrap_or_default(),
+            stream: (body.stream == Some(true)).then_some(options),
+        }
+    }
 }
 
 fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
@@ -86,7 +102,8 @@ fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
     Ok(body)
 }
 
-fn request(app: &App, kind: Kind, body: &Body, rules: prompt::Rules) -> Result<Request, ApiError> {
+fn request(app: &App, kind: Kind, body: &Body) -> Result<Request, ApiError> {
+    let rules = app.rules;
     match kind {
         Kind::Chat => {
             let messages = body.messages.as_ref().map_or(&[][..], |list| &list.0);
@@ -118,8 +135,7 @@ impl Head {
 
     fn object(&self, object: &str, choices: Value, usage: Value) -> Value {
         let Head { id, created, model, .. } = self;
-        let mut value =
-            json!({ "id": id, "object": object, "created": created, "model": model, "choices": choices });
+        let mut value = json!({ "id": id, "object": object, "created": created, "model": model, "choices": choices });
         if !usage.is_null() {
             value["usage"] = usage;
         }
@@ -191,9 +207,7 @@ fn streamed(answer: Answer, head: Head, usage: bool) -> Response {
             At::Start => (head.chunk(Some(""), true, None), At::Middle),
             At::Middle => match answer.next().await {
                 Ok(Piece::Text(text)) => (head.chunk(Some(&text), false, None), At::Middle),
-                Ok(Piece::End(why)) => {
-                    (head.chunk(None, false, Some(why)), if usage { At::Usage } else { At::Done })
-                }
+                Ok(Piece::End(why)) => (head.chunk(None, false, Some(why)), if usage { At::Usage } else { At::Done }),
                 Err(e) => (e.json(), At::End),
             },
             At::Usage => (head.object(head.chunk_object(), json!([]), answer.usage.json()), At::Done),

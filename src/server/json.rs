@@ -53,8 +53,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         match why.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
             // Its name is the client's own.
             Some((name, _)) => {
-                let name: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
-                ApiError::field(name, "is no field of this request, and would be ignored: leave it out")
+                let at = if path.ends_with(name) { &path } else { name };
+                let at: String = at.chars().filter(|c| !c.is_control()).take(100).collect();
+                ApiError::field(at, "is no field of this request, and would be ignored: leave it out")
             }
             None if path == "." => ApiError::invalid(StatusCode::BAD_REQUEST, format!("the body: {why}")),
             None => ApiError::field(path, why),

@@ -46,9 +46,9 @@ pub fn plain(model: &Model, prompt: &Prompt, rules: Rules) -> Result<Vec<u32>, A
     match prompt {
         Prompt::Text(text) if rules.special => Ok(model.tokenizer.encode_with_special(text)?),
         Prompt::Text(text) => Ok(model.tokenizer.encode_text(text)?),
-        Prompt::Ids(ids) if ids.iter().any(|id| [special.image_pad, special.video_pad].contains(id)) => {
-            Err(ApiError::field("prompt", "stands for a picture that is not there: send pictures to /v1/chat/completions"))
-        }
+        Prompt::Ids(ids) if ids.iter().any(|id| [special.image_pad, special.video_pad].contains(id)) => Err(
+            ApiError::field("prompt", "stands for a picture that is not there: send pictures to /v1/chat/completions"),
+        ),
         Prompt::Ids(ids) => Ok(ids.clone()),
     }
 }
@@ -150,7 +150,9 @@ fn message(i: usize, message: &Message) -> Result<messages::Message, ApiError> {
         // OpenAI's newer name.
         "developer" => "system",
         known @ ("system" | "user" | "assistant") => known,
-        _ => return Err(ApiError::field(format!("messages[{i}].role"), "must be system, developer, user or assistant")),
+        _ => {
+            return Err(ApiError::field(format!("messages[{i}].role"), "must be system, developer, user or assistant"));
+        }
     };
     let content = match &message.content {
         Content::Text(text) => messages::Content::Text(text.clone()),

@@ -57,7 +57,10 @@ pub enum Media {
     /// `http:`, `https:` or `data:`, as given.
     Url(String),
     /// A file that came with the request; `name` is what errors call it.
-    Bytes { name: String, bytes: Arc<[u8]> },
+    Bytes {
+        name: String,
+        bytes: Arc<[u8]>,
+    },
 }
 
 /// A video and the rate of its frames, in frames per second, where the request states it.
