@@ -48,6 +48,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "weights",
         ],
     ),
+    // From messages to the engine's request, for whoever asks: `cli` or `server`.
+    ("intake", &["checkpoint", "engine", "media", "text"]),
+    // Sockets and JSON around an engine that somebody else opens.
+    ("server", &["engine", "intake", "media", "text"]),
     // Runs a model layer by layer, and knows the engine only as a means.
     ("quantize", &["checkpoint", "cpu", "data", "engine", "exec", "file", "model", "quant"]),
     (
@@ -59,6 +63,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "engine",
             "exec",
             "hostmem",
+            "intake",
             // `bench kernels` runs single ops.
             "launch",
             "media",
@@ -69,6 +74,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "ptx",
             "quantize",
             "quant",
+            "server",
             "step",
             "tensor",
             "text",

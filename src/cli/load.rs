@@ -6,11 +6,13 @@ use crate::checkpoint::{ModelFiles, hub};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
+use crate::intake::Model;
 use crate::media::patches::ImageProcessor;
 use crate::model::Precision;
 use crate::model::qwen2_vl::Qwen2Vl;
 use crate::text::template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,17 +21,20 @@ pub const CHUNK: usize = 512;
 /// Tokens of a conversation unless `--context` says otherwise.
 const CONTEXT: usize = 8192;
 
-/// A model folder, opened, with everything that turns requests into tokens and back.
+/// An opened model, and where it runs. What is asked of the model goes through to it.
 pub struct Loaded {
-    /// As the user called it.
-    pub name: String,
-    pub files: ModelFiles,
-    pub tokenizer: Tokenizer,
-    pub template: ChatTemplate,
-    pub images: ImageProcessor,
-    pub videos: ImageProcessor,
+    pub model: Model,
     pub placement: Placement,
+    /// Time that opening took.
     pub elapsed: Duration,
+}
+
+impl Deref for Loaded {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
+    }
 }
 
 impl Loaded {
@@ -41,16 +46,15 @@ impl Loaded {
         let start = Instant::now();
         let (name, files) = open_files(args)?;
         let placement = place(args, &files);
-        Ok(Loaded {
+        let model = Model {
             name,
             tokenizer: Tokenizer::load(&files.dir)?,
             template: ChatTemplate::load(&files.dir)?,
             images: processor(&files, files.preprocessor_config.as_deref(), pixels)?,
             videos: processor(&files, video_config(&files), pixels)?,
             files,
-            placement,
-            elapsed: start.elapsed(),
-        })
+        };
+        Ok(Loaded { model, placement, elapsed: start.elapsed() })
     }
 
     /// An engine with room for `limits`.
@@ -58,9 +62,17 @@ impl Loaded {
     /// # Errors
     /// As [`device::engine`].
     pub fn engine(&self, limits: Limits) -> Result<Engine> {
-        let model = Qwen2Vl::load(&self.files.config, &self.files.weights, self.placement.precision)?;
-        device::engine(model, limits, &self.placement)
+        engine(&self.model, &self.placement, limits)
     }
+}
+
+/// An engine for a model, put where `placement` says, with room for `limits`.
+///
+/// # Errors
+/// As [`device::engine`].
+pub fn engine(model: &Model, placement: &Placement, limits: Limits) -> Result<Engine> {
+    let model = Qwen2Vl::load(&model.files.config, &model.files.weights, placement.precision)?;
+    device::engine(model, limits, placement)
 }
 
 /// The folder of `--model`, opened, and its name.

@@ -11,14 +11,13 @@ mod device;
 mod eval;
 mod inspect;
 mod load;
-mod media;
 mod merge_lora;
 mod page;
-mod prepare;
 mod quantize;
 mod report;
 mod run;
 mod sampling;
+mod serve;
 mod stats;
 mod terminal;
 mod trace;
@@ -43,6 +42,8 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     /// Write the tensors of a prompt, to compare with a reference implementation
     Trace(Box<trace::TraceArgs>),
+    /// Answer requests over HTTP, as OpenAI's API does
+    Serve(Box<serve::ServeArgs>),
     /// Show what a model folder holds and the memory it takes
     Inspect(Box<inspect::InspectArgs>),
     /// Measure how right a model is, and how far it is from the one it was quantized from
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::MergeLora(args) => merge_lora::run(&args),

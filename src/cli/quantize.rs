@@ -3,12 +3,12 @@
 use super::Exit;
 use super::args::{CacheDtype, Device, Dtype, HeadFormat, ModelArgs, PixelArgs, WeightFormat, group, group_size};
 use super::load::Loaded;
-use super::media::{Budget, Library};
-use super::prepare::{MODEL_LIMIT, prepare};
 use super::terminal::{Bar, Unit, note, put_result};
 use crate::checkpoint::lora::{Adapter, Merged};
 use crate::engine::Request;
 use crate::error::{Error, Result};
+use crate::intake::media::{Budget, Library};
+use crate::intake::prepare::{MODEL_LIMIT, prepare};
 use crate::quantize::{self, Job, Method, Recipe, Scheme};
 use crate::text::dataset;
 use clap::{Args, ValueEnum};

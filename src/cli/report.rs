@@ -2,11 +2,11 @@
 
 use super::answer::Answer;
 use super::load::Loaded;
-use super::media::Info;
-use super::prepare::Prepared;
 use super::sampling::Choice;
 use super::stats::{self, Setup, Times};
 use super::terminal::put_json;
+use crate::intake::media::Info;
+use crate::intake::prepare::Prepared;
 use crate::media::boxes::{self, LabelledBox};
 use clap::Args;
 use serde::Serialize;

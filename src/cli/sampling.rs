@@ -3,6 +3,7 @@
 use super::args::SamplingArgs;
 use crate::checkpoint::GenerationConfig;
 use crate::engine::Sampling;
+use crate::intake::sampling;
 use serde::Serialize;
 use std::fmt;
 
@@ -46,10 +47,9 @@ impl<T> Sourced<T> {
 impl Choice {
     /// The checkpoint's values, overridden by flags. A `--temperature` above 0 samples even where the checkpoint is greedy.
     pub fn new(config: &GenerationConfig, flags: &SamplingArgs) -> Choice {
-        let asked = flags.temperature.is_some_and(|t| t > 0.0);
+        let asked = sampling::samples(flags.temperature);
         let do_sample = config.do_sample.unwrap_or(false);
-        let config = GenerationConfig { do_sample: Some(asked || do_sample), ..config.clone() };
-        let base = Sampling::from_config(&config);
+        let base = sampling::base(config, flags.temperature);
         let stated = |given: bool| given && (asked || do_sample);
         let temperature = Sourced::new(flags.temperature, base.temperature, !do_sample || config.temperature.is_some());
         let top_p = Sourced::new(flags.top_p, base.top_p, stated(config.top_p.is_some()));

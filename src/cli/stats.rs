@@ -3,11 +3,11 @@
 use super::args::Device;
 use super::device::{self, field_kib};
 use super::load::Loaded;
-use super::prepare::Prepared;
 use super::sampling::Choice;
 use super::terminal::note;
 use crate::cpu::Isa;
 use crate::engine::Timing;
+use crate::intake::prepare::Prepared;
 use serde::Serialize;
 use std::time::Duration;
 

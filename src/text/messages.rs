@@ -5,6 +5,7 @@
 //! video, whatever its `type` says.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -55,6 +56,11 @@ pub enum Media {
     Path(PathBuf),
     /// `http:`, `https:` or `data:`, as given.
     Url(String),
+    /// A file that came with the request; `name` is what errors call it.
+    Bytes {
+        name: String,
+        bytes: Arc<[u8]>,
+    },
 }
 
 /// A video and the rate of its frames, in frames per second, where the request states it.
@@ -105,6 +111,7 @@ impl Media {
         match self {
             Media::Path(path) => path.display().to_string(),
             Media::Url(url) => url.clone(),
+            Media::Bytes { name, .. } => name.clone(),
         }
     }
 }

@@ -9,12 +9,12 @@ mod sensitivity;
 use super::Exit;
 use super::args::{CacheDtype, ContextArgs, ModelArgs, PixelArgs, WeightFormat, group_size};
 use super::load::{Loaded, context, limits};
-use super::media::{Budget, Library};
-use super::prepare::{Prepared, prepare};
 use super::terminal::{Bar, Unit, put_result};
 use crate::checkpoint::Weights;
 use crate::engine::{Cancel, Engine, Request, Sampling};
 use crate::error::{Error, Result};
+use crate::intake::media::{Budget, Library};
+use crate::intake::prepare::{Prepared, prepare};
 use crate::text::dataset::{self, Item};
 use crate::text::stream::decode;
 use crate::text::tokenizer::Show;
@@ -135,7 +135,7 @@ impl Side {
         let Side { mut model, engine } = self;
         let limits = *engine.limits();
         drop(engine);
-        model.files.weights = weights;
+        model.model.files.weights = weights;
         Ok(Side { engine: model.engine(limits)?, model })
     }
 

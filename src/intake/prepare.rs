@@ -1,6 +1,6 @@
 //! From messages to a prompt with positions and pixels.
 
-use super::load::Loaded;
+use super::Model;
 use super::media::{Budget, Info, Item, Library};
 use crate::engine::{Request, Sampling};
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub struct Prepared {
 /// # Errors
 /// Naming the file, also the one that exceeds the budget, or `messages` if they and the chat template do not fit.
 pub fn prepare(
-    model: &Loaded,
+    model: &Model,
     library: &mut Library,
     messages: &[Message],
     special: bool,
@@ -106,7 +106,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`Error::Request`] if the answer is no text for the tokenizer.
-    pub fn with_answer(&self, model: &Loaded, answer: &str) -> Result<(Request, usize)> {
+    pub fn with_answer(&self, model: &Model, answer: &str) -> Result<(Request, usize)> {
         let (tokenizer, merge) = (&model.tokenizer, model.files.config.vision.spatial_merge_size as u32);
         let mut request = self.request(model, Sampling::GREEDY, 0);
         let first = request.prompt.ids.len();
@@ -117,7 +117,7 @@ impl Prepared {
     }
 
     /// The request to continue it.
-    pub fn request(&self, model: &Loaded, sampling: Sampling, max_new_tokens: usize) -> Request {
+    pub fn request(&self, model: &Model, sampling: Sampling, max_new_tokens: usize) -> Request {
         Request {
             prompt: self.prompt.clone(),
             positions: self.positions.clone(),

@@ -1,0 +1,115 @@
+//! `osprey serve`: an OpenAI-compatible server, closed by default.
+
+use super::Exit;
+use super::args::{ContextArgs, ModelArgs, PixelArgs, TextArgs};
+use super::load::{Loaded, context, engine, limits};
+use crate::error::{Error, Result};
+use crate::server::{Settings, serve};
+use clap::{Args, ValueEnum};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+
+/// Where the key is if no flag says it; other users of the machine can read a command line.
+const KEY_VARIABLE: &str = "OSPREY_API_KEY";
+
+/// Flags of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    port: u16,
+    /// What clients must send as `Authorization: Bearer KEY` [default: the variable OSPREY_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Listen on a public address without a key
+    #[arg(long)]
+    insecure: bool,
+    /// Requests that may wait behind the one that runs; more are answered with 429
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(0..=4096))]
+    max_queue: u64,
+    /// Seconds that a request may take, waiting included
+    #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout_seconds: u64,
+    /// Seconds for what is under way when the server is told to end
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    drain_seconds: u64,
+    /// How log lines are written, to stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    pixels: PixelArgs,
+    #[command(flatten)]
+    text: TextArgs,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs the command until it is told to end.
+///
+/// # Errors
+/// Naming the flag or the file.
+pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
+    let key = key(args)?;
+    log(args.log_format);
+    let Loaded { model, placement, .. } = Loaded::open(&args.model, &args.pixels)?;
+    let context = context(args.context, &model.files)?;
+    let limits = limits(context, &model.images, 1);
+    let settings = Settings {
+        address: SocketAddr::new(args.host, args.port),
+        key,
+        model_name: public_name(&model.name),
+        context,
+        special_tokens_in_text: args.text.special_tokens_in_text,
+        queue: args.max_queue as usize,
+        deadline: Duration::from_secs(args.timeout_seconds),
+        drain: Duration::from_secs(args.drain_seconds),
+    };
+    let model = Arc::new(model);
+    let source = model.clone();
+    serve(model, move || engine(&source, &placement, limits), settings)?;
+    Ok(Exit::Success)
+}
+
+/// The key that clients must have; on a public address there must be one.
+fn key(args: &ServeArgs) -> Result<Option<String>> {
+    let key = args.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
+    if key.as_ref().is_some_and(|key| key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic())) {
+        return Err(Error::request("--api-key", "must be visible ASCII characters, and some"));
+    }
+    if key.is_none() && !args.host.is_loopback() && !args.insecure {
+        let why =
+            format!("{} can be reached by others: set --api-key or {KEY_VARIABLE}, or pass --insecure", args.host);
+        return Err(Error::request("--host", why));
+    }
+    Ok(key)
+}
+
+/// What clients call the model: a folder by its last name, since its path is nobody's business.
+fn public_name(name: &str) -> String {
+    let path = Path::new(name);
+    let last = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    last.unwrap_or_else(|| name.into())
+}
+
+fn log(format: LogFormat) {
+    let log =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::INFO).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

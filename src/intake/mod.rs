@@ -1,0 +1,22 @@
+//! From the messages of a conversation to a request that the engine takes: media are read, the template rendered, the text tokenised. The
+//! command line and the server share it; it refuses to know flags, sockets and executors.
+
+pub mod media;
+pub mod prepare;
+pub mod sampling;
+
+use crate::checkpoint::ModelFiles;
+use crate::media::patches::ImageProcessor;
+use crate::text::template::ChatTemplate;
+use crate::text::tokenizer::Tokenizer;
+
+/// An opened model folder with everything that turns requests into tokens and back.
+pub struct Model {
+    /// As the user called it.
+    pub name: String,
+    pub files: ModelFiles,
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
+    pub images: ImageProcessor,
+    pub videos: ImageProcessor,
+}

@@ -1,0 +1,222 @@
+//! Request bodies: the fields of OpenAI's API that are understood, and which of them are refused.
+//!
+//! Nothing is ignored that would change an answer: an unknown field is an error, and so is a known one that asks for what is not supported.
+
+use super::error::ApiError;
+use super::json::{Content, List, Prompt, Stop, Unsupported};
+use super::limits::{IMAGES, MESSAGES, STOP_BYTES};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// The fields of `/v1/chat/completions` and `/v1/completions`.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Body {
+    pub model: Option<String>,
+    pub messages: Option<List<Message, MESSAGES>>,
+    pub prompt: Option<Prompt>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+    pub max_tokens: Option<u64>,
+    pub max_completion_tokens: Option<u64>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    /// 0 and -1 are no limit.
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub repetition_penalty: Option<f64>,
+    pub seed: Option<i64>,
+    pub stop: Option<Stop>,
+    n: Option<u64>,
+    best_of: Option<u64>,
+    suffix: Option<String>,
+    logprobs: Unsupported,
+    top_logprobs: Unsupported,
+    logit_bias: Unsupported,
+    presence_penalty: Unsupported,
+    frequency_penalty: Unsupported,
+    response_format: Unsupported,
+    tools: Unsupported,
+    tool_choice: Unsupported,
+    functions: Unsupported,
+    function_call: Unsupported,
+    modalities: Unsupported,
+    audio: Unsupported,
+    prediction: Unsupported,
+    reasoning_effort: Unsupported,
+    web_search_options: Unsupported,
+    service_tier: Unsupported,
+    store: Unsupported,
+    echo: Unsupported,
+    // Labels: they change no answer, here or elsewhere.
+    #[serde(rename = "user")]
+    _user: IgnoredAny,
+    #[serde(rename = "metadata")]
+    _metadata: IgnoredAny,
+    #[serde(rename = "safety_identifier")]
+    _safety_identifier: IgnoredAny,
+    #[serde(rename = "prompt_cache_key")]
+    _prompt_cache_key: IgnoredAny,
+    #[serde(rename = "parallel_tool_calls")]
+    _parallel_tool_calls: IgnoredAny,
+}
+
+/// What `/tokenize` takes, as vLLM's.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenize {
+    pub model: Option<String>,
+    pub prompt: Option<Prompt>,
+    pub messages: Option<List<Message, MESSAGES>>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamOptions {
+    pub include_usage: bool,
+    include_obfuscation: Unsupported,
+}
+
+/// A turn.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    pub role: String,
+    pub content: Content,
+    #[serde(default)]
+    name: Unsupported,
+    #[serde(default)]
+    refusal: Unsupported,
+    #[serde(default)]
+    audio: Unsupported,
+    #[serde(default)]
+    tool_calls: Unsupported,
+    #[serde(default)]
+    function_call: Unsupported,
+}
+
+/// A piece of a turn: text or a picture, as its type says.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    pub text: Option<String>,
+    pub image_url: Option<ImageUrl>,
+}
+
+/// What a part is.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Text,
+    ImageUrl,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct ImageUrl {
+    pub url: String,
+    detail: Option<String>,
+}
+
+impl Body {
+    /// Refuses what is understood and not supported, and what has no meaning.
+    ///
+    /// # Errors
+    /// 400, naming the field.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let unsupported = [
+            ("logprobs", &self.logprobs),
+            ("top_logprobs", &self.top_logprobs),
+            ("logit_bias", &self.logit_bias),
+            ("presence_penalty", &self.presence_penalty),
+            ("frequency_penalty", &self.frequency_penalty),
+            ("response_format", &self.response_format),
+            ("tools", &self.tools),
+            ("tool_choice", &self.tool_choice),
+            ("functions", &self.functions),
+            ("function_call", &self.function_call),
+            ("modalities", &self.modalities),
+            ("audio", &self.audio),
+            ("prediction", &self.prediction),
+            ("reasoning_effort", &self.reasoning_effort),
+            ("web_search_options", &self.web_search_options),
+            ("service_tier", &self.service_tier),
+            ("store", &self.store),
+            ("echo", &self.echo),
+        ];
+        refuse(&unsupported)?;
+        for (name, count) in [("n", self.n), ("best_of", self.best_of)] {
+            if count.is_some_and(|n| n != 1) {
+                return Err(ApiError::field(name, "must be 1: several answers are not supported"));
+            }
+        }
+        if self.suffix.as_ref().is_some_and(|s| !s.is_empty()) {
+            return Err(ApiError::field("suffix", "is not supported"));
+        }
+        match &self.stream_options {
+            Some(_) if self.stream != Some(true) => {
+                return Err(ApiError::field("stream_options", "needs \"stream\": true"));
+            }
+            Some(options) => refuse(&[("stream_options.include_obfuscation", &options.include_obfuscation)])?,
+            None => {}
+        }
+        let stops = self.stop.iter().flat_map(|stop| &stop.0);
+        match stops.map(String::len).find(|len| !(1..=STOP_BYTES).contains(len)) {
+            Some(_) => Err(ApiError::field("stop", format!("each must have 1 to {STOP_BYTES} bytes"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses what is not supported inside messages.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::field("messages", "is empty"));
+    }
+    let (mut parts, mut images) = (0, 0);
+    for (i, message) in messages.iter().enumerate() {
+        let unsupported = [
+            (format!("messages[{i}].name"), &message.name),
+            (format!("messages[{i}].refusal"), &message.refusal),
+            (format!("messages[{i}].audio"), &message.audio),
+            (format!("messages[{i}].tool_calls"), &message.tool_calls),
+            (format!("messages[{i}].function_call"), &message.function_call),
+        ];
+        refuse(&unsupported)?;
+        let Content::Parts(List(list)) = &message.content else { continue };
+        parts += list.len();
+        for (k, part) in list.iter().enumerate() {
+            let at = format!("messages[{i}].content[{k}]");
+            let (given, other) = match part.kind {
+                Kind::Text => (part.text.is_some(), part.image_url.is_some()),
+                Kind::ImageUrl => (part.image_url.is_some(), part.text.is_some()),
+            };
+            if !given || other {
+                return Err(ApiError::field(at, "must have the field that its type names, and no other"));
+            }
+            let Some(image_url) = &part.image_url else { continue };
+            images += 1;
+            if !matches!(image_url.detail.as_deref(), None | Some("auto" | "high")) {
+                let why = "must be auto or high: the server's --max-pixels bounds pictures";
+                return Err(ApiError::field(format!("{at}.image_url.detail"), why));
+            }
+        }
+    }
+    match () {
+        _ if parts > MESSAGES => Err(ApiError::field("messages", format!("more than {MESSAGES} parts"))),
+        _ if images > IMAGES => Err(ApiError::field("messages", format!("{images} pictures, {IMAGES} are allowed"))),
+        _ => Ok(()),
+    }
+}
+
+fn refuse<S: AsRef<str>>(fields: &[(S, &Unsupported)]) -> Result<(), ApiError> {
+    match fields.iter().find(|(_, field)| field.asked) {
+        Some((name, _)) => Err(ApiError::field(name.as_ref(), "is not supported")),
+        None => Ok(()),
+    }
+}

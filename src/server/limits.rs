@@ -1,0 +1,27 @@
+//! What a request may cost before it is refused, where no flag says so.
+
+use crate::media::rgb::DecodeLimits;
+use std::time::Duration;
+
+/// Bytes of a request body.
+pub const BODY: usize = 50 << 20;
+/// Pictures of a request.
+pub const IMAGES: usize = 16;
+/// Bytes of a picture file, and its pixels as its header states them.
+pub const IMAGE: DecodeLimits = DecodeLimits { max_pixels: 50_000_000, max_file_bytes: 20 << 20 };
+/// Messages of a conversation, and parts of all its messages.
+pub const MESSAGES: usize = 4096;
+/// Strings that end an answer, and bytes of each.
+pub const STOPS: usize = 16;
+pub const STOP_BYTES: usize = 1024;
+/// Connections, of which each may wait or read.
+pub const CONNECTIONS: usize = 1024;
+/// Prompts that are prepared and wait for the engine. More would hold their pixels in memory; those behind them hold their files only.
+pub const PREPARED: usize = 2;
+/// Bodies parsed, and prompts prepared, at the same time.
+pub const WORKERS: usize = 2;
+/// A body has arrived by then, headers earlier.
+pub const BODY_TIME: Duration = Duration::from_secs(60);
+pub const HEADER_TIME: Duration = Duration::from_secs(30);
+/// A client that takes nothing for so long is gone.
+pub const STALL: Duration = Duration::from_secs(60);

@@ -1,0 +1,204 @@
+//! Counters and histograms in Prometheus' text format. Names are vLLM's where the meaning is the same, so that its dashboards work.
+
+use crate::engine::Timing;
+use std::fmt::{Display, Write};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Bounds of the histograms, in seconds.
+const SECONDS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
+
+/// Why answers end; an answer whose client is gone, or whose time is over, is `abort`, as in vLLM.
+const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
+
+/// What the server has done so far.
+pub struct Metrics {
+    model: String,
+    running: AtomicI64,
+    prompt_tokens: AtomicU64,
+    generation_tokens: AtomicU64,
+    cache_queries: AtomicU64,
+    cache_hits: AtomicU64,
+    finished: [AtomicU64; REASONS.len()],
+    refused: AtomicU64,
+    queue: Histogram,
+    first_token: Histogram,
+    next_token: Histogram,
+    encoder: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+    whole: Histogram,
+}
+
+/// Counts how many things there are, while it lives.
+pub struct Gauge<'m>(&'m AtomicI64);
+
+impl<'m> Gauge<'m> {
+    fn new(counter: &'m AtomicI64) -> Gauge<'m> {
+        counter.fetch_add(1, Relaxed);
+        Gauge(counter)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[derive(Default)]
+struct Histogram {
+    /// One more than bounds: those above all.
+    counts: [AtomicU64; SECONDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+impl Histogram {
+    fn add(&self, time: Duration) {
+        let bucket = SECONDS.partition_point(|bound| *bound < time.as_secs_f64());
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Nothing done yet, for the model of that name.
+    pub fn new(model: &str) -> Metrics {
+        let (model, [a, b, c, d, e, f, g]) = (escaped(model), Default::default());
+        Metrics {
+            model,
+            running: AtomicI64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            generation_tokens: AtomicU64::new(0),
+            cache_queries: AtomicU64::new(0),
+            cache_hits: AtomicU64::new(0),
+            finished: Default::default(),
+            refused: AtomicU64::new(0),
+            queue: a,
+            first_token: b,
+            next_token: c,
+            encoder: d,
+            prefill: e,
+            decode: f,
+            whole: g,
+        }
+    }
+
+    /// A request that came in then is with the engine from now on.
+    pub fn running(&self, arrived: Instant) -> Gauge<'_> {
+        self.queue.add(arrived.elapsed());
+        Gauge::new(&self.running)
+    }
+
+    /// The first token of an answer was drawn, so long after the request.
+    pub fn first_token(&self, time: Duration) {
+        self.generation_tokens.fetch_add(1, Relaxed);
+        self.first_token.add(time);
+    }
+
+    /// Another token was drawn, so long after the one before.
+    pub fn next_token(&self, time: Duration) {
+        self.generation_tokens.fetch_add(1, Relaxed);
+        self.next_token.add(time);
+    }
+
+    /// The engine is done with a request.
+    pub fn computed(&self, timing: &Timing) {
+        self.prompt_tokens.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
+        self.cache_queries.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
+        self.cache_hits.fetch_add(timing.reused as u64, Relaxed);
+        if timing.encoded > 0 {
+            self.encoder.add(timing.vision);
+        }
+        self.prefill.add(timing.prefill);
+        self.decode.add(timing.decode);
+    }
+
+    /// An answer ended, for one of [`REASONS`], so long after its request.
+    pub fn finished(&self, reason: &str, time: Duration) {
+        if let Some(at) = REASONS.iter().position(|r| *r == reason) {
+            self.finished[at].fetch_add(1, Relaxed);
+        }
+        self.whole.add(time);
+    }
+
+    /// A request was answered with a 4xx.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Everything, as Prometheus reads it; so many requests are in the server.
+    pub fn text(&self, admitted: usize) -> String {
+        let mut page = Page { text: String::new(), model: &self.model };
+        let running = self.running.load(Relaxed);
+        page.single("vllm:num_requests_running", "gauge", "Requests that the engine works on.", running);
+        // The two are not read at one moment.
+        let waiting = (admitted as i64 - running).max(0);
+        page.single("vllm:num_requests_waiting", "gauge", "Requests that are read, prepared or wait.", waiting);
+        let counters = [
+            ("vllm:prompt_tokens_total", "Tokens of prompts, computed or found in the cache.", &self.prompt_tokens),
+            ("vllm:generation_tokens_total", "Tokens drawn.", &self.generation_tokens),
+            ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the cache.", &self.cache_queries),
+            ("vllm:prefix_cache_hits_total", "Prompt tokens found in the cache.", &self.cache_hits),
+            ("osprey:requests_refused_total", "Requests answered with a 4xx.", &self.refused),
+        ];
+        for (name, help, counter) in counters {
+            page.single(name, "counter", help, counter.load(Relaxed));
+        }
+        page.head("vllm:request_success_total", "counter", "Answers that ended, by reason.");
+        for (reason, count) in REASONS.iter().zip(&self.finished) {
+            let labels = format!(",finished_reason=\"{reason}\"");
+            page.line("vllm:request_success_total", &labels, count.load(Relaxed));
+        }
+        let histograms = [
+            ("vllm:request_queue_time_seconds", "From request to engine.", &self.queue),
+            ("vllm:time_to_first_token_seconds", "From request to first token.", &self.first_token),
+            ("vllm:inter_token_latency_seconds", "Between two tokens.", &self.next_token),
+            ("osprey:encoder_time_seconds", "Encoding a request's pictures.", &self.encoder),
+            ("vllm:request_prefill_time_seconds", "Computing a prompt.", &self.prefill),
+            ("vllm:request_decode_time_seconds", "Drawing all but the first token.", &self.decode),
+            ("vllm:e2e_request_latency_seconds", "From request to the end of its answer.", &self.whole),
+        ];
+        histograms.iter().for_each(|(name, help, histogram)| page.histogram(name, help, histogram));
+        page.text
+    }
+}
+
+struct Page<'m> {
+    text: String,
+    model: &'m str,
+}
+
+impl Page<'_> {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = writeln!(self.text, "{name}{{model_name=\"{}\"{labels}}} {value}", self.model);
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.line(name, "", value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        let bounds = SECONDS.iter().map(f64::to_string).chain(["+Inf".to_string()]);
+        let mut total = 0;
+        for (bound, count) in bounds.zip(&histogram.counts) {
+            total += count.load(Relaxed);
+            self.line(&format!("{name}_bucket"), &format!(",le=\"{bound}\""), total);
+        }
+        self.line(&format!("{name}_sum"), "", histogram.nanos.load(Relaxed) as f64 / 1e9);
+        self.line(&format!("{name}_count"), "", total);
+    }
+}
+
+/// A label's value.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,180 @@
+//! An OpenAI-compatible HTTP server around a worker thread that owns the engine.
+//!
+//! Owns: routes, bodies, limits, who may ask, how the process ends. Refuses to know: flags, devices, checkpoints; whoever calls [`serve`] says
+//! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` -> `answer`.
+//! The surprise: a place in the queue is taken before the body is read, so that what is in memory is bounded by the queue.
+
+mod answer;
+mod auth;
+mod body;
+mod error;
+mod generate;
+mod json;
+mod limits;
+mod listen;
+mod metrics;
+mod pool;
+mod prompt;
+mod routes;
+mod stop;
+mod worker;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::intake::Model;
+use axum::body::{Body, Bytes};
+use error::ApiError;
+use futures_util::StreamExt;
+use metrics::Metrics;
+use pool::Pool;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use worker::Worker;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub address: SocketAddr,
+    /// Whoever asks must have it.
+    pub key: Option<String>,
+    /// The name that requests use.
+    pub model_name: String,
+    /// Tokens of prompt and answer; the engine has room for as many.
+    pub context: usize,
+    /// Special tokens in text count.
+    pub special_tokens_in_text: bool,
+    /// Requests that wait behind the one that runs.
+    pub queue: usize,
+    /// From the arrival of a request to the end of its answer.
+    pub deadline: Duration,
+    /// For what is under way when the server is told to end.
+    pub drain: Duration,
+}
+
+/// What handlers share.
+struct App {
+    model: Arc<Model>,
+    name: String,
+    rules: prompt::Rules,
+    key: Option<String>,
+    deadline: Duration,
+    worker: Worker,
+    metrics: Arc<Metrics>,
+    /// Requests that may be in the server.
+    places: usize,
+    admission: Arc<Semaphore>,
+    parsing: Pool,
+    preparing: Pool,
+    ending: AtomicBool,
+}
+
+/// The id of a request in logs and headers.
+#[derive(Clone)]
+struct RequestId(String);
+
+/// Serves `model` until SIGTERM or Ctrl-C, then finishes what is under way. `make` makes the engine, again after it failed.
+///
+/// # Errors
+/// What `make` reports the first time, or an address that cannot be listened on.
+pub fn serve(
+    model: Arc<Model>,
+    make: impl FnMut() -> Result<Engine> + Send + 'static,
+    settings: Settings,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| Error::io("the server's threads", e))?;
+    let metrics = Arc::new(Metrics::new(&settings.model_name));
+    let address = settings.address;
+    // Before the engine is made, so that a wrong address is known at once.
+    let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| Error::io(address.to_string(), e))?;
+    let worker = Worker::start(make, limits::PREPARED, metrics.clone())?;
+    let drain = settings.drain;
+    let app = Arc::new(App::new(model, worker, metrics, settings));
+    let drained = runtime.block_on(run(listener, app, drain))?;
+    match drained {
+        true => tracing::info!("ended"),
+        false => tracing::warn!("ended with requests under way: --drain-seconds is over"),
+    }
+    // A decoder that still works on a picture is not waited for.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+async fn run(listener: TcpListener, app: Arc<App>, drain: Duration) -> Result<bool> {
+    let broken = |e| Error::io("signals", e);
+    let mut terminate = signal(SignalKind::terminate()).map_err(broken)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(broken)?;
+    let address = listener.local_addr().map_err(|e| Error::io("the address", e))?;
+    tracing::info!(%address, model = app.name, "listening");
+    let ending = app.clone();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        ending.ending.store(true, Ordering::Relaxed);
+        tracing::info!("ending: what is under way is finished");
+    };
+    Ok(listen::serve(listener, routes::router(app), stop, drain).await)
+}
+
+impl App {
+    fn new(model: Arc<Model>, worker: Worker, metrics: Arc<Metrics>, settings: Settings) -> App {
+        let places = settings.queue + 1;
+        App {
+            model,
+            name: settings.model_name,
+            rules: prompt::Rules { context: settings.context, special: settings.special_tokens_in_text },
+            key: settings.key,
+            deadline: settings.deadline,
+            worker,
+            metrics,
+            places,
+            admission: Arc::new(Semaphore::new(places)),
+            parsing: Pool::new(limits::WORKERS),
+            preparing: Pool::new(limits::WORKERS),
+            ending: AtomicBool::new(false),
+        }
+    }
+
+    /// Reads a body within the limits of bytes and time.
+    fn read(&self, body: Body) -> impl Future<Output = Result<Bytes, ApiError>> + use<> {
+        let whole = async move {
+            let (mut bytes, mut stream) = (Vec::new(), body.into_data_stream());
+            while let Some(part) = stream.next().await {
+                let part = part.map_err(|_| ApiError::broken_body())?;
+                if bytes.len() + part.len() > limits::BODY {
+                    return Err(ApiError::too_large());
+                }
+                bytes.extend_from_slice(&part);
+            }
+            Ok(Bytes::from(bytes))
+        };
+        async { tokio::time::timeout(limits::BODY_TIME, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body())) }
+    }
+
+    /// Refuses a model that is not served; none is the one that is.
+    fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
+        match asked {
+            Some(asked) if asked != self.name => Err(ApiError::model(asked, &self.name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An id that no other request of any server has.
+fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // Its keys are random.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(count);
+    format!("{:016x}{count:08x}", hasher.finish())
+}

@@ -1,0 +1,198 @@
+//! From a body's messages or prompt to a request that the engine takes. Runs on a thread that may block: pictures are decoded here.
+
+use super::body::{Body, Message};
+use super::error::ApiError;
+use super::json::{Content, Prompt};
+use super::limits::IMAGE;
+use crate::engine::{Request, Sampling};
+use crate::intake::media::{Budget, Library};
+use crate::intake::prepare::{Prepared, prepare};
+use crate::intake::{Model, sampling};
+use crate::text::messages::{self, Media};
+use crate::text::positions::positions;
+use crate::text::prompt::Prompt as Ids;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::ops::RangeInclusive;
+
+/// What limits the tokens of a prompt.
+const LIMIT: &str = "the server's context";
+
+/// How text becomes tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Tokens of prompt and answer.
+    pub context: usize,
+    /// Special tokens in text count.
+    pub special: bool,
+}
+
+/// A conversation, rendered and tokenised, with its pictures decoded.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn conversation(model: &Model, messages: &[Message], rules: Rules) -> Result<Prepared, ApiError> {
+    let messages = messages.iter().enumerate().map(|(i, m)| message(i, m)).collect::<Result<Vec<_>, _>>()?;
+    let budget = Budget::new(rules.context, LIMIT);
+    Ok(prepare(model, &mut Library::new(IMAGE), &messages, rules.special, budget)?)
+}
+
+/// A prompt's ids, without a chat template.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn plain(model: &Model, prompt: &Prompt, rules: Rules) -> Result<Vec<u32>, ApiError> {
+    let special = model.tokenizer.special_ids();
+    match prompt {
+        Prompt::Text(text) if rules.special => Ok(model.tokenizer.encode_with_special(text)?),
+        Prompt::Text(text) => Ok(model.tokenizer.encode_text(text)?),
+        Prompt::Ids(ids) if ids.iter().any(|id| [special.image_pad, special.video_pad].contains(id)) => Err(
+            ApiError::field("prompt", "stands for a picture that is not there: send pictures to /v1/chat/completions"),
+        ),
+        Prompt::Ids(ids) => Ok(ids.clone()),
+    }
+}
+
+/// The request to answer `prepared` as `body` asks.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn chat_request(model: &Model, prepared: &Prepared, body: &Body, rules: Rules) -> Result<Request, ApiError> {
+    let wanted = match (body.max_tokens, body.max_completion_tokens) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(ApiError::field("max_tokens", "contradicts max_completion_tokens: give one of them"));
+        }
+        (a, b) => a.or(b),
+    };
+    let new = room("messages", prepared.prompt.ids.len(), wanted, None, rules)?;
+    Ok(prepared.request(model, draw(model, body)?, new))
+}
+
+/// The request to continue a plain prompt as `body` asks.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn plain_request(model: &Model, ids: Vec<u32>, body: &Body, rules: Rules) -> Result<Request, ApiError> {
+    if ids.is_empty() {
+        return Err(ApiError::field("prompt", "is empty"));
+    }
+    // OpenAI's default of this route.
+    let max_new_tokens = room("prompt", ids.len(), body.max_tokens, Some(16), rules)?;
+    Ok(Request {
+        positions: positions(ids.len(), &[], model.files.config.vision.spatial_merge_size as u32)?,
+        prompt: Ids { ids, spans: Vec::new() },
+        media: Vec::new(),
+        sampling: draw(model, body)?,
+        max_new_tokens,
+        stop: model.files.eos_token_ids().to_vec(),
+    })
+}
+
+/// How many tokens may be drawn: `wanted`, or `default`, or what is left of the context.
+fn room(
+    param: &str,
+    have: usize,
+    wanted: Option<u64>,
+    default: Option<usize>,
+    Rules { context, .. }: Rules,
+) -> Result<usize, ApiError> {
+    let left = context.saturating_sub(have);
+    match wanted {
+        _ if left == 0 => {
+            let why = format!("has {have} tokens, which leaves no room in the context of {context}: shorten it");
+            Err(ApiError::context(param, why))
+        }
+        Some(0) => Err(ApiError::field("max_tokens", "must be at least 1")),
+        Some(n) if n > left as u64 => {
+            let why = format!("{n} and a prompt of {have} tokens exceed the context of {context}: at most {left} fit");
+            Err(ApiError::context("max_tokens", why))
+        }
+        Some(n) => Ok(n as usize),
+        None => Ok(default.unwrap_or(left).min(left)),
+    }
+}
+
+/// The checkpoint's sampling with the body's values in their place.
+fn draw(model: &Model, body: &Body) -> Result<Sampling, ApiError> {
+    let temperature = within("temperature", body.temperature, 0.0..=1e6)?;
+    let base = sampling::base(&model.files.generation, temperature);
+    let top_k = match body.top_k {
+        None => base.top_k,
+        Some(-1) => 0,
+        Some(k) => u32::try_from(k)
+            .ok()
+            .filter(|k| *k <= i32::MAX as u32)
+            .ok_or_else(|| ApiError::field("top_k", "must be at least 1, or 0 or -1 for no limit"))?,
+    };
+    Ok(Sampling {
+        temperature: temperature.unwrap_or(base.temperature),
+        top_k,
+        top_p: within("top_p", body.top_p, 0.0..=1.0)?.unwrap_or(base.top_p),
+        min_p: within("min_p", body.min_p, 0.0..=1.0)?.unwrap_or(base.min_p),
+        repetition_penalty: within("repetition_penalty", body.repetition_penalty, 0.01..=100.0)?
+            .unwrap_or(base.repetition_penalty),
+        // A negative seed is as good as any.
+        seed: body.seed.map_or(base.seed, i64::cast_unsigned),
+    })
+}
+
+fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
+    match value {
+        Some(x) if !range.contains(&x) => {
+            Err(ApiError::field(param, format!("must be from {} to {}", range.start(), range.end())))
+        }
+        other => Ok(other.map(|x| x as f32)),
+    }
+}
+
+fn message(i: usize, message: &Message) -> Result<messages::Message, ApiError> {
+    let role = match message.role.as_str() {
+        // OpenAI's newer name.
+        "developer" => "system",
+        known @ ("system" | "user" | "assistant") => known,
+        _ => {
+            return Err(ApiError::field(format!("messages[{i}].role"), "must be system, developer, user or assistant"));
+        }
+    };
+    let content = match &message.content {
+        Content::Text(text) => messages::Content::Text(text.clone()),
+        Content::Parts(parts) => {
+            let parts = parts.0.iter().enumerate().map(|(k, part)| {
+                let picture = part.image_url.as_ref().map(|image| {
+                    let name = format!("messages[{i}].content[{k}].image_url");
+                    picture(name, &image.url).map(messages::Part::Image)
+                });
+                picture.unwrap_or_else(|| Ok(messages::Part::Text(part.text.clone().unwrap_or_default())))
+            });
+            messages::Content::Parts(parts.collect::<Result<_, ApiError>>()?)
+        }
+    };
+    Ok(messages::Message { role: role.into(), content })
+}
+
+/// The file in a `data:` URL. Nothing else is ever opened for a request: no address, no path.
+fn picture(name: String, url: &str) -> Result<Media, ApiError> {
+    let start = |scheme: &str| url.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
+    if !start("data:") {
+        let why = if start("http:") || start("https:") {
+            "remote pictures are not supported: send the file as data:image/png;base64,..."
+        } else {
+            "must be a data: URL, data:image/png;base64,..."
+        };
+        return Err(ApiError::field(name, why));
+    }
+    let Some((head, data)) = url.split_once(',') else {
+        return Err(ApiError::field(name, "the data: URL has no comma before its data"));
+    };
+    let head = head.to_ascii_lowercase();
+    if !head.starts_with("data:image/") || !head.ends_with(";base64") {
+        return Err(ApiError::field(name, "the data: URL must be of a picture, in base64: data:image/png;base64,..."));
+    }
+    if (data.len() / 4 * 3) as u64 > IMAGE.max_file_bytes + 3 {
+        return Err(ApiError::field(name, format!("more than {} bytes", IMAGE.max_file_bytes)));
+    }
+    match BASE64_STANDARD.decode(data) {
+        Ok(bytes) => Ok(Media::Bytes { name, bytes: bytes.into() }),
+        Err(e) => Err(ApiError::field(name, format!("is no base64: {e}"))),
+    }
+}

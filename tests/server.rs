@@ -1,0 +1,605 @@
+//! `osprey serve` as clients meet it: the real binary on a free port, the demo model, plain sockets.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+mod command;
+use command::{ROOT, call, good, osprey};
+
+const CHAT: &str = "/v1/chat/completions";
+const PLAIN: &str = "/v1/completions";
+const QUESTION: &str = "What color is the star?";
+
+/// A running server, killed at last.
+struct Server {
+    child: Child,
+    port: u16,
+    /// Its log so far, line by line.
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// A response, read to its end.
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Server {
+    fn start(args: &[&str]) -> Server {
+        let mut command = osprey();
+        command.args(["serve", "--port", "0", "--log-format", "json", "--device", "cpu"]).args(args);
+        let mut child =
+            command.env_remove("OSPREY_API_KEY").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let first = lines.next().unwrap();
+        let value: Value = serde_json::from_str(&first).unwrap_or_else(|_| panic!("{first}"));
+        let port = value["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let log = Arc::new(Mutex::new(vec![first]));
+        let kept = log.clone();
+        std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
+        Server { child, port, log }
+    }
+
+    /// Sends bytes and leaves the connection open.
+    fn open(&self, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
+        let mut stream = self.open(&message(method, path, headers, body));
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        reply(&bytes)
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, "", b"")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send("POST", path, JSON, body.to_string().as_bytes())
+    }
+
+    /// A chat that must succeed.
+    fn chat(&self, body: &Value) -> Value {
+        let reply = self.post(CHAT, body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    /// The JSON of each event of a stream; the last must be `[DONE]`.
+    fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let reply = self.post(path, body);
+        assert_eq!((reply.status, &reply.headers["content-type"][..]), (200, "text/event-stream"), "{}", reply.body);
+        let mut events: Vec<&str> = reply.body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        assert_eq!(events.pop(), Some("[DONE]"), "{}", reply.body);
+        events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+
+    /// A number of `/metrics`.
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until a metric has a value.
+    fn until(&self, name: &str, value: f64) {
+        let start = Instant::now();
+        while self.metric(name) != value {
+            assert!(start.elapsed() < Duration::from_secs(20), "{name} never becomes {value}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+fn message(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn reply(bytes: &[u8]) -> Reply {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_string()));
+    let headers: BTreeMap<String, String> = lines.filter_map(header).collect();
+    let chunked = headers.get("transfer-encoding").is_some_and(|how| how == "chunked");
+    Reply { status, body: if chunked { unchunked(body) } else { body.into() }, headers }
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        out += &after[..size];
+        rest = &after[size + 2..];
+    }
+    out
+}
+
+/// A picture as a data URL.
+fn data_url(kind: &str, bytes: &[u8]) -> String {
+    use base64::Engine;
+    format!("data:image/{kind};base64,{}", base64::prelude::BASE64_STANDARD.encode(bytes))
+}
+
+fn example(name: &str) -> String {
+    data_url("png", &std::fs::read(format!("{ROOT}/examples/{name}.png")).unwrap())
+}
+
+fn image(url: &str) -> Value {
+    json!({ "type": "image_url", "image_url": { "url": url } })
+}
+
+fn text(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
+}
+
+/// One user turn.
+fn ask(parts: Value) -> Value {
+    json!({ "model": "demo", "messages": [{ "role": "user", "content": parts }] })
+}
+
+fn with(mut body: Value, more: Value) -> Value {
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// What `osprey run` says of pictures of `examples/`.
+fn run(pictures: &[&str], prompt: &str) -> Value {
+    let files: Vec<String> = pictures.iter().map(|name| format!("{ROOT}/examples/{name}.png")).collect();
+    let mut args = vec!["run", "--device", "cpu", "--json", "--prompt", prompt];
+    for file in &files {
+        args.extend(["--input", file]);
+    }
+    serde_json::from_str(&good(&args)).unwrap()
+}
+
+/// A request that the model does not end by itself: what was said becomes ever more probable.
+fn long(tokens: u64) -> Value {
+    json!({ "prompt": "the the the the", "max_tokens": tokens, "temperature": 0, "repetition_penalty": 0.2, "stream": true })
+}
+
+/// The response is an error in OpenAI's shape; its `param`.
+fn error(reply: &Reply, status: u16) -> Value {
+    assert_eq!(reply.status, status, "{}", reply.body);
+    let body: Value = serde_json::from_str(&reply.body).unwrap();
+    let error = body["error"].as_object().unwrap();
+    assert_eq!(error.keys().collect::<Vec<_>>(), ["code", "message", "param", "type"]);
+    assert!(!error["message"].as_str().unwrap().is_empty() && error["type"].is_string(), "{body}");
+    error["param"].clone()
+}
+
+#[test]
+fn answers_are_those_of_run_whole_and_streamed() {
+    let server = Server::start(&[]);
+    let cases = [(vec!["shapes"], QUESTION), (vec![], "Say something."), (vec!["shapes", "digit"], "What do you see?")];
+    for (pictures, prompt) in cases {
+        let want = run(&pictures, prompt);
+        let parts: Vec<Value> = pictures.iter().map(|name| image(&example(name))).chain([text(prompt)]).collect();
+        let body = with(ask(json!(parts)), json!({ "max_tokens": 512 }));
+        let got = server.chat(&body);
+        assert_eq!((&got["object"], &got["model"]), (&json!("chat.completion"), &json!("demo")));
+        let choice = &got["choices"][0];
+        assert_eq!((&choice["message"]["content"], &choice["message"]["role"]), (&want["text"], &json!("assistant")));
+        assert_eq!(choice["finish_reason"], want["finish_reason"]);
+        let (read, drawn) = (want["prompt_tokens"].as_u64().unwrap(), want["ids"].as_array().unwrap().len() as u64);
+        let usage = json!({ "prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn });
+        assert_eq!(got["usage"], usage);
+
+        let events =
+            server.stream(CHAT, &with(body, json!({ "stream": true, "stream_options": { "include_usage": true } })));
+        let (last, chunks) = events.split_last().unwrap();
+        assert_eq!((&last["usage"], &last["choices"]), (&usage, &json!([])));
+        let said: String = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+        assert_eq!(said, want["text"].as_str().unwrap());
+        assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+        assert!(chunks.iter().all(|c| c["object"] == "chat.completion.chunk" && c["id"] == chunks[0]["id"]));
+        assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], want["finish_reason"]);
+    }
+}
+
+#[test]
+fn stop_strings_cut_exactly() {
+    let server = Server::start(&[]);
+    let body = with(ask(json!([image(&example("shapes")), text(QUESTION)])), json!({ "max_tokens": 64 }));
+    let whole = server.chat(&body)["choices"][0]["message"]["content"].as_str().unwrap().to_string();
+    assert!(whole.chars().count() >= 3, "{whole:?} is too short to cut");
+    let middle: String = whole.chars().skip(1).take(2).collect();
+    let before = &whole[..whole.find(&middle).unwrap()];
+    for stop in [json!(middle), json!(["never said", middle])] {
+        let body = with(body.clone(), json!({ "stop": stop }));
+        let got = server.chat(&body);
+        assert_eq!(got["choices"][0]["message"]["content"], before);
+        assert_eq!(got["choices"][0]["finish_reason"], "stop");
+        let events = server.stream(CHAT, &with(body, json!({ "stream": true })));
+        let said: String = events.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+        assert_eq!(said, before);
+    }
+    let got = server.chat(&with(body, json!({ "stop": "never said" })));
+    assert_eq!(got["choices"][0]["message"]["content"], whole);
+}
+
+#[test]
+fn plain_prompts_are_continued_and_tokenised() {
+    let server = Server::start(&[]);
+    let ids = |body: Value| {
+        let reply = server.post("/tokenize", &body);
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let body: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(body["count"], body["tokens"].as_array().unwrap().len());
+        body["tokens"].clone()
+    };
+    let prompt = "one two <|im_end|> three";
+    let tokens = ids(json!({ "prompt": prompt }));
+    let special = ids(json!({ "prompt": "<|im_end|>" }));
+    assert!(special.as_array().unwrap().len() > 1, "typed text became a special token");
+    let answer = |prompt: &Value, more: Value| {
+        let reply = server.post(PLAIN, &with(json!({ "prompt": prompt, "max_tokens": 5 }), more));
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        serde_json::from_str::<Value>(&reply.body).unwrap()
+    };
+    let from_text = answer(&json!(prompt), json!({}));
+    let from_ids = answer(&tokens, json!({}));
+    assert_eq!(from_text["choices"][0]["text"], from_ids["choices"][0]["text"]);
+    assert_eq!(from_text["usage"]["prompt_tokens"], tokens.as_array().unwrap().len());
+    // Equal seeds draw equal tokens, others do not.
+    let drawn = |seed: u64| answer(&json!(prompt), json!({ "temperature": 3, "top_k": 0, "top_p": 1, "seed": seed }));
+    assert_eq!(drawn(5)["choices"], drawn(5)["choices"]);
+    assert_ne!(drawn(5)["choices"], drawn(6)["choices"]);
+    let chat = ask(json!([image(&example("shapes")), text(QUESTION)]));
+    let want = run(&["shapes"], QUESTION)["prompt_tokens"].as_u64().unwrap() as usize;
+    assert_eq!(ids(chat).as_array().unwrap().len(), want);
+}
+
+#[test]
+fn what_is_not_supported_or_wrong_is_refused_by_name() {
+    let server = Server::start(&["--context", "600"]);
+    let hi = || ask(json!("hi"));
+    let pictures: Vec<Value> = (0..17).map(|_| image(&example("digit"))).collect();
+    let cases = [
+        (CHAT, with(hi(), json!({ "logprobs": true })), "logprobs"),
+        (CHAT, with(hi(), json!({ "tools": [{ "type": "function" }] })), "tools"),
+        (CHAT, with(hi(), json!({ "n": 2 })), "n"),
+        (CHAT, with(hi(), json!({ "response_format": { "type": "json_object" } })), "response_format"),
+        (CHAT, with(hi(), json!({ "logit_bias": { "5": 1 } })), "logit_bias"),
+        (CHAT, with(hi(), json!({ "presence_penalty": 0.5 })), "presence_penalty"),
+        (CHAT, with(hi(), json!({ "frequency_penalty": -1 })), "frequency_penalty"),
+        (CHAT, with(hi(), json!({ "ignore_eos": true })), "ignore_eos"),
+        (CHAT, with(hi(), json!({ "temperature": -1 })), "temperature"),
+        (CHAT, with(hi(), json!({ "temperature": "hot" })), "temperature"),
+        (CHAT, with(hi(), json!({ "top_p": 1.5 })), "top_p"),
+        (CHAT, with(hi(), json!({ "top_k": -2 })), "top_k"),
+        (CHAT, with(hi(), json!({ "min_p": 2 })), "min_p"),
+        (CHAT, with(hi(), json!({ "repetition_penalty": 0 })), "repetition_penalty"),
+        (CHAT, with(hi(), json!({ "max_tokens": 0 })), "max_tokens"),
+        (CHAT, with(hi(), json!({ "max_tokens": 600 })), "max_tokens"),
+        (CHAT, with(hi(), json!({ "max_tokens": 3, "max_completion_tokens": 4 })), "max_tokens"),
+        (CHAT, with(hi(), json!({ "stop": ["a"; 17].to_vec() })), "stop"),
+        (CHAT, with(hi(), json!({ "stop": "" })), "stop"),
+        (CHAT, with(hi(), json!({ "stream_options": { "include_usage": true } })), "stream_options"),
+        (CHAT, with(hi(), json!({ "prompt": "hi" })), "prompt"),
+        (CHAT, json!({ "model": "demo" }), "messages"),
+        (CHAT, json!({ "messages": [] }), "messages"),
+        (CHAT, json!({ "messages": [{ "role": "tool", "content": "x" }] }), "messages[0].role"),
+        (CHAT, ask(json!("word ".repeat(3000))), "messages"),
+        (CHAT, ask(json!(pictures)), "messages"),
+        (CHAT, ask(json!([image("http://169.254.169.254/latest")])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([image("file:///etc/passwd")])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([image("/etc/passwd")])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([text("a"), image("data:image/png;base64,!!")])), "messages[0].content[1].image_url"),
+        (CHAT, ask(json!([image("data:text/html;base64,aGk=")])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([image(&data_url("png", b"no picture"))])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([image(&data_url("bmp", &bomb()))])), "messages[0].content[0].image_url"),
+        (CHAT, ask(json!([{ "type": "text", "image_url": { "url": "data:" } }])), "messages[0].content[0]"),
+        (PLAIN, json!({ "prompt": "x", "best_of": 2 }), "best_of"),
+        (PLAIN, json!({ "prompt": "x", "echo": true }), "echo"),
+        (PLAIN, json!({ "prompt": "x", "suffix": "text" }), "suffix"),
+        (PLAIN, json!({ "prompt": ["x", "y"] }), "prompt"),
+        (PLAIN, json!({ "prompt": [4_000_000_000u32] }), "prompt"),
+        (PLAIN, json!({ "prompt": "" }), "prompt"),
+        (PLAIN, hi(), "messages"),
+        ("/tokenize", json!({}), "prompt"),
+    ];
+    for (path, body, param) in cases {
+        let shown: String = body.to_string().chars().take(200).collect();
+        assert_eq!(error(&server.post(path, &body), 400), param, "{shown}");
+    }
+    // What asks for nothing is no reason to refuse.
+    let neutral = json!({
+        "n": 1, "logprobs": false, "tools": [], "response_format": { "type": "text" }, "logit_bias": {}, "presence_penalty": 0,
+        "tool_choice": "none", "user": "me", "max_tokens": 2, "stop": null
+    });
+    server.chat(&with(hi(), neutral));
+    assert_eq!(error(&server.post(CHAT, &with(hi(), json!({ "model": "gpt" }))), 404), "model");
+    for body in [&b"{"[..], b"", b"[]", b"{} {}", b"\xff"] {
+        error(&server.send("POST", CHAT, JSON, body), 400);
+    }
+    error(&server.send("POST", CHAT, "Content-Type: text/plain\r\n", b"{}"), 415);
+    error(&server.get("/nowhere"), 404);
+    error(&server.get("/v1/models/other"), 404);
+    error(&server.get(CHAT), 405);
+    let large =
+        format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{JSON}Content-Length: {}\r\n\r\n", 51 << 20);
+    let mut bytes = Vec::new();
+    server.open(large.as_bytes()).read_to_end(&mut bytes).unwrap();
+    error(&reply(&bytes), 413);
+    assert_eq!(error(&chunked_flood(&server), 413), Value::Null);
+    assert!(server.metric("osprey:requests_refused_total") > 40.0);
+}
+
+/// A bitmap of 40 bytes that says it has 3,600 megapixels.
+fn bomb() -> Vec<u8> {
+    let mut file = b"BM".to_vec();
+    file.extend(
+        [[54u32, 0, 54, 40, 60_000, 60_000].map(u32::to_le_bytes).concat(), vec![1, 0, 24, 0], vec![0; 24]].concat(),
+    );
+    file
+}
+
+/// Sends a body of no stated length until the server has enough.
+fn chunked_flood(server: &Server) -> Reply {
+    let head =
+        format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n");
+    let mut stream = server.open(head.as_bytes());
+    let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
+    // Exactly one byte too many: nothing is left unread that would reset the connection before the answer is read.
+    (0..50).for_each(|_| stream.write_all(&chunk).unwrap());
+    stream.write_all(b"1\r\n \r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    reply(&bytes)
+}
+
+#[test]
+fn a_key_covers_every_route_but_health() {
+    let server = Server::start(&["--api-key", "secret-key"]);
+    let routes: Value = serde_json::from_str(include_str!("../src/server/openapi.json")).unwrap();
+    let paths = routes["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 9);
+    for (path, methods) in paths {
+        let method = methods.as_object().unwrap().keys().next().unwrap().to_uppercase();
+        let path = path.replace("{id}", "demo");
+        let status = |headers: &str| server.send(&method, &path, &format!("{headers}{JSON}"), b"{}");
+        let inside = |reply: Reply| assert!(![401, 404, 405].contains(&reply.status), "{path}: {reply:?}");
+        if path == "/health" {
+            assert_eq!(status("").status, 200);
+            continue;
+        }
+        for wrong in
+            ["", "Authorization: Bearer secret-kez\r\n", "Authorization: Bearer \r\n", "Authorization: secret-key\r\n"]
+        {
+            let reply = status(wrong);
+            error(&reply, 401);
+            assert_eq!(reply.headers["www-authenticate"], "Bearer");
+        }
+        inside(status("Authorization: Bearer secret-key\r\n"));
+        inside(status("authorization: bearer secret-key\r\n"));
+    }
+    error(&server.get("/nowhere"), 401);
+}
+
+#[test]
+fn a_public_address_needs_a_key() {
+    let refused = |args: &[&str], word: &str| {
+        let out = call(&[&["serve", "--port", "0"], args].concat());
+        let line = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), line.lines().count()), (Some(1), 1), "{line}");
+        assert!(line.contains(word), "{line}");
+    };
+    refused(&["--host", "0.0.0.0"], "--api-key");
+    refused(&["--host", "::"], "--api-key");
+    refused(&["--host", "0.0.0.0", "--api-key", ""], "--api-key");
+    refused(&["--model", "/nowhere"], "/nowhere");
+    assert_eq!(Server::start(&["--host", "0.0.0.0", "--api-key", "k"]).get("/health").status, 200);
+    assert_eq!(Server::start(&["--host", "0.0.0.0", "--insecure"]).get("/ready").status, 200);
+}
+
+#[test]
+fn a_full_queue_refuses_and_a_client_that_leaves_frees_it() {
+    let server = Server::start(&["--max-queue", "0"]);
+    assert_eq!(server.get("/ready").status, 200);
+    let mut first = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
+    let mut byte = [0; 64];
+    first.read_exact(&mut byte).unwrap();
+    server.until("vllm:num_requests_running", 1.0);
+    let reply = server.post(CHAT, &ask(json!("hi")));
+    error(&reply, 429);
+    assert!(reply.headers.contains_key("retry-after"));
+    error(&server.get("/ready"), 503);
+    assert_eq!(server.get("/health").status, 200);
+    first.shutdown(Shutdown::Both).unwrap();
+    drop(first);
+    server.until("vllm:num_requests_running", 0.0);
+    assert!(server.metric("vllm:generation_tokens_total") < 1900.0, "the answer was made to its end for nobody");
+    server.chat(&with(ask(json!("hi")), json!({ "max_tokens": 2 })));
+    server.until("vllm:request_success_total{model_name=\"demo\",finished_reason=\"abort\"}", 1.0);
+}
+
+#[test]
+fn a_slow_reader_does_not_hold_up_the_engine() {
+    let server = Server::start(&[]);
+    let slow = server.open(&message("POST", PLAIN, JSON, long(1500).to_string().as_bytes()));
+    // Nothing is read of the first answer, and the second one comes all the same.
+    server.chat(&with(ask(json!("hi")), json!({ "max_tokens": 2 })));
+    let mut bytes = Vec::new();
+    (&slow).read_to_end(&mut bytes).unwrap();
+    assert!(reply(&bytes).body.ends_with("data: [DONE]\n\n"), "the slow reader lost something");
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_ended() {
+    let server = Server::start(&["--timeout-seconds", "1"]);
+    let start = Instant::now();
+    // Two before it: the third cannot be done in time on any machine.
+    let first = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
+    let second = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
+    error(&server.post(PLAIN, &with(long(2000), json!({ "stream": false }))), 504);
+    for mut stream in [first, second] {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let body = reply(&bytes).body;
+        assert!(body.contains("deadline_exceeded") && !body.contains("[DONE]"), "{body}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(20));
+    server.until("vllm:num_requests_running", 0.0);
+}
+
+#[test]
+fn sigterm_lets_what_is_under_way_finish() {
+    let mut server = Server::start(&["--drain-seconds", "60"]);
+    let mut stream = server.open(&message("POST", PLAIN, JSON, long(400).to_string().as_bytes()));
+    let mut bytes = vec![0; 64];
+    stream.read_exact(&mut bytes).unwrap();
+    let pid = server.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    stream.read_to_end(&mut bytes).unwrap();
+    assert!(reply(&bytes).body.ends_with("data: [DONE]\n\n"), "the answer was cut");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert!(TcpStream::connect(("127.0.0.1", server.port)).is_err());
+}
+
+#[test]
+fn a_drain_that_lasts_too_long_is_ended() {
+    let mut server = Server::start(&["--drain-seconds", "0"]);
+    let mut stream = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
+    stream.read_exact(&mut [0; 64]).unwrap();
+    let pid = server.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let start = Instant::now();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn logs_have_ids_and_no_prompts() {
+    let server = Server::start(&[]);
+    let body = with(ask(json!("a very secret question")), json!({ "max_tokens": 3 })).to_string();
+    let own = server.send("POST", CHAT, &format!("{JSON}X-Request-Id: mine-1\r\n"), body.as_bytes());
+    assert_eq!(own.headers["x-request-id"], "mine-1");
+    let bad = server.send("POST", CHAT, &format!("{JSON}X-Request-Id: a b\r\n"), b"{\"secret\":1}");
+    let given = &bad.headers["x-request-id"];
+    assert!(given.len() > 16 && !given.contains(' '));
+    server.until("osprey:requests_refused_total", 1.0);
+    let log = server.log();
+    assert!(log.contains("mine-1") && log.contains(given.as_str()) && !log.contains("secret"), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answer = lines.iter().find(|line| line["message"] == "answer").unwrap();
+    assert_eq!((&answer["id"], &answer["completion_tokens"]), (&json!("mine-1"), &json!(3)));
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let server = Server::start(&[]);
+    let body = with(ask(json!([image(&example("shapes")), text(QUESTION)])), json!({ "max_tokens": 3 }));
+    let usage = server.chat(&body)["usage"].clone();
+    server.chat(&body);
+    let (read, drawn) = (usage["prompt_tokens"].as_f64().unwrap(), usage["completion_tokens"].as_f64().unwrap());
+    assert_eq!(server.metric("vllm:prompt_tokens_total"), 2.0 * read);
+    assert_eq!(server.metric("vllm:generation_tokens_total"), 2.0 * drawn);
+    assert_eq!(server.metric("vllm:time_to_first_token_seconds_count"), 2.0);
+    assert_eq!(server.metric("vllm:inter_token_latency_seconds_count"), 2.0 * (drawn - 1.0));
+    assert_eq!(server.metric("vllm:e2e_request_latency_seconds_bucket{model_name=\"demo\",le=\"+Inf\"}"), 2.0);
+    assert_eq!(server.metric("vllm:num_requests_waiting"), 0.0);
+    let hits = server.metric("vllm:prefix_cache_hits_total");
+    assert!(hits > 0.0 && hits < read, "{hits}");
+}
+
+/// Values that bodies are made of.
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-3i64..40).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        "[a-z<|>_]{0,12}|\\PC{0,6}".prop_map(Value::from),
+        Just(json!("data:image/png;base64,iVBORw0KGgo=")),
+        Just(json!("<|image_pad|>")),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        let keys = prop::sample::select(vec!["role", "content", "type", "text", "image_url", "url", "detail", "x"]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(keys, inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+#[test]
+fn no_body_is_a_server_error() {
+    let server = Server::start(&["--context", "128"]);
+    let fields = vec![
+        "messages",
+        "prompt",
+        "model",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "n",
+        "logprobs",
+        "tools",
+        "response_format",
+        "user",
+    ];
+    let more = prop::collection::btree_map(prop::sample::select(fields), value(), 0..4).prop_map(|map| json!(map));
+    let parts = prop::collection::vec(value(), 0..3);
+    let body = (any::<bool>(), more, parts).prop_map(|(chat, more, parts)| {
+        let (start, path) = match chat {
+            true => (json!({ "messages": [{ "role": "user", "content": parts }], "max_tokens": 2 }), CHAT),
+            false => (json!({ "prompt": "x", "max_tokens": 2 }), PLAIN),
+        };
+        (path, with(start, more))
+    });
+    let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    runner
+        .run(&(body, any::<u16>()), |((path, body), cut)| {
+            let text = body.to_string();
+            let reply = server.post(path, &body);
+            prop_assert!(reply.status < 500, "{text}: {reply:?}");
+            // And cut somewhere.
+            let bytes = &text.as_bytes()[..usize::from(cut) % text.len()];
+            let reply = server.send("POST", path, JSON, bytes);
+            prop_assert_eq!(reply.status, 400);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(server.get("/health").status, 200);
+}
