@@ -256,6 +256,16 @@ fn a_picture_is_encoded_once() {
     assert_eq!((got.timing.encoded, got.ids), (0, generate(&mut engine(s, WIDE), &other(7, [8, 8]))));
 }
 
+/// A picture that is kept lies in the middle of the rows that the next prompt needs.
+#[test]
+fn kept_pictures_never_keep_a_request_out() {
+    let mut e = engine(setup(DType::F32), Limits { images: 22, ..WIDE });
+    generate(&mut e, &prompt(40, 1, &[(8, [4, 4], 0.0), (20, [4, 6], 0.0)]));
+    e.submit(prompt(70, 2, &[(20, [4, 6], 0.0), (40, [8, 8], 0.5)])).unwrap();
+    (0..1000).for_each(|_| drop(e.step().unwrap()));
+    assert!(e.is_idle());
+}
+
 /// The answer of a conversation is part of what its next turn begins with.
 #[test]
 fn the_next_turn_begins_with_the_answer() {

@@ -47,6 +47,19 @@ impl Pool {
 
     /// Pins the pictures of tokens that are not computed.
     fn pin(&mut self, sequence: &mut Sequence) -> bool {
+        if self.pin_between(sequence) {
+            return true;
+        }
+        self.unpin(sequence, sequence.len());
+        // Rows that are only kept may lie so that a prompt's pictures do not fit between them. If nobody needs any, there is room for all.
+        if self.pictures.pinned() > 0 {
+            return false;
+        }
+        self.pictures.clear();
+        self.pin_between(sequence)
+    }
+
+    fn pin_between(&mut self, sequence: &mut Sequence) -> bool {
         let computed = sequence.computed;
         sequence.media.iter_mut().filter(|m| m.end() > computed).all(|m| {
             m.row = self.pictures.pin(&m.key, &m.patches, m.rows());

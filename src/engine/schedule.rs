@@ -31,6 +31,7 @@ pub(super) struct Live {
 
 impl Live {
     fn new(id: RequestId, request: Request) -> Self {
+        let submitted = Instant::now();
         Live {
             id,
             sequence: Sequence::new(&request),
@@ -40,7 +41,7 @@ impl Live {
             drawn: 0,
             state_row: 0,
             timing: Timing::default(),
-            submitted: Instant::now(),
+            submitted,
             seated: None,
             first: None,
         }
