@@ -42,19 +42,23 @@ struct Groups {
     __device__ __forceinline__ void begin(int first, int last) {
         left = last - first;
         scales += first * SCALES;
-        zeros += first * ZEROS;
-        if (many) fetch_zeros();
+        if (many) {
+            zeros += first * ZEROS;
+            fetch_zeros();
+        }
         fetch_scales();
         lift();
         if (many && left > 0) fetch_zeros();
     }
 
-    // Not called at the last: what is beyond it counts nothing.
+    // Not called at the last: what is beyond it counts nothing. COUNTED: `left` matters also where there are no zero points.
+    template <bool COUNTED>
     __device__ __forceinline__ void advance() {
-        --left;
+        if (COUNTED) --left;
         scales += SCALES;
         fetch_scales();
         if (!many) return;
+        if (!COUNTED) --left;
         lift();
         if (left > 0) fetch_zeros();
     }
@@ -142,7 +146,7 @@ struct Codes {
                     uint4 a[Tile::STRIPS][2];
 #pragma unroll
                     for (int i = 0; i < 2 * Tile::STRIPS; ++i) {
-                        a[i / 2][i % 2] = operand(w[i / 2][load(tile) % 2], tile, i % 2, groups.bias[i / 2]);
+                        a[i / 2][i % 2] = operand(w[i / 2][load(tile) % 2], tile, i % 2, groups.bias[i / 2], Up());
                     }
                     if (used_up(tile) && (load(tile) + 2 < LOADS || more)) fetch_codes(load(tile) + 2);
 #pragma unroll
@@ -156,7 +160,7 @@ struct Codes {
                     for (int i = 0; i < Tile::STRIPS * Tile::BLOCKS; ++i) {
                         fold(acc[i / Tile::BLOCKS][i % Tile::BLOCKS], chain[i / Tile::BLOCKS][i % Tile::BLOCKS], groups.scale[i / Tile::BLOCKS]);
                     }
-                    if (groups.left > 0) groups.advance();
+                    if (groups.left > 0) groups.template advance<true>();
                 }
                 codes += TURN_BYTES;
             }
@@ -182,6 +186,7 @@ private:
         const u8* codes;
         const T* row[BLOCKS];
         Groups<T, 1> groups;
+        const Up up = {opaque(Lift<T>::UP), opaque(Lift<T>::UP_SIXTEENTH)};
         // Begins with a turn.
         auto start = [&](int turn) {
             codes = enter(p, blockIdx.x, groups) + turn * TURN_BYTES;
@@ -202,20 +207,22 @@ private:
         };
         // `then` fetches what the operands of two tiles, the last of which it is told, make room for.
         auto add = [&](const uint4(&w)[LOADS], bool more, auto then) {
-            float chain[BLOCKS][4] = {};
+            float chain[BLOCKS][4];
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const uint4 a = operand(w[load(tile)], tile, half, groups.bias[0]);
+                    const uint4 a = operand(w[load(tile)], tile, half, groups.bias[0], up);
 #pragma unroll
-                    for (int b = 0; b < BLOCKS; ++b) multiply<T>(chain[b], a, x[tile % AHEAD][b], half);
+                    for (int b = 0; b < BLOCKS; ++b) {
+                        tile || half ? multiply<T>(chain[b], a, x[tile % AHEAD][b], half) : multiply_first<T>(chain[b], a, x[0][b]);
+                    }
                 }
                 if (tile % 2) then(tile);
                 if (tile != TILES - 1 && !(FINE && p.weight.ends(tile))) continue;
 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) fold(sum[b], chain[b], groups.scale[0]);
-                if (FINE ? groups.left > 0 : more && several) groups.advance();
+                if (FINE ? groups.left > 0 : more && several) groups.template advance<FINE>();
             }
         };
         int left = whole - begin;
@@ -283,25 +290,29 @@ private:
         const int strip = codes + scales + p.weight.zeros * (count + (count & 1)) * STRIP;
         const u8* at = p.weight.data + static_cast<size_t>(s) * strip;
         groups.scales = at + codes + lane_id() / 4 * 8;
-        groups.zeros = at + codes + scales + lane_id() / 4 * 2;
         groups.many = p.weight.zeros;
+        if (groups.many) groups.zeros = at + codes + scales + lane_id() / 4 * 2;
         groups.apart = s + 1 < p.strips() ? strip : 0;
 #pragma unroll
         for (int i = 0; i < STRIPS; ++i) groups.zero[i] = BITS == 4 ? 0x0808 : 0x8080;
         return at + lane_id() * 16;
     }
 
+    // What multiplies the codes of a lane. In registers, each is moved there once.
+    struct Up {
+        u32 by = Lift<T>::UP, by_sixteenth = Lift<T>::UP_SIXTEENTH;
+    };
+
     // One A operand of a tile, out of its load.
-    static __device__ __forceinline__ uint4 operand(const uint4& w, int tile, int half, const u32 (&bias)[2]) {
-        using L = Lift<T>;
+    static __device__ __forceinline__ uint4 operand(const uint4& w, int tile, int half, const u32 (&bias)[2], const Up& up) {
         if (BITS == 4) {
             const u32 q = tile % 2 ? (half ? w.w : w.z) : half ? w.y : w.x;
-            return make_uint4(T::fma2(q & 0x000f000f, L::UP, bias[0]), T::fma2(q & 0x00f000f0, L::UP_SIXTEENTH, bias[1]),
-                              T::fma2(q >> 8 & 0x000f000f, L::UP, bias[0]), T::fma2(q >> 8 & 0x00f000f0, L::UP_SIXTEENTH, bias[1]));
+            return make_uint4(T::fma2(q & 0x000f000f, up.by, bias[0]), T::fma2(q & 0x00f000f0, up.by_sixteenth, bias[1]),
+                              T::fma2(q >> 8 & 0x000f000f, up.by, bias[0]), T::fma2(q >> 8 & 0x00f000f0, up.by_sixteenth, bias[1]));
         }
         const u32 low = half ? w.z : w.x, high = half ? w.w : w.y;
-        return make_uint4(T::fma2(__byte_perm(low, 0, 0x4240), L::UP, bias[0]), T::fma2(__byte_perm(low, 0, 0x4341), L::UP, bias[1]),
-                          T::fma2(__byte_perm(high, 0, 0x4240), L::UP, bias[0]), T::fma2(__byte_perm(high, 0, 0x4341), L::UP, bias[1]));
+        return make_uint4(T::fma2(__byte_perm(low, 0, 0x4240), up.by, bias[0]), T::fma2(__byte_perm(low, 0, 0x4341), up.by, bias[1]),
+                          T::fma2(__byte_perm(high, 0, 0x4240), up.by, bias[0]), T::fma2(__byte_perm(high, 0, 0x4341), up.by, bias[1]));
     }
 
     // Ends a chain.

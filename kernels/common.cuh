@@ -17,6 +17,9 @@ struct bf16 {
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_bf16(d, a, b);
     }
+    static __device__ __forceinline__ void mma_first(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        mma_m16n8k16_bf16_first(d, a, b);
+    }
 };
 
 struct f16 {
@@ -28,6 +31,9 @@ struct f16 {
     static __device__ __forceinline__ u32 fma2(u32 a, u32 b, u32 c) { return fma_f16x2(a, b, c); }
     static __device__ __forceinline__ void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
         mma_m16n8k16_f16(d, a, b);
+    }
+    static __device__ __forceinline__ void mma_first(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+        mma_m16n8k16_f16_first(d, a, b);
     }
 };
 
@@ -135,6 +141,21 @@ __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int i = WARP / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffffu, x, i);
     return x;
+}
+
+// Whether this block is the last of `parts` to come here; if so, it sees what all of them wrote before. All threads call it, once in a kernel.
+// The counter is zero before and after.
+__device__ __forceinline__ bool last_of(int* counter, int parts) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(counter, 1) == parts - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
 }
 
 template <class T>

@@ -8,9 +8,7 @@
 //          wide with codes (weight u8, codes.cuh): ceil(F / 128) * ceil(T / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per D, both factors f32, one rounding
 // Cost     T D + T F + 2 F D elements, 4 T F D flops
-#include "codes.cuh"
-#include "floats.cuh"
-#include "w8a8.cuh"
+#include "products.cuh"
 
 template <class T>
 struct SwiGlu {
@@ -29,38 +27,17 @@ struct SwiGlu {
     }
 };
 
-#define ENTRY(NAME, SHAPE, TYPE)                                                                             \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
-        NAME(const TYPE* x, const TYPE* weight, TYPE* y, int T, int F, int D) {                              \
-        SHAPE::run(Product<Floats<TYPE>>{x, nullptr, {weight}, T, 2 * F, D}, SwiGlu<TYPE>{y, F});                      \
+#define ENTRY(NAME, SHAPE, FORMAT, TYPE)                                                        \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)          \
+        NAME(FORMAT##_PARAMS(TYPE), TYPE* y, int T, int F, int D) {                             \
+        SHAPE::run(FORMAT##_PRODUCT(TYPE, T, 2 * F, D), SwiGlu<TYPE>{y, F});                    \
     }
 
-#define ENTRY_CODES(NAME, SHAPE, BITS, TYPE)                                                                         \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                               \
-        NAME(const TYPE* x, const u8* weight, TYPE* y, int T, int F, int D, int group, int zeros) {                  \
-        SHAPE::run(Product<Codes<TYPE, BITS>>{x, nullptr, {weight, group, zeros}, T, 2 * F, D}, SwiGlu<TYPE>{y, F}); \
-    }
+#define GATE_UP(NAME, T)              \
+    SHAPES(NAME, FLOATS, T)           \
+    SHAPES(NAME##_w4a16, W4A16, T)    \
+    SHAPES(NAME##_w8a16, W8A16, T)    \
+    SHAPES_W8A8(NAME##_w8a8, T)
 
-ENTRY(gate_up_bf16_narrow, Narrow, bf16)
-ENTRY(gate_up_bf16_wide, Wide, bf16)
-ENTRY(gate_up_f16_narrow, Narrow, f16)
-ENTRY(gate_up_f16_wide, Wide, f16)
-ENTRY_CODES(gate_up_bf16_w4a16_narrow, Narrow, 4, bf16)
-ENTRY_CODES(gate_up_bf16_w4a16_wide, Wide, 4, bf16)
-ENTRY_CODES(gate_up_bf16_w8a16_narrow, Narrow, 8, bf16)
-ENTRY_CODES(gate_up_bf16_w8a16_wide, Wide, 8, bf16)
-ENTRY_CODES(gate_up_f16_w4a16_narrow, Narrow, 4, f16)
-ENTRY_CODES(gate_up_f16_w4a16_wide, Wide, 4, f16)
-ENTRY_CODES(gate_up_f16_w8a16_narrow, Narrow, 8, f16)
-ENTRY_CODES(gate_up_f16_w8a16_wide, Wide, 8, f16)
-
-#define ENTRY_INT8(NAME, SHAPE, TYPE)                                                                        \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
-        NAME(const i8* x, const float* x_scales, const u8* weight, TYPE* y, int T, int F, int D) {           \
-        SHAPE::run(Product<Int8>{x, nullptr, {weight}, T, 2 * F, D}, x_scales, SwiGlu<TYPE>{y, F});          \
-    }
-
-ENTRY_INT8(gate_up_bf16_w8a8_narrow, NarrowInt8, bf16)
-ENTRY_INT8(gate_up_bf16_w8a8_wide, WideInt8, bf16)
-ENTRY_INT8(gate_up_f16_w8a8_narrow, NarrowInt8, f16)
-ENTRY_INT8(gate_up_f16_w8a8_wide, WideInt8, f16)
+GATE_UP(gate_up_bf16, bf16)
+GATE_UP(gate_up_f16, f16)

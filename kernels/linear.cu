@@ -12,10 +12,8 @@
 //          wide with codes (weight u8, codes.cuh): ceil(N / 256) * ceil(M / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per K (linear.cuh), f32 epilogue, one rounding to Y; norm: f32 statistics of the rounded y
 // Cost     M K + M N + N K elements, 2 M N K flops
-#include "codes.cuh"
-#include "floats.cuh"
 #include "norm.cuh"
-#include "w8a8.cuh"
+#include "products.cuh"
 
 // x sigmoid(1.702 x)
 struct QuickGelu {
@@ -65,29 +63,16 @@ __device__ __forceinline__ void linear(const Product<W>& p, const float* bias, Y
     then_norm(norm, y, share.first, share.rows, p.N, counters + share.index, share.parts);
 }
 
-#define ENTRY(NAME, SHAPE, T, Y, ACT, ADD)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
-        NAME(const T* x, const T* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out,        \
-             float* scales, int* counters, int M, int N, int K, float eps) {                                                           \
-        linear<SHAPE, Y, ACT, ADD>(Product<Floats<T>>{x, nullptr, {weight}, M, N, K}, bias, y,                                          \
-                                   Norm<T>{norm_weight, norm_bias, out, scales, eps}, counters);                                       \
+#define ENTRY(NAME, SHAPE, FORMAT, T, Y, ACT, ADD)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
+        NAME(FORMAT##_PARAMS(T), const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out, float* scales,  \
+             int* counters, int M, int N, int K, float eps) {                                                                          \
+        linear<SHAPE, Y, ACT, ADD>(FORMAT##_PRODUCT(T, M, N, K), bias, y, Norm<T>{norm_weight, norm_bias, out, scales, eps}, counters);  \
     }
-#define LINEAR(NAME, T, Y, ACT, ADD)              \
-    ENTRY(NAME##_narrow, Narrow, T, Y, ACT, ADD) \
-    ENTRY(NAME##_wide, Wide, T, Y, ACT, ADD)
 
-#define ENTRY_CODES(NAME, SHAPE, BITS, T, Y, ADD)                                                                                       \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
-        NAME(const T* x, const u8* weight, const float* bias, Y* y, const float* norm_weight, const float* norm_bias, void* out,       \
-             float* scales, int* counters, int M, int N, int K, int group, int zeros, float eps) {                                     \
-        linear<SHAPE, Y, Identity, ADD>(Product<Codes<T, BITS>>{x, nullptr, {weight, group, zeros}, M, N, K}, bias, y,                  \
-                                        Norm<T>{norm_weight, norm_bias, out, scales, eps}, counters);                                  \
-    }
-#define LINEAR_CODES(NAME, T, Y, ADD)                        \
-    ENTRY_CODES(NAME##_w4a16_narrow, Narrow, 4, T, Y, ADD) \
-    ENTRY_CODES(NAME##_w4a16_wide, Wide, 4, T, Y, ADD)     \
-    ENTRY_CODES(NAME##_w8a16_narrow, Narrow, 8, T, Y, ADD) \
-    ENTRY_CODES(NAME##_w8a16_wide, Wide, 8, T, Y, ADD)
+#define LINEAR(NAME, ...)                \
+    SHAPES(NAME, FLOATS, __VA_ARGS__)    \
+    SHAPES_W8A8(NAME##_w8a8, __VA_ARGS__)
 
 LINEAR(linear_bf16, bf16, bf16, Identity, false)
 LINEAR(linear_f16, f16, f16, Identity, false)
@@ -99,30 +84,11 @@ LINEAR(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
 LINEAR(linear_gelu_bf16, bf16, bf16, Gelu, false)
 LINEAR(linear_gelu_f16, f16, f16, Gelu, false)
 
-LINEAR_CODES(linear_bf16, bf16, bf16, false)
-LINEAR_CODES(linear_f16, f16, f16, false)
-LINEAR_CODES(linear_add_bf16, bf16, bf16, true)
-LINEAR_CODES(linear_add_f16_f32, f16, float, true)
+#define LINEAR_CODES(NAME, ...)                   \
+    SHAPES(NAME##_w4a16, W4A16, __VA_ARGS__)      \
+    SHAPES(NAME##_w8a16, W8A16, __VA_ARGS__)
 
-#define ENTRY_INT8(NAME, SHAPE, T, Y, ACT, ADD)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                  \
-        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, Y* y, const float* norm_weight,                  \
-             const float* norm_bias, void* out, float* scales, int* counters, int M, int N, int K, float eps) {                        \
-        const Product<Int8> p{x, nullptr, {weight}, M, N, K};                                                                           \
-        const Share share = SHAPE::run(p, x_scales, Store<Y, ACT, ADD>{bias, y, N});                                                    \
-        then_norm(Norm<T>{norm_weight, norm_bias, out, scales, eps}, y, share.first, share.rows, N, counters + share.index,             \
-                  share.parts);                                                                                                         \
-    }
-#define LINEAR_INT8(NAME, T, Y, ACT, ADD)                         \
-    ENTRY_INT8(NAME##_w8a8_narrow, NarrowInt8, T, Y, ACT, ADD) \
-    ENTRY_INT8(NAME##_w8a8_wide, WideInt8, T, Y, ACT, ADD)
-
-LINEAR_INT8(linear_bf16, bf16, bf16, Identity, false)
-LINEAR_INT8(linear_f16, f16, f16, Identity, false)
-LINEAR_INT8(linear_f16_f32, f16, float, Identity, false)
-LINEAR_INT8(linear_add_bf16, bf16, bf16, Identity, true)
-LINEAR_INT8(linear_add_f16_f32, f16, float, Identity, true)
-LINEAR_INT8(linear_quick_gelu_bf16, bf16, bf16, QuickGelu, false)
-LINEAR_INT8(linear_quick_gelu_f16, f16, f16, QuickGelu, false)
-LINEAR_INT8(linear_gelu_bf16, bf16, bf16, Gelu, false)
-LINEAR_INT8(linear_gelu_f16, f16, f16, Gelu, false)
+LINEAR_CODES(linear_bf16, bf16, bf16, Identity, false)
+LINEAR_CODES(linear_f16, f16, f16, Identity, false)
+LINEAR_CODES(linear_add_bf16, bf16, bf16, Identity, true)
+LINEAR_CODES(linear_add_f16_f32, f16, float, Identity, true)

@@ -4,12 +4,13 @@
 // Weight rows are the M side of mma.m16n8k16, tokens the N side. K is cut in slices that depend on K alone: a slice is summed in ascending
 // k, then the slices are added in index order. So a row's bits depend neither on the row count nor on the shape.
 //
-// A weight operand W (floats.cuh, codes.cuh) owns how weights lie in memory and what becomes of a slice:
+// A weight operand W (floats.cuh, codes.cuh, w8a8.cuh) owns how weights lie in memory and what becomes of a slice:
 //   Type, Sum, TURN_K     the types of rows and of sums; slices end at multiples of TURN_K
 //   log_slices(K)         their number, a power of two
 //   slice<BLOCKS>(p, sum) for Narrow: a warp's slice of one strip, 8 * BLOCKS tokens
 //   Tile                  for Wide: what a block makes
 //   sum<MEMBERS>(p, ...)  its finished sums, staged as Tile wants
+// (int8 has a Wide of its own, and both of its shapes multiply sums with scales before the epilogue.)
 // Weights are packed in strips of 16 rows, a strip in tiles of 32 k, two mma each. Lane 4g + t holds rows g and g + 8, of the tile's k 8t.. and
 // 8t + 2.. for the first mma, 8t + 4.. and 8t + 6.. for the second; so a lane's B operands of both are k 8t.. of its token, one 16-byte load
 // from row-major X. (This permutes k inside a tile, equally on both sides.)
@@ -29,10 +30,10 @@ constexpr int MOST_SLICES = 8;
 template <class W>
 struct Product {
     using T = typename W::Type;
-    const T* x;       // [M, K], or what `rows` picks from
-    const int* rows;  // [M] or null
+    const T* x;  // [M, K], or what `rows` picks from
     W weight;
     int M, N, K;
+    const int* rows = nullptr;  // [M]
 
     __device__ int turns() const { return ceil_div<u32>(K, W::TURN_K); }
     // The first turn of a slice.
@@ -51,12 +52,17 @@ struct Share {
     int index, first, rows, parts;
 };
 
-// Adds one of the two mma of a tile to the sums of 16 features x 8 tokens.
+// Adds one of the two mma of a tile to the sums of 16 features x 8 tokens, or begins them with it.
 template <class T, class Sum>
 __device__ __forceinline__ void multiply(Sum (&sum)[4], const uint4& w, const uint4& x, int half) {
     const u32 a[4] = {w.x, w.y, w.z, w.w};
     const u32 b[2] = {half ? x.z : x.x, half ? x.w : x.y};
     T::mma(sum, a, b);
+}
+template <class T>
+__device__ __forceinline__ void multiply_first(float (&sum)[4], const uint4& w, const uint4& x) {
+    const u32 a[4] = {w.x, w.y, w.z, w.w}, b[2] = {x.x, x.y};
+    T::mma_first(sum, a, b);
 }
 
 // Sums of two slices.
@@ -78,32 +84,34 @@ struct Narrow {
             slice<4>(p, sums[warp_id()]);
         }
         __syncthreads();
+        const Share share{0, 0, p.M, static_cast<int>(gridDim.x)};
         constexpr u32 COLUMNS = STRIP / E::MEMBERS;
-        // Unsigned, since such divisions are shifts.
-        const u32 slices = blockDim.x / WARP, all = p.M * COLUMNS;
-        for (u32 i = threadIdx.x; i < all; i += blockDim.x) {
-            const u32 token = i / COLUMNS, column = i % COLUMNS, at = blockIdx.x * COLUMNS + column;
+        // Unsigned, since such divisions are shifts. A thread keeps its column.
+        const u32 M = p.M, column = threadIdx.x % COLUMNS, at = blockIdx.x * COLUMNS + column;
+        if (at >= static_cast<u32>(p.N) / E::MEMBERS) return share;
+        for (u32 token = threadIdx.x / COLUMNS; token < M; token += blockDim.x / COLUMNS) {
             typename W::Sum total[E::MEMBERS] = {};
+            // The second member's feature is 8 higher: its sum is of plane 1.
+            const typename W::Sum* from = &sums[0][token / 8][place(column / 8 * 2 + token % 2, column % 8 * 4 + token % 8 / 2)];
+            u32 left = blockDim.x / WARP;
 #pragma unroll 1
-            for (u32 s = 0; s < slices; ++s) {
+            do {
 #pragma unroll
-                for (u32 member = 0; member < E::MEMBERS; ++member) {
-                    const u32 feature = column + 8 * member, from = place(feature / 8 * 2 + token % 2, feature % 8 * 4 + token % 8 / 2);
-                    total[member] = plus(total[member], sums[s][token / 8][from]);
-                }
-            }
+                for (int member = 0; member < E::MEMBERS; ++member) total[member] = plus(total[member], from[member * place(2, 0)]);
+                from += sizeof(sums[0]) / sizeof(*from);
+            } while (--left > 0);
             float v[E::MEMBERS][1];
 #pragma unroll
             for (int member = 0; member < E::MEMBERS; ++member) v[member][0] = static_cast<float>(total[member]);
-            if (at < static_cast<u32>(p.N) / E::MEMBERS) epilogue(at, token, v);
+            epilogue(at, token, v);
         }
-        return {0, 0, p.M, static_cast<int>(gridDim.x)};
+        return share;
     }
 
 private:
     // Where a lane's sum i of 8 tokens lies: neither the stores nor the loads of neighbouring features and tokens conflict.
     static constexpr int SUMS = 4 * WARP + 7;
-    static __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
+    static constexpr __device__ __forceinline__ u32 place(u32 i, u32 lane) { return i / 2 * 69 + i % 2 * 34 + lane; }
 
     template <int BLOCKS, class W>
     static __device__ __forceinline__ void slice(const Product<W>& p, typename W::Sum (&sums)[4][SUMS]) {

@@ -1,7 +1,7 @@
 // Logits of the rows that are sampled: logits[s] = x[rows[s]] W^T. x is normed already. Their best candidates (common.cuh) beside them.
 //
 // Entries  lm_head_bf16|f16[_w8a16]_narrow|wide
-// x        T [T, D] read        rows  i32 [S] read        weight  T [V, D] tiled, read        logits  f32 [S, V] write
+// x        T [T, D] read        weight  T [V, D] tiled, read        rows  i32 [S] read        logits  f32 [S, V] write
 // bests    u64 [S], zero before, or null; needs V a multiple of 16
 // Needs    D and V multiples of 8, rows aligned to 16 bytes
 // Launch   narrow (S <= 32): ceil(V / 16) blocks of 32 * slices threads (slices of D: linear.cuh)
@@ -9,8 +9,7 @@
 //          wide with codes (weight u8, codes.cuh): ceil(V / 256) * ceil(S / 64) blocks of 256 threads, 99328 bytes of dynamic shared memory
 // Numerics f32 sums in one order per D
 // Cost     S D + V D elements, 4 S V bytes, 2 S V D flops
-#include "codes.cuh"
-#include "floats.cuh"
+#include "products.cuh"
 
 struct Logits {
     static constexpr int MEMBERS = 1;
@@ -37,24 +36,15 @@ struct Logits {
     }
 };
 
-#define ENTRY(NAME, SHAPE, T)                                                                                \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                       \
-        NAME(const T* x, const int* rows, const T* weight, float* logits, u64* bests, int S, int V, int D) { \
-        SHAPE::run(Product<Floats<T>>{x, rows, {weight}, S, V, D}, Logits{logits, bests, V});                          \
+#define ENTRY(NAME, SHAPE, FORMAT, T)                                                                      \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                     \
+        NAME(FORMAT##_PARAMS(T), const int* rows, float* logits, u64* bests, int S, int V, int D) {        \
+        SHAPE::run(FORMAT##_PRODUCT(T, S, V, D, rows), Logits{logits, bests, V});                          \
     }
 
-#define ENTRY_CODES(NAME, SHAPE, BITS, T)                                                                             \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                \
-        NAME(const T* x, const int* rows, const u8* weight, float* logits, u64* bests, int S, int V, int D, int group, \
-             int zeros) {                                                                                             \
-        SHAPE::run(Product<Codes<T, BITS>>{x, rows, {weight, group, zeros}, S, V, D}, Logits{logits, bests, V});      \
-    }
+#define LM_HEAD(NAME, T)       \
+    SHAPES(NAME, FLOATS, T)    \
+    SHAPES(NAME##_w8a16, W8A16, T)
 
-ENTRY(lm_head_bf16_narrow, Narrow, bf16)
-ENTRY(lm_head_bf16_wide, Wide, bf16)
-ENTRY(lm_head_f16_narrow, Narrow, f16)
-ENTRY(lm_head_f16_wide, Wide, f16)
-ENTRY_CODES(lm_head_bf16_w8a16_narrow, Narrow, 8, bf16)
-ENTRY_CODES(lm_head_bf16_w8a16_wide, Wide, 8, bf16)
-ENTRY_CODES(lm_head_f16_w8a16_narrow, Narrow, 8, f16)
-ENTRY_CODES(lm_head_f16_w8a16_wide, Wide, 8, f16)
+LM_HEAD(lm_head_bf16, bf16)
+LM_HEAD(lm_head_f16, f16)

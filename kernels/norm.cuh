@@ -68,18 +68,9 @@ __device__ __forceinline__ void norm_row(const Norm<T>& norm, const S* rows, siz
     if (lane_id() == 0) norm.scales[r] = by;
 }
 
-// Called by all threads of each of `parts` blocks when their share of the rows is stored. The last of them normalises the rows
-// and leaves the counter zero, as it found it.
+// Called by all threads of each of `parts` blocks when their share of the rows is stored. The last of them normalises the rows.
 template <class T, class S>
 __device__ __forceinline__ void then_norm(const Norm<T>& norm, const S* y, int first, int rows, int D, int* counter, int parts) {
-    if (!norm.weight) return;
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == parts - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
+    if (!norm.weight || !last_of(counter, parts)) return;
     for (int r = warp_id(); r < rows; r += blockDim.x / WARP) norm_row(norm, y, first + r, D);
-    if (threadIdx.x == 0) *counter = 0;
 }

@@ -352,16 +352,8 @@ __device__ __forceinline__ void decode(const T* __restrict__ q, const Cache& cac
         if (warp == 0 && lane % 4 == 0) to.statistics[split] = {softmax.max[r], sum};
     }
 
-    // The last block of a (row, kv head) combines; fences on both sides of the counter order the parts before it.
-    __threadfence();
-    __syncthreads();
-    __shared__ bool last;
-    int* counter = counters + row * groups + group;
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == splits - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;
+    // The last block of a (row, kv head) combines.
+    if (!last_of(counters + row * groups + group, splits)) return;
     for (int i = head + warp; i < head + per_group; i += THREADS / WARP) {
         combine(y + (static_cast<u64>(row) * heads + i) * HEAD, Partials(partials, rows, heads, row, i), splits);
     }

@@ -13,11 +13,9 @@
 //           wide with codes (weight u8, codes.cuh): ceil((H + 2G) / 2) * ceil(T / 64) blocks of 256 threads, 99328 bytes
 // Numerics  f32 sums in one order per D, angle = position * inv_freq in f32, one rounding to T; int8 is made of that (int8.cuh)
 // Cost      T D + (T + D) (H + 2G) d elements, 2 T D (H + 2G) d flops
-#include "codes.cuh"
-#include "floats.cuh"
 #include "int8.cuh"
+#include "products.cuh"
 #include "rope.cuh"
-#include "w8a8.cuh"
 
 constexpr int HEAD = 128, HALF = HEAD / 2;
 constexpr int PARTS = 8;  // blocks that make a head in the narrow shape
@@ -70,15 +68,7 @@ struct Int8Cache {
     // Quantizes the rows of a head if this is the last of its blocks.
     template <class Place>
     __device__ __forceinline__ void finish(int head, int tokens, const Place& place) const {
-        if (!rows) return;
-        __shared__ bool last;
-        __threadfence();
-        __syncthreads();
-        if (threadIdx.x == 0) last = atomicAdd(counters + head, 1) == PARTS - 1;
-        __syncthreads();
-        if (!last) return;
-        __threadfence();
-        if (threadIdx.x == 0) counters[head] = 0;
+        if (!rows || !last_of(counters + head, PARTS)) return;
         const int first = threadIdx.x % 8 * 8;
         for (int token = threadIdx.x / 8; token < tokens; token += blockDim.x / 8) {
             bool key;
@@ -158,56 +148,34 @@ struct Scatter {
     }
 };
 
-// How the entries of a cache take it, and what a scatter has of it.
-#define FLOATS(TYPE) Plain<TYPE>
-#define FLOATS_PARAMS(TYPE) TYPE *k, TYPE *v
-#define FLOATS_FIELDS {k, v}
-#define INT8S(TYPE) Int8Cache<TYPE>
-#define INT8S_PARAMS(TYPE) s8 *k, float *k_scales, s8 *v, float *v_scales, TYPE *rows, int *counters
-#define INT8S_FIELDS {k, k_scales, v, v_scales, rows, counters, 2 * G}
+template <class Shape, class W, class T, class Cache>
+__device__ __forceinline__ void project(const Product<W>& p, const Scatter<T, Cache>& scatter) {
+    Shape::run(p, scatter);
+    scatter.finish();
+}
 
-#define SCATTER(TYPE, CACHE)                                                                                                           \
-    Scatter<TYPE, CACHE(TYPE)> { bias, inv_freq, positions, slots, q, CACHE##_FIELDS, T, H, G, block, section_t, section_h }
+// The parameters of a cache, and the cache of them.
+#define PLAIN_PARAMS(T) T *k, T *v
+#define PLAIN(TYPE) (Plain<TYPE>{k, v})
+#define KV8_PARAMS(T) s8 *k, float *k_scales, s8 *v, float *v_scales, T *rows, int *counters
+#define KV8(TYPE) (Int8Cache<TYPE>{k, k_scales, v, v_scales, rows, counters, 2 * G})
 
-#define OPERANDS(TYPE, CACHE)                                                                                                          \
-    const float *bias, const float *inv_freq, const int *positions, const int *slots, TYPE *q, CACHE##_PARAMS(TYPE), int T, int D,    \
-        int H, int G, int block, int section_t, int section_h
-
-#define ENTRY(NAME, SHAPE, TYPE, CACHE)                                                                                                \
+#define ENTRY(NAME, SHAPE, FORMAT, TYPE, CACHE)                                                                                        \
     extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
-        NAME(const TYPE* x, const TYPE* weight, OPERANDS(TYPE, CACHE)) {                                                               \
-        const auto scatter = SCATTER(TYPE, CACHE);                                                                                     \
-        SHAPE::run(Product<Floats<TYPE>>{x, nullptr, {weight}, T, (H + 2 * G) * HEAD, D}, scatter);                                    \
-        scatter.finish();                                                                                                              \
+        NAME(FORMAT##_PARAMS(TYPE), const float* bias, const float* inv_freq, const int* positions, const int* slots, TYPE* q,         \
+             CACHE##_PARAMS(TYPE), int T, int D, int H, int G, int block, int section_t, int section_h) {                              \
+        const Scatter<TYPE, decltype(CACHE(TYPE))> scatter{bias, inv_freq, positions, slots, q, CACHE(TYPE), T, H, G, block,           \
+                                                           section_t, section_h};                                                      \
+        project<SHAPE>(FORMAT##_PRODUCT(TYPE, T, (H + 2 * G) * HEAD, D), scatter);                                                     \
     }
 
-#define ENTRY_CODES(NAME, SHAPE, BITS, TYPE, CACHE)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
-        NAME(const TYPE* x, const u8* weight, OPERANDS(TYPE, CACHE), int group, int zeros) {                                           \
-        const auto scatter = SCATTER(TYPE, CACHE);                                                                                     \
-        SHAPE::run(Product<Codes<TYPE, BITS>>{x, nullptr, {weight, group, zeros}, T, (H + 2 * G) * HEAD, D}, scatter);                 \
-        scatter.finish();                                                                                                              \
-    }
+#define QKV_MROPE(NAME, ...)                    \
+    SHAPES(NAME, FLOATS, __VA_ARGS__)           \
+    SHAPES(NAME##_w4a16, W4A16, __VA_ARGS__)    \
+    SHAPES(NAME##_w8a16, W8A16, __VA_ARGS__)    \
+    SHAPES_W8A8(NAME##_w8a8, __VA_ARGS__)
 
-#define ENTRY_INT8(NAME, SHAPE, TYPE, CACHE)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
-        NAME(const i8* x, const float* x_scales, const u8* weight, OPERANDS(TYPE, CACHE)) {                                            \
-        const auto scatter = SCATTER(TYPE, CACHE);                                                                                     \
-        SHAPE::run(Product<Int8>{x, nullptr, {weight}, T, (H + 2 * G) * HEAD, D}, x_scales, scatter);                                  \
-        scatter.finish();                                                                                                              \
-    }
-
-#define ENTRIES(FAMILY, TYPE, CACHE)                      \
-    ENTRY(FAMILY##_narrow, Narrow, TYPE, CACHE)           \
-    ENTRY(FAMILY##_wide, Wide, TYPE, CACHE)               \
-    ENTRY_CODES(FAMILY##_w4a16_narrow, Narrow, 4, TYPE, CACHE) \
-    ENTRY_CODES(FAMILY##_w4a16_wide, Wide, 4, TYPE, CACHE)     \
-    ENTRY_CODES(FAMILY##_w8a16_narrow, Narrow, 8, TYPE, CACHE) \
-    ENTRY_CODES(FAMILY##_w8a16_wide, Wide, 8, TYPE, CACHE)     \
-    ENTRY_INT8(FAMILY##_w8a8_narrow, NarrowInt8, TYPE, CACHE)  \
-    ENTRY_INT8(FAMILY##_w8a8_wide, WideInt8, TYPE, CACHE)
-
-ENTRIES(qkv_mrope_bf16, bf16, FLOATS)
-ENTRIES(qkv_mrope_f16, f16, FLOATS)
-ENTRIES(qkv_mrope_bf16_kv8, bf16, INT8S)
-ENTRIES(qkv_mrope_f16_kv8, f16, INT8S)
+QKV_MROPE(qkv_mrope_bf16, bf16, PLAIN)
+QKV_MROPE(qkv_mrope_f16, f16, PLAIN)
+QKV_MROPE(qkv_mrope_bf16_kv8, bf16, KV8)
+QKV_MROPE(qkv_mrope_f16_kv8, f16, KV8)

@@ -8,9 +8,8 @@
 //           wide: ceil(15 H / 8) * ceil(P / 128) blocks of 256 threads, 98304 bytes of dynamic shared memory
 // Numerics  f32 sums in one order per E, angle = position * inv_freq in f32, one rounding to T
 // Cost      P E + (P + E) 3 H d elements, 6 P E H d flops
-#include "floats.cuh"
+#include "products.cuh"
 #include "rope.cuh"
-#include "w8a8.cuh"
 
 constexpr int HEAD = 80, HALF = HEAD / 2, QUARTER = HEAD / 4;
 
@@ -49,26 +48,16 @@ struct Turn {
     }
 };
 
-#define ENTRY(NAME, SHAPE, T)                                                                                                          \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
-        NAME(const T* x, const T* weight, const float* bias, const float* inv_freq, const int* positions, T* qkv, int P, int E,       \
-             int H) {                                                                                                                  \
-        SHAPE::run(Product<Floats<T>>{x, nullptr, {weight}, P, 3 * H * HEAD, E}, Turn<T>{bias, inv_freq, positions, qkv, H});                    \
+#define ENTRY(NAME, SHAPE, FORMAT, T)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                      \
+        NAME(FORMAT##_PARAMS(T), const float* bias, const float* inv_freq, const int* positions, T* qkv, int P, int E,      \
+             int H) {                                                                                                       \
+        SHAPE::run(FORMAT##_PRODUCT(T, P, 3 * H * HEAD, E), Turn<T>{bias, inv_freq, positions, qkv, H});                    \
     }
 
-ENTRY(qkv_rope_2d_bf16_narrow, Narrow, bf16)
-ENTRY(qkv_rope_2d_bf16_wide, Wide, bf16)
-ENTRY(qkv_rope_2d_f16_narrow, Narrow, f16)
-ENTRY(qkv_rope_2d_f16_wide, Wide, f16)
+#define QKV_ROPE_2D(NAME, T)   \
+    SHAPES(NAME, FLOATS, T)    \
+    SHAPES_W8A8(NAME##_w8a8, T)
 
-#define ENTRY_INT8(NAME, SHAPE, T)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, SHAPE::BLOCKS_PER_SM)                                                 \
-        NAME(const i8* x, const float* x_scales, const u8* weight, const float* bias, const float* inv_freq, const int* positions,    \
-             T* qkv, int P, int E, int H) {                                                                                            \
-        SHAPE::run(Product<Int8>{x, nullptr, {weight}, P, 3 * H * HEAD, E}, x_scales, Turn<T>{bias, inv_freq, positions, qkv, H});     \
-    }
-
-ENTRY_INT8(qkv_rope_2d_bf16_w8a8_narrow, NarrowInt8, bf16)
-ENTRY_INT8(qkv_rope_2d_bf16_w8a8_wide, WideInt8, bf16)
-ENTRY_INT8(qkv_rope_2d_f16_w8a8_narrow, NarrowInt8, f16)
-ENTRY_INT8(qkv_rope_2d_f16_w8a8_wide, WideInt8, f16)
+QKV_ROPE_2D(qkv_rope_2d_bf16, bf16)
+QKV_ROPE_2D(qkv_rope_2d_f16, f16)

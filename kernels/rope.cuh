@@ -1,4 +1,4 @@
-// Sine and cosine of an f32 angle, to f32.
+// Rotary positions: pairs with their bias, turned by an f32 angle.
 #pragma once
 
 #include "common.cuh"

@@ -17,9 +17,10 @@ struct Int8 {
     using Type = i8;
     using Sum = int;
     static constexpr int TURN_K = 64;
-    static __device__ int log_slices(int K) { return (K >= 768) + (K >= 1536) + (K >= 6144); }
+    static __device__ int log_slices(int K) { return stream_log_slices(K); }
 
     const u8* data;
+    const float* x_scales;  // [M]
 
     template <int BLOCKS>
     static __device__ __forceinline__ void slice(const Product<Int8>& p, int (&sum)[BLOCKS][4]) {
@@ -43,12 +44,11 @@ template <class E>
 struct Scaled {
     static constexpr int MEMBERS = E::MEMBERS;
     Product<Int8> p;
-    const float* x_scales;  // [M]
     E then;
 
     template <int W>
     __device__ __forceinline__ void operator()(int i, int token, float (&v)[MEMBERS][W]) const {
-        const float x = __ldg(x_scales + token);
+        const float x = __ldg(p.weight.x_scales + token);
 #pragma unroll
         for (int member = 0; member < MEMBERS; ++member) {
             float w[W];
@@ -65,8 +65,8 @@ struct NarrowInt8 {
     static constexpr int THREADS = Narrow::THREADS, BLOCKS_PER_SM = Narrow::BLOCKS_PER_SM;
 
     template <class E>
-    static __device__ __forceinline__ Share run(const Product<Int8>& p, const float* x_scales, const E& epilogue) {
-        return Narrow::run(p, Scaled<E>{p, x_scales, epilogue});
+    static __device__ __forceinline__ Share run(const Product<Int8>& p, const E& epilogue) {
+        return Narrow::run(p, Scaled<E>{p, epilogue});
     }
 };
 
@@ -75,7 +75,7 @@ struct WideInt8 {
     static constexpr int THREADS = 4 * WARP, BLOCKS_PER_SM = 2;
 
     template <class E>
-    static __device__ __forceinline__ Share run(const Product<Int8>& p, const float* x_scales, const E& epilogue) {
+    static __device__ __forceinline__ Share run(const Product<Int8>& p, const E& epilogue) {
         const Block block = Block::of<Tile>(p);
         extern __shared__ uint4 pool[];
         int sum[STRIPS][BLOCKS][4] = {};
@@ -92,7 +92,7 @@ struct WideInt8 {
                 });
             }
             __syncthreads();
-            Half::finish(p, staged, block.strip, block.token + first, Scaled<E>{p, x_scales, epilogue});
+            Half::finish(p, staged, block.strip, block.token + first, Scaled<E>{p, epilogue});
         }
         return block.share<Tile>(p);
     }

@@ -45,6 +45,16 @@ impl DType {
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::Bf16 | DType::F16)
     }
+
+    /// True for the types of activations that kernels take.
+    pub const fn is_half(self) -> bool {
+        matches!(self, DType::Bf16 | DType::F16)
+    }
+
+    /// The type of the residual stream between activations of this type: f16 has no room for what adds up there.
+    pub const fn stream(self) -> DType {
+        if matches!(self, DType::F16) { DType::F32 } else { self }
+    }
 }
 
 impl fmt::Display for DType {

@@ -22,15 +22,14 @@ pub enum Access {
     Scratch,
 }
 
-/// How a device stores a weight. The host reads every weight in place, as the checkpoint has it.
+/// How a device stores a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// Rows `[N, K]` of all parts in tiles of 16 rows x 32 columns; `N` and `K` are padded with zeros. int8 has 64 columns, and scales.
-    Tiled(DType),
-    /// The same, but rows come in segments of `2 * half`, and a tile holds 8 rows of a segment's first half above the 8 of its second half that
+    /// Rows `[N, K]` of all parts in tiles of 16 rows x 32 columns; `N` and `K` are padded with zeros. int8 has 64 columns, and scales. With
+    /// `half`, rows come in segments of `2 * half`, and a tile holds 8 rows of a segment's first half above the 8 of its second half that
     /// belong to them: the two rows that a rotation or a gate combines.
-    Paired { dtype: DType, half: usize },
-    /// Codes of 4 or 8 bits with their scales and zero points; rows as in `Tiled`, or as in `Paired` with this half.
+    Tiled { dtype: DType, half: Option<usize> },
+    /// Codes of 4 or 8 bits with their scales and zero points, rows as in `Tiled`.
     Codes { format: Format, half: Option<usize> },
     /// All parts' elements in f32, one after the other.
     Vector,

@@ -15,7 +15,7 @@ use osprey::checkpoint::{ModelFiles, Summary};
 use osprey::quant::{Format, Values};
 use traces::{F32_MEAN, distance, regret, trace_folder};
 
-const MODELS: [&str; 5] = ["awq4", "ct4", "ct8", "gptq4", "gptq8"];
+const MODELS: [&str; 6] = ["awq4", "ct4", "ct8", "gptq4", "gptq8", "w8a8"];
 
 #[test]
 fn every_value_is_that_of_the_tools_formula() {

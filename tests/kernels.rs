@@ -3,6 +3,7 @@
 use osprey::launch::{Arg, Kernel, Launch, Target};
 use osprey::ops::REGISTRY;
 use osprey::ptx::{MODULES, Module, Resources, module_of, resources};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -93,15 +94,20 @@ fn nothing_spills_and_every_launch_fits() {
         let most = blocks.entry(k.entry.clone()).or_insert_with(|| k.clone());
         (most.smem, most.block) = (most.smem.max(k.smem), most.block.max(k.block));
     }
-    for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100"] {
-        for (entry, r) in MODULES.iter().flat_map(|m| assemble(m, arch)) {
-            println!("{arch:7} {entry:40} {:3} registers {:6} bytes shared", r.registers, r.shared);
-            assert_eq!((r.spills, r.stack), (0, 0), "{entry} on {arch}: bytes spilled, and of stack");
-            let Some(k) = blocks.get(entry) else { continue };
-            let registers = k.block * r.registers.next_multiple_of(8);
-            assert!(registers <= REGISTERS, "{entry} on {arch}: {registers} registers a block");
-            let shared = r.shared + k.smem;
-            assert!(shared as usize <= TARGET.smem, "{entry} on {arch}: {shared} bytes of shared memory");
-        }
+    let archs = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100"];
+    // Large modules first, so that no thread is left with one.
+    let mut modules: Vec<&'static Module> = MODULES.iter().collect();
+    modules.sort_by_key(|m| std::cmp::Reverse(m.ptx.len()));
+    let work: Vec<_> = modules.into_iter().flat_map(|m| archs.map(|arch| (arch, m))).collect();
+    let assembled: Vec<_> = work.into_par_iter().with_max_len(1).map(|(arch, m)| (arch, assemble(m, arch))).collect();
+    for (arch, (entry, r)) in assembled.into_iter().flat_map(|(arch, all)| all.into_iter().map(move |one| (arch, one)))
+    {
+        println!("{arch:7} {entry:40} {:3} registers {:6} bytes shared", r.registers, r.shared);
+        assert_eq!((r.spills, r.stack), (0, 0), "{entry} on {arch}: bytes spilled, and of stack");
+        let Some(k) = blocks.get(entry) else { continue };
+        let registers = k.block * r.registers.next_multiple_of(8);
+        assert!(registers <= REGISTERS, "{entry} on {arch}: {registers} registers a block");
+        let shared = r.shared + k.smem;
+        assert!(shared as usize <= TARGET.smem, "{entry} on {arch}: {shared} bytes of shared memory");
     }
 }

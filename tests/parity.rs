@@ -43,10 +43,7 @@ fn a_row_of_a_linear_has_the_same_bits_among_any_number() {
             let weight = b.operand(format, dtype, &[(n, k)], 0.1);
             let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
             let y = b.output(stream, &[m, n], ANY);
-            let normed = norm.map(|kind| match format {
-                Format::W8A8 => b.normed_int8(kind, dtype, &y, ANY),
-                _ => b.normed(kind, dtype, &y, ANY),
-            });
+            let normed = norm.map(|kind| b.normed(kind, dtype, format, &y, ANY));
             let x = b.input(format, dtype, &[m, k], 1.0);
             b.finish(Linear { x, weight, bias, activation, store: Store::Set, y, normed })
         });
@@ -89,7 +86,7 @@ fn a_row_of_a_product_with_codes_has_the_same_bits_among_any_number() {
             let weight = b.quantized(format, &[(n, k)], 0.1);
             // Zeros: what is added to is the same for every number of rows.
             let y = b.zeros(stream, &[m, n], ANY);
-            let normed = Some(b.normed(NormKind::Rms, dtype, &y, ANY));
+            let normed = Some(b.normed(NormKind::Rms, dtype, Format::Float, &y, ANY));
             let x = b.random(dtype, &[m, k], 1.0).into();
             b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Add, y, normed })
         });

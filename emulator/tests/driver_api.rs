@@ -507,6 +507,30 @@ fn binaries_are_refused_with_a_reason() {
 }
 
 #[test]
+fn a_text_that_is_loaded_twice_has_its_variables_twice_and_lives_as_long_as_one() {
+    context();
+    const HEAD: &str = ".version 8.0\n.target sm_80\n.address_size 64\n";
+    let load = |text: &str| {
+        let (text, mut module) = (CString::new(format!("{HEAD}{text}")).unwrap(), 0usize);
+        ok!(cuModuleLoadData(&raw mut module, text.as_ptr()));
+        module
+    };
+    let variable = |module: usize| {
+        let (mut at, mut bytes) = (0u64, 0usize);
+        ok!(cuModuleGetGlobal_v2(&raw mut at, &raw mut bytes, module, c"v".as_ptr()));
+        at
+    };
+    let [a, b] = [(); 2].map(|()| load(".global .u32 v;"));
+    assert_ne!(variable(a), variable(b));
+    let [a, b] = [(); 2].map(|()| load(".visible .entry k() { ret; }"));
+    assert_ne!(a, b);
+    ok!(cuModuleUnload(a));
+    let mut function = 0usize;
+    ok!(cuModuleGetFunction(&raw mut function, b, c"k".as_ptr()));
+    assert_ne!(cu!(cuModuleGetFunction(&raw mut function, a, c"k".as_ptr())), 0);
+}
+
+#[test]
 fn the_linker_puts_texts_together() {
     context();
     let linker = {

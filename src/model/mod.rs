@@ -33,7 +33,7 @@ pub struct Precision {
 impl Precision {
     /// Storage for a floating-point dtype.
     pub fn new(dtype: DType) -> Self {
-        let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+        let stream = dtype.stream();
         Precision { activations: dtype, stream, cache: dtype }
     }
 

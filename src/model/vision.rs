@@ -1,6 +1,6 @@
 //! The vision tower of Qwen2-VL as a plan: patches in, rows of the decoder's width out.
 //!
-//! Five launches a block, seven where products read int8. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
+//! Five launches a block; seven where products read int8, and one more for each product in act-order. Every frame attends within itself; four neighbouring patches, which lie together, become one row.
 
 use super::{Precision, Tap, WeightLoader, input_of, ordered, rows_for};
 use crate::checkpoint::VisionConfig;

@@ -6,7 +6,7 @@ use super::norm::{Norm, NormKind, Normed};
 use crate::data::TensorData;
 use crate::dtype::{DType, Float, with_float};
 use crate::hostmem::{HostRegions, RegionBytes};
-use crate::quant::{Activations, Codes, Format, Quantized, Values};
+use crate::quant::{Activations, Codes, Format, Groups, Quantized, Values};
 use crate::step::{HostStep, StepShape};
 use crate::tensor::{Region, Tensor, WeightId};
 use crate::weights::{Matrix, Part, Weight, WeightSet};
@@ -209,20 +209,16 @@ impl CaseBuilder {
         t
     }
 
-    /// The norm of an output that is exact to `of`, with weights of its own.
-    pub fn normed(&mut self, kind: NormKind, dtype: DType, rows: &Tensor, of: Tolerance) -> Normed {
+    /// The norm of an output that is exact to `of`, with weights of its own, as a product of the format `reader` reads it.
+    pub fn normed(&mut self, kind: NormKind, dtype: DType, reader: Format, rows: &Tensor, of: Tolerance) -> Normed {
         let weight = self.weight(dtype, &[(rows.cols(), 1)], 1.0);
         let bias = (kind == NormKind::Layer).then(|| self.weight(dtype, &[(rows.cols(), 1)], 0.1));
-        let y = self.output(dtype, rows.shape(), of.normed()).into();
+        let y = match reader {
+            Format::W8A8 => self.int8_output(rows.shape(), of.normed().quantized(dtype)),
+            _ => self.output(dtype, rows.shape(), of.normed()).into(),
+        };
         let counters = self.counters(64);
         Normed { norm: Norm { kind, weight, bias, eps: 1e-6 }, y, activations: dtype, counters }
-    }
-
-    /// The same as int8 with scales.
-    pub fn normed_int8(&mut self, kind: NormKind, dtype: DType, rows: &Tensor, of: Tolerance) -> Normed {
-        let normed = self.normed(kind, dtype, rows, of);
-        self.outputs.retain(|(t, _)| *t != normed.y.x);
-        Normed { y: self.int8_output(rows.shape(), of.normed().quantized(dtype)), ..normed }
     }
 
     /// int8 rows and their scales that start poisoned, with a tolerance for each.
@@ -341,12 +337,9 @@ impl CaseBuilder {
     }
 
     fn codes(&mut self, format: Format, n: usize, k: usize, scale: f32) -> Quantized {
-        let (group, zeros) = match format {
-            Format::W4A16 { group, zeros } | Format::W8A16 { group, zeros } => (group, zeros),
-            Format::W8A8 => (k, false),
-            Format::Float => unreachable!("floats have no codes"),
-        };
-        let four = matches!(format, Format::W4A16 { .. });
+        let int8 = Groups { bits: 8, group: k, zeros: false };
+        let Groups { bits, group, zeros } = format.groups().unwrap_or(int8);
+        let four = bits == 4;
         let bytes: Vec<u8> = (0..n * if four { k / 2 } else { k }).map(|_| self.rng.next() as u8).collect();
         let data = TensorData::from_bytes(bytes);
         let (codes, activations) = match format {

@@ -55,7 +55,7 @@ impl Op for Embed {
         let launch = Launch::new(format!("embed_{dtypes}"))
             .read(&self.ids)
             .read(&self.rows)
-            .weight(self.table, Layout::Tiled(images))
+            .weight(self.table, Layout::Tiled { dtype: images, half: None })
             .read(&self.images)
             .write(&self.y);
         norm::operands(launch, self.normed.as_ref()).i32(self.y.cols()).f32(norm::eps(self.normed.as_ref()))
@@ -64,7 +64,7 @@ impl Op for Embed {
     /// A warp per token.
     fn kernel(&self) -> Result<Kernel> {
         let d = self.y.cols();
-        let half = [DType::Bf16, DType::F16].contains(&self.images.dtype);
+        let half = self.images.dtype.is_half();
         require_kernel(self.name(), half && d.is_multiple_of(8), || format!("{} and D = {d}", self.images.dtype))?;
         Ok(Kernel { entry: self.launch().entry, grid: [self.y.rows() as u32, 1, 1], block: 32, smem: 0 })
     }
@@ -128,16 +128,12 @@ fn tokens(step: &HostStep) -> usize {
 pub fn cases() -> Vec<Case> {
     let case = |dtype: DType, width: usize, normed: Option<Format>| {
         let mut b = CaseBuilder::new(format!("{dtype} D={width} normed={normed:?}"));
-        let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
         let ids = b.indices(&[0, 7, 9, 9, 3]);
         let rows = b.indices(&[-1, -1, 2, 0, -1]);
         let table = b.weight(dtype, &[(10, width)], 1.0);
         let images = b.random(dtype, &[3, width], 1.0);
-        let y = b.output(stream, &[5, width], Tolerance::Exact);
-        let normed = normed.map(|reader| match reader {
-            Format::W8A8 => b.normed_int8(NormKind::Rms, dtype, &y, Tolerance::Exact),
-            _ => b.normed(NormKind::Rms, dtype, &y, Tolerance::Exact),
-        });
+        let y = b.output(dtype.stream(), &[5, width], Tolerance::Exact);
+        let normed = normed.map(|reader| b.normed(NormKind::Rms, dtype, reader, &y, Tolerance::Exact));
         b.finish(Embed { ids, rows, table, images, y, normed })
     };
     vec![

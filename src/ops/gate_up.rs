@@ -45,14 +45,11 @@ impl Op for GateUp {
     }
 
     fn launch(&self) -> Launch {
-        let family = product::family(format!("gate_up_{}", self.y.dtype), self.weight);
-        let launch = (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.y.cols())))
+        product::launch(format!("gate_up_{}", self.y.dtype), &self.x, self.weight, Some(self.y.cols()))
             .write(&self.y)
             .i32(self.x.rows())
             .i32(self.y.cols())
-            .i32(self.x.cols());
-        product::groups(launch, self.weight)
+            .i32(self.x.cols())
     }
 
     fn kernel(&self) -> Result<Kernel> {

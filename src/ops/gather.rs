@@ -48,7 +48,7 @@ impl Op for Gather {
 
     /// A block per row, which passes through shared memory.
     fn kernel(&self) -> Result<Kernel> {
-        let half = [DType::Bf16, DType::F16].contains(&self.x.dtype);
+        let half = self.x.dtype.is_half();
         let fits = half && self.x.is_contiguous() && self.y.is_contiguous() && self.x.cols().is_multiple_of(8);
         require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;
         let smem = (self.x.cols() * self.x.dtype.size()) as u32;

@@ -3,7 +3,7 @@
 //! Serves patch embedding, projections, both layers of the tower's MLP and the merger: `y = act(x Wᵀ + b)`, or `y += ...`.
 
 use super::body::{self, Dest};
-use super::case::{Case, CaseBuilder, Tolerance, dot_error, product_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::input::Input;
 use super::norm::{self, NormKind, Normed};
 use super::reference::{edit, load_input, project, store_normed, vector, weight};
@@ -91,22 +91,22 @@ impl Op for Linear {
         };
         let (x, y) = (self.activations(), self.y.dtype);
         let dtypes = if x == y { format!("{y}") } else { format!("{x}_{y}") };
-        let family = product::family(format!("linear_{activation}{store}{dtypes}"), self.weight);
-        let launch = (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, None))
-            .maybe_vector(self.bias);
+        let family = format!("linear_{activation}{store}{dtypes}");
+        let launch = product::launch(family, &self.x, self.weight, None).maybe_vector(self.bias);
         let launch = match self.store {
             Store::Set => launch.write(&self.y),
             Store::Add => launch.update(&self.y),
         };
-        let launch =
-            norm::operands(launch, self.normed.as_ref()).i32(self.x.rows()).i32(self.y.cols()).i32(self.x.cols());
-        product::groups(launch, self.weight).f32(norm::eps(self.normed.as_ref()))
+        norm::operands(launch, self.normed.as_ref())
+            .i32(self.x.rows())
+            .i32(self.y.cols())
+            .i32(self.x.cols())
+            .f32(norm::eps(self.normed.as_ref()))
     }
 
     fn kernel(&self) -> Result<Kernel> {
         let x = self.activations();
-        let stream = if x == DType::F16 { DType::F32 } else { x };
+        let stream = x.stream();
         let stored = match (self.activation, self.store) {
             (None, Store::Set) => self.y.dtype == x || self.y.dtype == stream,
             (None, Store::Add) => self.y.dtype == stream,
@@ -115,7 +115,7 @@ impl Op for Linear {
         };
         // Codes are the decoder's: stored as they are, or added.
         let plain = self.activation.is_none() && (self.store == Store::Add || self.y.dtype == x);
-        let coded = matches!(self.weight.format, Format::W4A16 { .. } | Format::W8A16 { .. });
+        let coded = self.weight.format.groups().is_some();
         require_kernel(self.name(), stored && (plain || !coded) && self.y.is_contiguous(), || {
             format!("{} to {}: {}", self.x, self.y, self.launch().entry)
         })?;
@@ -205,176 +205,157 @@ fn activate_tile(cpu: &Cpu, a: Activation, tile: &mut Tile) {
     }
 }
 
-struct Shape {
-    m: usize,
-    n: usize,
-    k: usize,
+/// What a case has beside its sizes.
+#[derive(Clone, Copy)]
+struct Form {
+    /// The type of the activations, also where they are int8.
+    x: DType,
+    /// The type of weights that are floats.
+    weight: DType,
+    format: Format,
+    bias: bool,
+    activation: Option<Activation>,
+    store: Store,
+    y: DType,
+    /// The norm that follows, and the format of the product that reads it.
+    norm: Option<(NormKind, Format)>,
 }
 
-fn plain(store_as: DType, weight: DType, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{store_as} x {weight} M={m} N={n} K={k}"));
-    let x = b.random(store_as, &[m, k], 1.0);
-    let weight = b.matrix(weight, &[(n, k)], 0.1);
-    let y = b.output(store_as, &[m, n], Tolerance::rounded(dot_error(k, 1.0, 0.1)));
-    b.finish(Linear { x: x.into(), weight, bias: None, activation: None, store: Store::Set, y, normed: None })
+/// The plain product.
+fn plain(x: DType) -> Form {
+    let (activation, store, norm) = (None, Store::Set, None);
+    Form { x, weight: x, format: Format::Float, bias: false, activation, store, y: x, norm }
 }
 
-/// Weights small enough that neither the product nor the activation leaves -8..8, so that an error counts at most twice.
-fn fused(dtype: DType, activation: Option<Activation>, store: Store, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{dtype} {activation:?} {store:?} M={m} N={n} K={k}"));
-    let x = b.random(dtype, &[m, k], 1.0);
-    let weight = b.matrix(dtype, &[(n, k)], 0.1);
-    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
-    let tolerance = Tolerance::rounded(2.0 * dot_error(k, 1.0, 0.1));
-    let y = match store {
-        Store::Set => b.output(dtype, &[m, n], tolerance),
-        Store::Add => b.updated(dtype, &[m, n], 1.0, tolerance),
-    };
-    b.finish(Linear { x: x.into(), weight, bias, activation, store, y, normed: None })
+fn fused(x: DType, activation: Option<Activation>, store: Store) -> Form {
+    Form { bias: true, activation, store, ..plain(x) }
 }
 
-/// With the norm of what was stored, as the residual stream is: f32 where the activations are f16.
-fn followed(dtype: DType, kind: NormKind, store: Store, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{dtype} {store:?}, then {kind:?} M={m} N={n} K={k}"));
-    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
-    let x = b.random(dtype, &[m, k], 1.0);
-    let weight = b.matrix(dtype, &[(n, k)], 0.1);
-    let bias = (kind == NormKind::Layer).then(|| b.weight(dtype, &[(n, 1)], 0.5));
-    let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
-    let y = match store {
-        Store::Set => b.output(stream, &[m, n], tolerance),
-        Store::Add => b.updated(stream, &[m, n], 1.0, tolerance),
-    };
-    let normed = Some(b.normed(kind, dtype, &y, tolerance));
-    b.finish(Linear { x: x.into(), weight, bias, activation: None, store, y, normed })
-}
-
-/// int8 with int8, in every form that a model has. Without a norm `y` is `stored`.
-fn int8(
-    dtype: DType,
-    stored: DType,
-    form: (Option<Activation>, Store, Option<NormKind>),
-    Shape { m, n, k }: Shape,
-) -> Case {
-    let (activation, store, norm) = form;
-    let mut b = CaseBuilder::new(format!("w8a8 {dtype} to {stored} {form:?} M={m} N={n} K={k}"));
-    let x = b.input(Format::W8A8, dtype, &[m, k], 1.0);
-    let weight = b.quantized(Format::W8A8, &[(n, k)], 0.1);
-    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
-    let tolerance = Tolerance::rounded(2.0 * dot_error(k, 1.0, 0.1));
-    let y = match store {
-        Store::Set => b.output(stored, &[m, n], tolerance),
-        Store::Add => b.updated(stored, &[m, n], 1.0, tolerance),
-    };
-    let normed = norm.map(|kind| b.normed_int8(kind, dtype, &y, tolerance));
-    b.finish(Linear { x, weight, bias, activation, store, y, normed })
+/// With the norm of what was stored, as the residual stream is.
+fn followed(x: DType, store: Store, kind: NormKind) -> Form {
+    Form { bias: kind == NormKind::Layer, store, y: x.stream(), norm: Some((kind, Format::Float)), ..plain(x) }
 }
 
 /// Floats whose norm is read as int8, as after the tower's first layer.
-fn before_int8(dtype: DType, kind: NormKind, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{dtype}, then int8 of {kind:?} M={m} N={n} K={k}"));
-    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
-    let x = b.random(dtype, &[m, k], 1.0).into();
-    let weight = b.matrix(dtype, &[(n, k)], 0.1);
-    let tolerance = Tolerance::rounded(dot_error(k, 1.0, 0.1));
-    let y = b.output(stream, &[m, n], tolerance);
-    let normed = Some(b.normed_int8(kind, dtype, &y, tolerance));
-    b.finish(Linear { x, weight, bias: None, activation: None, store: Store::Set, y, normed })
+fn before_int8(x: DType, kind: NormKind) -> Form {
+    Form { y: x.stream(), norm: Some((kind, Format::W8A8)), ..plain(x) }
+}
+
+/// int8 with int8.
+fn int8(x: DType, activation: Option<Activation>) -> Form {
+    Form { format: Format::W8A8, ..fused(x, activation, Store::Set) }
+}
+
+/// int8 into the residual stream.
+fn int8_stream(x: DType, store: Store, kind: NormKind) -> Form {
+    Form { store, y: x.stream(), norm: Some((kind, Format::W8A8)), ..int8(x, None) }
 }
 
 /// Codes of 4 or 8 bits, as the decoder has them: stored, or added and then normalised.
-fn coded(dtype: DType, format: Format, store: Store, Shape { m, n, k }: Shape) -> Case {
-    let mut b = CaseBuilder::new(format!("{format:?} {dtype} {store:?} M={m} N={n} K={k}"));
-    let x = b.random(dtype, &[m, k], 1.0).into();
-    let weight = b.quantized(format, &[(n, k)], 0.1);
-    let bias = Some(b.weight(dtype, &[(n, 1)], 0.5));
-    let tolerance = Tolerance::rounded(product_error(format, dtype, k, 1.0, 0.1));
-    let stream = if dtype == DType::F16 { DType::F32 } else { dtype };
+fn coded(x: DType, format: Format, store: Store) -> Form {
+    let added = followed(x, store, NormKind::Rms);
+    Form { format, bias: true, ..if store == Store::Add { added } else { plain(x) } }
+}
+
+/// Weights are small enough that neither the product nor the activation leaves -8..8; no activation's slope reaches 2.
+fn case(form: Form, [m, n, k]: [usize; 3]) -> Case {
+    let Form { x: dtype, weight, format, bias, activation, store, y, norm } = form;
+    let bias_text = if bias { " + b" } else { "" };
+    let mut b = CaseBuilder::new(format!(
+        "{dtype} x {weight} as {format:?}{bias_text} {activation:?} {store:?} {y} {norm:?} M={m} N={n} K={k}"
+    ));
+    let x = b.input(format, dtype, &[m, k], 1.0);
+    let weight = b.operand(format, weight, &[(n, k)], 0.1);
+    let bias = bias.then(|| b.weight(dtype, &[(n, 1)], 0.5));
+    let slope = if activation.is_some() { 2.0 } else { 1.0 };
+    let tolerance = Tolerance::rounded(slope * product_error(format, dtype, k, 1.0, 0.1));
     let y = match store {
-        Store::Set => b.output(dtype, &[m, n], tolerance),
-        Store::Add => b.updated(stream, &[m, n], 1.0, tolerance),
+        Store::Set => b.output(y, &[m, n], tolerance),
+        Store::Add => b.updated(y, &[m, n], 1.0, tolerance),
     };
-    let normed = (store == Store::Add).then(|| b.normed(NormKind::Rms, dtype, &y, tolerance));
-    b.finish(Linear { x, weight, bias, activation: None, store, y, normed })
+    let normed = norm.map(|(kind, reader)| b.normed(kind, dtype, reader, &y, tolerance));
+    b.finish(Linear { x, weight, bias, activation, store, y, normed })
 }
 
 /// Every form on odd sizes, decode and prefill row counts, several K blocks.
 pub fn cases() -> Vec<Case> {
     use Activation::*;
     use DType::*;
-    let s = |m, n, k| Shape { m, n, k };
+    use NormKind::*;
+    use Store::*;
     let int4 = |group, zeros| Format::W4A16 { group, zeros };
     let int8_groups = |group, zeros| Format::W8A16 { group, zeros };
-    vec![
-        plain(F32, F32, s(1, 7, 5)),
-        plain(F32, Bf16, s(1, 130, 600)),
-        plain(Bf16, Bf16, s(3, 64, 256)),
-        plain(F32, F16, s(5, 33, 300)),
-        plain(F16, F16, s(17, 96, 80)),
-        plain(F32, Bf16, s(61, 160, 1176)),
-        fused(F32, Some(QuickGelu), Store::Set, s(19, 100, 144)),
-        fused(Bf16, Some(Gelu), Store::Set, s(2, 48, 80)),
-        fused(F32, None, Store::Add, s(1, 72, 520)),
-        fused(Bf16, None, Store::Add, s(40, 128, 256)),
-        fused(F16, None, Store::Add, s(4, 31, 257)),
-        followed(F32, NormKind::Layer, Store::Set, s(12, 40, 24)),
-        followed(F32, NormKind::Rms, Store::Add, s(1, 144, 300)),
-        followed(Bf16, NormKind::Rms, Store::Add, s(5, 256, 96)),
-        followed(F16, NormKind::Layer, Store::Add, s(35, 80, 160)),
+    let forms = [
+        (plain(F32), [1, 7, 5]),
+        (Form { weight: Bf16, ..plain(F32) }, [1, 130, 600]),
+        (plain(Bf16), [3, 64, 256]),
+        (Form { weight: F16, ..plain(F32) }, [5, 33, 300]),
+        (plain(F16), [17, 96, 80]),
+        (Form { weight: Bf16, ..plain(F32) }, [61, 160, 1176]),
+        (fused(F32, Some(QuickGelu), Set), [19, 100, 144]),
+        (fused(Bf16, Some(Gelu), Set), [2, 48, 80]),
+        (fused(F32, None, Add), [1, 72, 520]),
+        (fused(Bf16, None, Add), [40, 128, 256]),
+        (fused(F16, None, Add), [4, 31, 257]),
+        (followed(F32, Set, Layer), [12, 40, 24]),
+        (followed(F32, Add, Rms), [1, 144, 300]),
+        (followed(Bf16, Add, Rms), [5, 256, 96]),
+        (followed(F16, Add, Layer), [35, 80, 160]),
         // What only devices have: two shapes of a block, borders of slices, steps and tiles cut by each dimension.
-        plain(Bf16, Bf16, s(33, 136, 1176)),
-        plain(F16, F16, s(130, 152, 808)),
-        fused(Bf16, Some(QuickGelu), Store::Set, s(16, 104, 144)),
-        fused(Bf16, Some(QuickGelu), Store::Set, s(48, 104, 144)),
-        fused(F16, Some(QuickGelu), Store::Set, s(9, 40, 776)),
-        fused(F16, Some(QuickGelu), Store::Set, s(34, 40, 776)),
-        fused(Bf16, Some(Gelu), Store::Set, s(36, 48, 80)),
-        fused(F16, Some(Gelu), Store::Set, s(1, 8, 8)),
-        fused(F16, Some(Gelu), Store::Set, s(33, 8, 8)),
-        followed(Bf16, NormKind::Rms, Store::Add, s(140, 264, 200)),
-        followed(F16, NormKind::Layer, Store::Set, s(8, 160, 120)),
-        followed(F16, NormKind::Layer, Store::Set, s(40, 160, 1544)),
-        followed(F16, NormKind::Rms, Store::Add, s(32, 72, 6200)),
-        before_int8(F32, NormKind::Rms, s(3, 40, 24)),
-        before_int8(Bf16, NormKind::Layer, s(35, 264, 200)),
-        before_int8(F16, NormKind::Rms, s(5, 80, 160)),
-        int8(F32, F32, (None, Store::Set, None), s(3, 7, 5)),
-        int8(F32, F32, (None, Store::Add, Some(NormKind::Rms)), s(35, 72, 300)),
-        int8(Bf16, Bf16, (None, Store::Set, None), s(1, 40, 80)),
-        int8(Bf16, Bf16, (None, Store::Set, None), s(33, 136, 1168)),
-        int8(F16, F16, (None, Store::Set, None), s(9, 24, 784)),
-        int8(F16, F16, (None, Store::Set, None), s(130, 152, 16)),
-        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(8, 160, 128)),
-        int8(F16, F32, (None, Store::Set, Some(NormKind::Layer)), s(40, 160, 1552)),
-        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(17, 264, 1552)),
-        int8(Bf16, Bf16, (None, Store::Add, Some(NormKind::Rms)), s(140, 264, 208)),
-        int8(F16, F32, (None, Store::Add, Some(NormKind::Rms)), s(32, 72, 6208)),
-        int8(F16, F32, (None, Store::Add, Some(NormKind::Layer)), s(36, 72, 6208)),
-        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(16, 104, 144)),
-        int8(Bf16, Bf16, (Some(QuickGelu), Store::Set, None), s(48, 104, 144)),
-        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(5, 40, 768)),
-        int8(F16, F16, (Some(QuickGelu), Store::Set, None), s(34, 40, 768)),
-        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(2, 48, 80)),
-        int8(Bf16, Bf16, (Some(Gelu), Store::Set, None), s(36, 48, 80)),
-        int8(F16, F16, (Some(Gelu), Store::Set, None), s(1, 8, 16)),
-        int8(F16, F16, (Some(Gelu), Store::Set, None), s(33, 8, 16)),
-        coded(F32, int4(128, true), Store::Set, s(1, 72, 640)),
-        coded(F32, int8_groups(64, false), Store::Add, s(19, 40, 320)),
-        coded(Bf16, int4(128, false), Store::Set, s(1, 24, 256)),
-        coded(Bf16, int4(32, true), Store::Set, s(70, 264, 160)),
-        coded(F16, int4(64, true), Store::Set, s(9, 40, 192)),
-        coded(F16, int4(200, false), Store::Set, s(33, 24, 200)),
-        coded(Bf16, int4(32, false), Store::Add, s(32, 72, 1632)),
-        coded(Bf16, int4(128, true), Store::Add, s(130, 72, 1536)),
-        coded(F16, int4(128, false), Store::Add, s(17, 40, 6272)),
-        coded(F16, int4(64, false), Store::Add, s(65, 24, 1600)),
-        coded(Bf16, int8_groups(328, false), Store::Set, s(16, 24, 328)),
-        coded(Bf16, int8_groups(64, true), Store::Set, s(40, 40, 192)),
-        coded(F16, int8_groups(128, true), Store::Set, s(20, 24, 384)),
-        coded(F16, int8_groups(32, false), Store::Set, s(33, 72, 96)),
-        coded(Bf16, int8_groups(1544, false), Store::Add, s(8, 40, 1544)),
-        coded(Bf16, int8_groups(128, false), Store::Add, s(40, 136, 3200)),
-        coded(F16, int8_groups(32, true), Store::Add, s(5, 24, 1568)),
-        coded(F16, int8_groups(64, false), Store::Add, s(34, 40, 768)),
-    ]
+        (plain(Bf16), [33, 136, 1176]),
+        (plain(F16), [130, 152, 808]),
+        (fused(Bf16, Some(QuickGelu), Set), [16, 104, 144]),
+        (fused(Bf16, Some(QuickGelu), Set), [48, 104, 144]),
+        (fused(F16, Some(QuickGelu), Set), [9, 40, 776]),
+        (fused(F16, Some(QuickGelu), Set), [34, 40, 776]),
+        (fused(Bf16, Some(Gelu), Set), [36, 48, 80]),
+        (fused(F16, Some(Gelu), Set), [1, 8, 8]),
+        (fused(F16, Some(Gelu), Set), [33, 8, 8]),
+        (followed(Bf16, Add, Rms), [140, 264, 200]),
+        (followed(F16, Set, Layer), [8, 160, 120]),
+        (followed(F16, Set, Layer), [40, 160, 1544]),
+        (followed(F16, Add, Rms), [32, 72, 6200]),
+        (before_int8(F32, Rms), [3, 40, 24]),
+        (before_int8(Bf16, Layer), [35, 264, 200]),
+        (before_int8(F16, Rms), [5, 80, 160]),
+        (int8(F32, None), [3, 7, 5]),
+        (int8_stream(F32, Add, Rms), [35, 72, 300]),
+        (int8(Bf16, None), [1, 40, 80]),
+        (int8(Bf16, None), [33, 136, 1168]),
+        (int8(F16, None), [9, 24, 784]),
+        (int8(F16, None), [130, 152, 16]),
+        (int8_stream(F16, Set, Layer), [8, 160, 128]),
+        (int8_stream(F16, Set, Layer), [40, 160, 1552]),
+        (int8_stream(Bf16, Add, Rms), [17, 264, 1552]),
+        (int8_stream(Bf16, Add, Rms), [140, 264, 208]),
+        (int8_stream(F16, Add, Rms), [32, 72, 6208]),
+        (int8_stream(F16, Add, Layer), [36, 72, 6208]),
+        (int8(Bf16, Some(QuickGelu)), [16, 104, 144]),
+        (int8(Bf16, Some(QuickGelu)), [48, 104, 144]),
+        (int8(F16, Some(QuickGelu)), [5, 40, 768]),
+        (int8(F16, Some(QuickGelu)), [34, 40, 768]),
+        (int8(Bf16, Some(Gelu)), [2, 48, 80]),
+        (int8(Bf16, Some(Gelu)), [36, 48, 80]),
+        (int8(F16, Some(Gelu)), [1, 8, 16]),
+        (int8(F16, Some(Gelu)), [33, 8, 16]),
+        (coded(F32, int4(128, true), Set), [1, 72, 640]),
+        (coded(F32, int8_groups(64, false), Add), [19, 40, 320]),
+        (coded(Bf16, int4(128, false), Set), [1, 24, 256]),
+        (coded(Bf16, int4(32, true), Set), [70, 264, 160]),
+        (coded(F16, int4(64, true), Set), [9, 40, 192]),
+        (coded(F16, int4(200, false), Set), [33, 24, 200]),
+        (coded(Bf16, int4(32, false), Add), [32, 72, 1632]),
+        (coded(Bf16, int4(128, true), Add), [130, 72, 1536]),
+        (coded(F16, int4(128, false), Add), [17, 40, 6272]),
+        (coded(F16, int4(64, false), Add), [65, 24, 1600]),
+        (coded(Bf16, int8_groups(328, false), Set), [16, 24, 328]),
+        (coded(Bf16, int8_groups(64, true), Set), [40, 40, 192]),
+        (coded(F16, int8_groups(128, true), Set), [20, 24, 384]),
+        (coded(F16, int8_groups(32, false), Set), [33, 72, 96]),
+        (coded(Bf16, int8_groups(1544, false), Add), [8, 40, 1544]),
+        (coded(Bf16, int8_groups(128, false), Add), [40, 136, 3200]),
+        (coded(F16, int8_groups(32, true), Add), [5, 24, 1568]),
+        (coded(F16, int8_groups(64, false), Add), [34, 40, 768]),
+    ];
+    forms.into_iter().map(|(form, size)| case(form, size)).collect()
 }

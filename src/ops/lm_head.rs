@@ -53,17 +53,14 @@ impl Op for LmHead {
     }
 
     fn launch(&self) -> Launch {
-        let launch = Launch::new(product::family(format!("lm_head_{}", self.x.dtype), self.weight))
-            .read(&self.x)
+        let launch = product::launch(format!("lm_head_{}", self.x.dtype), &self.x.into(), self.weight, None)
             .read(&self.rows)
-            .weight(self.weight.id, product::layout(self.weight, self.x.dtype, None))
             .write(&self.logits);
         let launch = match &self.bests {
             Some(bests) => launch.scratch(bests),
             None => launch.absent(),
         };
-        let launch = launch.i32(self.logits.rows()).i32(self.logits.cols()).i32(self.x.cols());
-        product::groups(launch, self.weight)
+        launch.i32(self.logits.rows()).i32(self.logits.cols()).i32(self.x.cols())
     }
 
     fn kernel(&self) -> Result<Kernel> {

@@ -61,9 +61,7 @@ impl Normed {
         require(op, self.counters.dtype == DType::I32, || format!("{}: counters are i32", self.counters))?;
         require_dim(op, "rows of the counters", self.counters.rows(), 1)
     }
-}
 
-impl Normed {
     /// Bytes that a device asks for again for it: the rows `of`, once for each statistic and once to scale them, and the weights of each row.
     /// What becomes int8 is scaled twice.
     pub fn again(&self, of: &Tensor) -> u64 {

@@ -137,7 +137,7 @@ impl Op for PagedAttention {
         let (rows, heads, groups) = (self.q.rows(), self.q.cols() / d, self.kv_heads());
         let int8 = self.k.scales.is_some();
         let alike = self.k.float(dtype) == dtype && self.y.dtype == dtype;
-        let half = [DType::Bf16, DType::F16].contains(&dtype) && alike;
+        let half = dtype.is_half() && alike;
         let cache = d == 128 && block.is_power_of_two() && (16..=64).contains(&block);
         require_kernel(self.name(), half && cache && heads <= 16 * groups, || {
             format!("{dtype} queries, {heads} heads over {}", self.k)

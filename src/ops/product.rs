@@ -6,7 +6,7 @@ use super::input::Input;
 use super::{Result, require_kernel};
 use crate::dtype::DType;
 use crate::launch::{Kernel, Launch, Layout};
-use crate::quant::Format;
+use crate::quant::{Format, Groups};
 use crate::tensor::Tensor;
 use crate::weights::Matrix;
 
@@ -38,39 +38,25 @@ fn wide(format: Format) -> &'static Wide {
     }
 }
 
-/// Bits of a code, the group and whether there are zero points, of weights whose inputs are floats.
-fn codes(format: Format) -> Option<(usize, usize, bool)> {
-    match format {
-        Format::W4A16 { group, zeros } => Some((4, group, zeros)),
-        Format::W8A16 { group, zeros } => Some((8, group, zeros)),
-        Format::Float | Format::W8A8 => None,
-    }
-}
-
 /// Rows that share a counter of the norm after a product.
 pub fn rows_per_counter(weight: Matrix) -> usize {
     wide(weight.format).rows
 }
 
-/// How a device stores a weight whose inputs are `x`: with `half`, in pairs of rows that far apart.
-pub fn layout(weight: Matrix, x: DType, half: Option<usize>) -> Layout {
-    match (codes(weight.format), half) {
-        (Some(_), half) => Layout::Codes { format: weight.format, half },
-        (None, Some(half)) => Layout::Paired { dtype: x, half },
-        (None, None) => Layout::Tiled(x),
-    }
-}
-
-/// Adds what a kernel must know of a weight's groups: their columns, and whether they have zero points.
-pub fn groups(launch: Launch, weight: Matrix) -> Launch {
-    match codes(weight.format) {
-        Some((_, group, zeros)) => launch.i32(group).i32(zeros.into()),
-        None => launch,
+/// Begins a launch of a family with what it multiplies: rows and their scales, the weight, and what a kernel must know of its groups, which are
+/// their columns and whether they have zero points. With `half`, the weight is stored in pairs of rows that far apart.
+pub fn launch(family: String, x: &Input, weight: Matrix, half: Option<usize>) -> Launch {
+    let (format, launch) = (weight.format, x.read(Launch::new(family_of(family, weight))));
+    match format.groups() {
+        Some(Groups { group, zeros, .. }) => {
+            launch.weight(weight.id, Layout::Codes { format, half }).i32(group).i32(zeros.into())
+        }
+        None => launch.weight(weight.id, Layout::Tiled { dtype: x.x.dtype, half }),
     }
 }
 
 /// The name of a family of kernels, with the format of the weights unless they are floats.
-pub fn family(name: String, weight: Matrix) -> String {
+fn family_of(name: String, weight: Matrix) -> String {
     if weight.format == Format::Float { name } else { format!("{name}_{}", weight.format) }
 }
 
@@ -88,9 +74,9 @@ pub fn kernel(
     n: usize,
 ) -> Result<Kernel> {
     let (k, wide) = (x.cols(), wide(weight.format));
-    let grouped = codes(weight.format).is_none_or(|(_, group, _)| [32, 64, 128, k].contains(&group));
+    let grouped = weight.format.groups().is_none_or(|g| [32, 64, 128, k].contains(&g.group));
     require_kernel(op, grouped, || format!("groups other than 32, 64, 128 and all columns: {:?}", weight.format))?;
-    let half = [DType::Bf16, DType::F16].contains(&activations) && x.x.is_contiguous();
+    let half = activations.is_half() && x.x.is_contiguous();
     let lines = (k * x.x.dtype.size()).is_multiple_of(16) && n.is_multiple_of(8);
     require_kernel(op, half && lines, || format!("{x} and N = {n}"))?;
     let (shape, blocks, block, smem) = if m <= NARROW_ROWS {
@@ -103,7 +89,7 @@ pub fn kernel(
 
 /// The slices of K that are summed apart, as `log_slices` of the kernels has them.
 pub fn slices(format: Format, k: usize) -> u32 {
-    let borders = if codes(format).is_some() { [1536, 3072, 6144] } else { [768, 1536, 6144] };
+    let borders = if format.groups().is_some() { [1536, 3072, 6144] } else { [768, 1536, 6144] };
     1 << borders.iter().filter(|&&least| k >= least).count()
 }
 
@@ -118,8 +104,8 @@ pub fn vector_again(weight: Matrix, m: usize, n: usize, members: usize) -> usize
 pub fn again(x: &Input, weight: Matrix, m: usize, n: usize, members: usize, biased: bool) -> u64 {
     let (row, wide) = (x.cols() * x.x.dtype.size(), wide(weight.format));
     // Zero points of a group are half a sector, of which all is asked for.
-    let (column, halves) = match codes(weight.format) {
-        Some((bits, group, zeros)) => {
+    let (column, halves) = match weight.format.groups() {
+        Some(Groups { bits, group, zeros }) => {
             let zeros = if zeros { x.cols() / group } else { 0 };
             (x.cols() * bits / 8 + x.cols() / group * 4 + zeros, n * zeros)
         }

@@ -130,9 +130,8 @@ impl Op for QkvMrope {
     }
 
     fn launch(&self) -> Launch {
-        let family = product::family(format!("qkv_mrope_{}{}", self.q.dtype, cache_suffix(&self.k)), self.weight);
-        let launch = (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, product::layout(self.weight, self.x.x.dtype, Some(self.head_dim() / 2)))
+        let family = format!("qkv_mrope_{}{}", self.q.dtype, cache_suffix(&self.k));
+        let launch = product::launch(family, &self.x, self.weight, Some(self.head_dim() / 2))
             .maybe_vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -144,15 +143,14 @@ impl Op for QkvMrope {
             None if self.k.scales.is_some() => launch.absent().absent(),
             None => launch,
         };
-        let launch = launch
+        launch
             .i32(self.x.rows())
             .i32(self.x.cols())
             .i32(self.heads())
             .i32(self.kv_heads())
             .i32(self.block())
             .i32(self.rope.section[0])
-            .i32(self.rope.section[1]);
-        product::groups(launch, self.weight)
+            .i32(self.rope.section[1])
     }
 
     fn kernel(&self) -> Result<Kernel> {

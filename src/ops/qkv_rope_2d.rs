@@ -12,7 +12,7 @@ use super::{
 use crate::cpu::{Cpu, Unit};
 use crate::dtype::{DType, with_float};
 use crate::hostmem::OpMem;
-use crate::launch::{Kernel, Launch, Layout};
+use crate::launch::{Kernel, Launch};
 use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::{Tensor, WeightId};
@@ -53,9 +53,7 @@ impl Op for QkvRope2d {
     }
 
     fn launch(&self) -> Launch {
-        let family = product::family(format!("qkv_rope_2d_{}", self.qkv.dtype), self.weight);
-        (self.x.read(Launch::new(family)))
-            .weight(self.weight.id, Layout::Paired { dtype: self.x.x.dtype, half: self.head_dim / 2 })
+        product::launch(format!("qkv_rope_2d_{}", self.qkv.dtype), &self.x, self.weight, Some(self.head_dim / 2))
             .vector(self.bias)
             .vector(self.rope.inv_freq)
             .read(&self.positions)
@@ -69,7 +67,7 @@ impl Op for QkvRope2d {
         let fits = self.x.stands_for(self.qkv.dtype) && self.qkv.is_contiguous() && self.head_dim == 80;
         require_kernel(self.name(), fits, || format!("{} to {}, heads of {}", self.x, self.qkv, self.head_dim))?;
         let (family, format) = (self.launch().entry, self.weight.format);
-        require_kernel(self.name(), matches!(format, Format::Float | Format::W8A8), || format!("{format} weights"))?;
+        require_kernel(self.name(), format.groups().is_none(), || format!("{format} weights"))?;
         product::kernel(self.name(), &family, &self.x, self.qkv.dtype, self.weight, self.x.rows(), self.qkv.cols())
     }
 

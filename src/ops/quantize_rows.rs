@@ -53,7 +53,7 @@ impl Op for QuantizeRows {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let half = [DType::Bf16, DType::F16].contains(&self.x.dtype);
+        let half = self.x.dtype.is_half();
         let fits = half && self.x.is_contiguous() && self.y.x.is_contiguous() && self.x.cols().is_multiple_of(8);
         require_kernel(self.name(), fits, || format!("{} to {}", self.x, self.y))?;
         Ok(Kernel { entry: self.launch().entry, grid: [self.x.rows() as u32, 1, 1], block: THREADS, smem: 0 })

@@ -59,7 +59,7 @@ impl Op for VisionAttention {
     /// 128 queries of one segment and one head a block; with that many blocks more than segments, all tiles find one.
     fn kernel(&self) -> Result<Kernel> {
         let (dtype, d) = (self.qkv.dtype, self.head_dim);
-        let half = [DType::Bf16, DType::F16].contains(&dtype) && self.y.dtype == dtype;
+        let half = dtype.is_half() && self.y.dtype == dtype;
         let plain = self.qkv.is_contiguous() && self.y.is_contiguous();
         require_kernel(self.name(), half && d == 80 && plain, || format!("{} -> {} and d = {d}", self.qkv, self.y))?;
         let tiles = self.y.rows().div_ceil(QUERIES) + self.cu_seqlens.cols() - 1;

@@ -4,13 +4,13 @@
 //! surprise: products have weights that shrink with K, so that their results stay below 8 whatever the width.
 
 use super::Op;
-use super::case::{Case, CaseBuilder, Tolerance, dot_error};
+use super::case::{Case, CaseBuilder, Tolerance, product_error};
 use super::embed::Embed;
 use super::gate_up::GateUp;
 use super::gather::{Gather, scattered};
 use super::linear::{Activation, Linear, Store};
 use super::lm_head::LmHead;
-use super::norm::{NormKind, Normed};
+use super::norm::NormKind;
 use super::paged_attention::{PagedAttention, Splits, cached_tolerance};
 use super::qkv_mrope::QkvMrope;
 use super::qkv_rope_2d::QkvRope2d;
@@ -22,7 +22,6 @@ use crate::checkpoint::{Config, TextConfig, VisionConfig};
 use crate::dtype::DType;
 use crate::quant::Format;
 use crate::step::{HostStep, RowSampling, StepShape};
-use crate::tensor::Tensor;
 
 /// Tokens that a decoded row sees.
 const CONTEXT: usize = 1024;
@@ -112,8 +111,6 @@ struct Shape {
     format: Format,
     /// Whether keys and values are int8.
     int8_cache: bool,
-    /// Of the residual stream.
-    stream: DType,
     rows: usize,
     /// The lengths and indices of the text rows.
     step: HostStep,
@@ -127,7 +124,6 @@ pub fn workloads(config: &Config, dtype: DType, format: Format) -> Vec<Workload>
         dtype,
         format,
         int8_cache: false,
-        stream: if dtype == DType::F16 { DType::F32 } else { dtype },
         rows,
         step,
     };
@@ -165,8 +161,9 @@ fn text(shape: &Shape, phase: Phase) -> Vec<Workload> {
         ops.insert(5, ("quantize_rows", "SwiGLU", layers, quantize_ffn));
         ops.insert(3, ("quantize_rows", "attention", layers, quantize_attended));
     }
-    if matches!(shape.format, Format::W4A16 { .. } | Format::W8A16 { .. }) {
-        ops.insert(5, ("gather", "act-order of down", layers, gather_ffn));
+    if shape.format.groups().is_some() {
+        // Only weights in act-order have one, which these are not.
+        ops.insert(5, ("gather", "act-order of down", 0, gather_ffn));
     }
     assemble(shape, phase, &ops)
 }
@@ -275,11 +272,6 @@ fn scale(k: usize) -> f32 {
     2.0 / (k as f32).sqrt()
 }
 
-/// Of a product of `k` inputs below 1 with weights below [`scale`].
-fn product_error(k: usize) -> f64 {
-    dot_error(k, 1.0, scale(k) as f64)
-}
-
 impl Shape {
     /// The cache of one layer, `[blocks, G, block, d]`.
     fn kv_cache(&self) -> [usize; 4] {
@@ -294,22 +286,19 @@ impl Shape {
         let weight = b.operand(format, self.dtype, &[(n, k)], scale(k));
         let bias = bias.then(|| b.weight(self.dtype, &[(n, 1)], 0.5));
         // No activation's slope reaches 2.
-        let tolerance = Tolerance::rounded(2.0 * product_error(k));
-        let stream = if norm.is_some() { self.stream } else { self.dtype };
+        let tolerance = self.rounded(format, k, 2.0);
+        let stream = if norm.is_some() { self.dtype.stream() } else { self.dtype };
         let y = match store {
             Store::Set => b.output(stream, &[rows, n], tolerance),
             Store::Add => b.updated(stream, &[rows, n], 1.0, tolerance),
         };
-        let normed = norm.map(|kind| self.normed(b, kind, &y, tolerance));
+        let normed = norm.map(|kind| b.normed(kind, self.dtype, self.format, &y, tolerance));
         Box::new(Linear { x, weight, bias, activation, store, y, normed })
     }
 
-    /// The norm of rows that the next layer's product reads.
-    fn normed(&self, b: &mut CaseBuilder, kind: NormKind, y: &Tensor, tolerance: Tolerance) -> Normed {
-        match self.format {
-            Format::W8A8 => b.normed_int8(kind, self.dtype, y, tolerance),
-            _ => b.normed(kind, self.dtype, y, tolerance),
-        }
+    /// Of results whose error is at most so many times that of a product of `k` inputs below 1 with weights of a format below [`scale`].
+    fn rounded(&self, format: Format, k: usize, slope: f64) -> Tolerance {
+        Tolerance::rounded(slope * product_error(format, self.dtype, k, 1.0, scale(k) as f64))
     }
 
     /// Rows of so many columns as int8.
@@ -359,8 +348,8 @@ fn embed(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let (ids, rows) = (b.indices(s.step.i32s(&l.ids)), b.indices(s.step.i32s(&l.embed_rows)));
     let table = b.weight(s.dtype, &[(TABLE.min(s.text.vocab_size), d)], 1.0);
     let images = b.random(s.dtype, &[s.rows.div_ceil(2), d], 1.0);
-    let y = b.output(s.stream, &[s.rows, d], Tolerance::Exact);
-    let normed = Some(s.normed(b, NormKind::Rms, &y, Tolerance::Exact));
+    let y = b.output(s.dtype.stream(), &[s.rows, d], Tolerance::Exact);
+    let normed = Some(b.normed(NormKind::Rms, s.dtype, s.format, &y, Tolerance::Exact));
     Box::new(Embed { ids, rows, table, images, y, normed })
 }
 
@@ -373,7 +362,7 @@ fn qkv_mrope(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let positions = b.indices(s.step.i32s(&l.positions));
     let slots = b.indices(s.step.i32s(&l.slots));
     // As in the cases of the op.
-    let tolerance = Tolerance::rounded(4.0 * product_error(c.hidden_size));
+    let tolerance = s.rounded(s.format, c.hidden_size, 4.0);
     let q = b.output(s.dtype, &[s.rows, c.q_dim()], tolerance);
     let [k, v] = [(); 2].map(|()| b.updated_cache(s.int8_cache, s.dtype, &s.kv_cache(), tolerance));
     let meeting = QkvMrope::meets(&k, s.rows).then(|| b.meeting(s.dtype, s.rows, c.num_key_value_heads, c.head_dim));
@@ -437,7 +426,7 @@ fn gate_up(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let x = b.input(s.format, s.dtype, &[s.rows, d], 1.0);
     let weight = b.operand(s.format, s.dtype, &[(f, d), (f, d)], scale(d));
     // As in the cases of the op.
-    let y = b.output(s.dtype, &[s.rows, f], Tolerance::rounded(8.0 * product_error(d)));
+    let y = b.output(s.dtype, &[s.rows, f], s.rounded(s.format, d, 8.0));
     Box::new(GateUp { x, weight, y })
 }
 
@@ -451,7 +440,7 @@ fn lm_head(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let rows = b.indices(s.step.i32s(&l.sample_rows));
     let format = if matches!(s.format, Format::W8A16 { .. }) { s.format } else { Format::Float };
     let weight = b.operand(format, s.dtype, &[(v, d)], scale(d));
-    let logits = b.output(DType::F32, &[l.shape.samples, v], Tolerance::rounded(product_error(d)));
+    let logits = b.output(DType::F32, &[l.shape.samples, v], s.rounded(format, d, 1.0));
     let bests = Some(b.zeros(DType::I64, &[l.shape.samples], Tolerance::Anything));
     Box::new(LmHead { x, rows, weight, logits, bests })
 }
@@ -484,7 +473,7 @@ fn qkv_rope_2d(s: &Shape, b: &mut CaseBuilder) -> Box<dyn Op> {
     let positions: Vec<i32> = (0..s.rows).flat_map(|i| [(i / SIDE) as i32, (i % SIDE) as i32]).collect();
     let positions = b.indices(&positions);
     // As in the cases of the op.
-    let qkv = b.output(s.dtype, &[s.rows, 3 * width], Tolerance::rounded(4.0 * product_error(width)));
+    let qkv = b.output(s.dtype, &[s.rows, 3 * width], s.rounded(s.format, width, 4.0));
     let rope = Rope2d { inv_freq: b.table(&inv_freq(1e4, d / 2)) };
     Box::new(QkvRope2d { x, weight, bias, rope, positions, head_dim: d, qkv })
 }

@@ -6,7 +6,7 @@
 //! points u8 `[group][8][2]`, padded to 32 bytes, of rows `g` and `g + 8` side by side.
 
 use super::ROWS;
-use crate::quant::{Codes, Format, Quantized};
+use crate::quant::{Codes, Format, Groups, Quantized};
 
 /// Columns that a loop of a kernel takes at a time.
 const TURN: usize = 128;
@@ -26,10 +26,8 @@ pub struct Strip {
 impl Strip {
     /// Of a quantized format whose activations are not.
     pub fn new(format: Format, k: usize) -> Strip {
-        let (bits, group, zeros) = match format {
-            Format::W4A16 { group, zeros } => (4, group, zeros),
-            Format::W8A16 { group, zeros } => (8, group, zeros),
-            Format::Float | Format::W8A8 => unreachable!("{format} weights have a layout of their own"),
+        let Some(Groups { bits, group, zeros }) = format.groups() else {
+            unreachable!("{format} weights have a layout of their own")
         };
         Strip { bits, zeros, k, groups: k / group }
     }

@@ -76,7 +76,7 @@ mod tests {
     fn every_code_and_scale_is_where_the_layout_says() {
         let k = 80;
         let weight = Weight { name: "w".into(), parts: vec![part(0, 20, k), part(20, 15, k)] };
-        let out = packed(&weight, Layout::Tiled(DType::I8));
+        let out = packed(&weight, Layout::Tiled { dtype: DType::I8, half: None });
         assert_eq!(out.len(), 3 * (2 * 1024 + 64));
         for row in 0..48 {
             for col in 0..128 {
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn pairs_of_rows_lie_eight_rows_apart() {
         let weight = Weight { name: "w".into(), parts: vec![part(0, 24, 64), part(24, 24, 64)] };
-        let out = packed(&weight, Layout::Paired { dtype: DType::I8, half: 24 });
+        let out = packed(&weight, Layout::Tiled { dtype: DType::I8, half: Some(24) });
         for (strip, first) in [0, 8, 16].into_iter().enumerate() {
             for g in 0..8 {
                 let want = |row: usize| (code(row, 21), (row + 1) as f32);

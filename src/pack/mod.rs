@@ -37,7 +37,7 @@ impl<'w> Packing<'w> {
     pub fn pieces(&self) -> usize {
         match self.layout {
             Layout::Vector => self.weight.parts.len(),
-            Layout::Tiled(_) | Layout::Paired { .. } | Layout::Codes { .. } => self.weight.n().div_ceil(ROWS),
+            Layout::Tiled { .. } | Layout::Codes { .. } => self.weight.n().div_ceil(ROWS),
         }
     }
 
@@ -45,7 +45,7 @@ impl<'w> Packing<'w> {
     pub fn bytes(&self, pieces: Range<usize>) -> usize {
         match self.layout {
             Layout::Vector => self.weight.parts[pieces].iter().map(|p| 4 * p.n * p.k).sum(),
-            Layout::Tiled(dtype) | Layout::Paired { dtype, .. } => pieces.len() * self.strip(dtype),
+            Layout::Tiled { dtype, .. } => pieces.len() * self.strip(dtype),
             Layout::Codes { format, .. } => pieces.len() * Strip::new(format, self.weight.k()).bytes(),
         }
     }
@@ -66,10 +66,8 @@ impl<'w> Packing<'w> {
     pub fn write(&self, piece: usize, out: &mut [u8]) {
         match self.layout {
             Layout::Vector => convert(&self.weight.parts[piece], 0, DType::F32, out),
-            Layout::Tiled(DType::I8) => int8::write_strip(&self.codes(piece, None), out),
-            Layout::Paired { dtype: DType::I8, half } => int8::write_strip(&self.codes(piece, Some(half)), out),
-            Layout::Tiled(dtype) => self.write_strip(dtype, out, |row| source(piece, row, None)),
-            Layout::Paired { dtype, half } => self.write_strip(dtype, out, |row| source(piece, row, Some(half))),
+            Layout::Tiled { dtype: DType::I8, half } => int8::write_strip(&self.codes(piece, half), out),
+            Layout::Tiled { dtype, half } => self.write_strip(dtype, out, |row| source(piece, row, half)),
             Layout::Codes { format, half } => Strip::new(format, self.weight.k()).write(&self.codes(piece, half), out),
         }
     }
@@ -200,7 +198,7 @@ mod tests {
     #[test]
     fn every_element_of_a_tiled_weight_is_where_the_layout_says() {
         let (w, k) = (weight(&[20, 15], 40), 40);
-        let out = packed(&w, Layout::Tiled(DType::F32));
+        let out = packed(&w, Layout::Tiled { dtype: DType::F32, half: None });
         assert_eq!(out.len(), 48 * 64 * 4);
         for row in 0..48 {
             for col in 0..64 {
@@ -214,7 +212,7 @@ mod tests {
     fn pairs_lie_eight_rows_apart_in_a_tile() {
         // Two segments of 48: strips of 8 + 8 rows whose halves are 24 apart.
         let w = weight(&[48, 48], 32);
-        let out = packed(&w, Layout::Paired { dtype: DType::F32, half: 24 });
+        let out = packed(&w, Layout::Tiled { dtype: DType::F32, half: Some(24) });
         for (strip, first) in [0, 8, 16, 48, 56, 64].into_iter().enumerate() {
             for g in 0..8 {
                 assert_eq!(element(&out, 32, strip, g, 5), (100 * (first + g) + 5) as f32);
@@ -228,7 +226,7 @@ mod tests {
         let w = weight(&[3, 2], 1);
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&packed(&w, Layout::Vector));
         assert_eq!(values, [0.0, 100.0, 200.0, 300.0, 400.0]);
-        let out = packed(&weight(&[16], 32), Layout::Tiled(DType::Bf16));
+        let out = packed(&weight(&[16], 32), Layout::Tiled { dtype: DType::Bf16, half: None });
         let last: bf16 = bytemuck::pod_read_unaligned(&out[2 * 511..]);
         assert_eq!(last, bf16::from_f32(1531.0));
     }

@@ -32,6 +32,28 @@ pub enum Format {
     W8A8,
 }
 
+/// What weights of groups are, whose activations have 16 bits or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// Of a code.
+    pub bits: usize,
+    /// Columns of a group.
+    pub group: usize,
+    /// Whether groups have zero points of their own.
+    pub zeros: bool,
+}
+
+impl Format {
+    /// Its groups; none of floats and of what multiplies int8.
+    pub const fn groups(self) -> Option<Groups> {
+        match self {
+            Format::W4A16 { group, zeros } => Some(Groups { bits: 4, group, zeros }),
+            Format::W8A16 { group, zeros } => Some(Groups { bits: 8, group, zeros }),
+            Format::Float | Format::W8A8 => None,
+        }
+    }
+}
+
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -169,11 +169,12 @@ def awq_config(group):
     return {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm", "modules_to_not_convert": ["visual"]}
 
 
-def ct_config(bits, group, sym, form="pack-quantized"):
+def ct_config(bits, group, sym, form="pack-quantized", int8_inputs=False):
     weights = {"num_bits": bits, "type": "int", "symmetric": sym, "strategy": "channel" if group == -1 else "group", "dynamic": False}
     if group != -1:
         weights["group_size"] = group
-    scheme = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True} if int8_inputs else None
+    scheme = {"targets": ["Linear"], "weights": weights, "input_activations": inputs, "output_activations": None}
     return {"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": scheme}, "ignore": ["lm_head"],
             "kv_cache_scheme": None, "quantization_status": "compressed"}
 
@@ -232,6 +233,7 @@ MODELS = {
     "awq4": (awq_config(16), "model.language_model.", "model.visual.", TEXT),
     "ct4": (ct_config(4, 16, False), "language_model.model.", "visual.", TEXT + ("visual.blocks.0.attn.",)),
     "ct8": (ct_config(8, -1, True, "int-quantized"), "model.language_model.", "model.visual.", TEXT),
+    "w8a8": (ct_config(8, -1, True, "int-quantized", int8_inputs=True), "model.", "visual.", TEXT + ("visual.blocks.0.mlp.",)),
 }
 CONVERSATION, ROWS = "image_one", 3
 
@@ -258,6 +260,13 @@ def canonical(name):
     return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
+def int8_rows(_, args):
+    """Rounds each row of a layer's input to int8, as vLLM's scaled_int8_quant does."""
+    x = args[0]
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return ((x / scale).round().clamp(-128, 127) * scale,)
+
+
 def models():
     with open(path("conversations", CONVERSATION + ".json"), encoding="utf-8") as f:
         messages = json.load(f)
@@ -282,6 +291,10 @@ def models():
             for n, p in parameters.items():
                 p.copy_(torch.from_numpy(weights[n]))
         model.eval()
+        if q.get("config_groups", {}).get("group_0", {}).get("input_activations"):
+            for n, module in model.named_modules():
+                if canonical(n) + ".weight_scale" in stored:
+                    module.register_forward_pre_hook(int8_rows)
         logits = run(model, x)["logits"]
         ids, gaps = generate(model, x)
         rows = np.unique(np.linspace(0, len(logits) - 1, ROWS).astype(np.int64))

@@ -1,7 +1,8 @@
 //! Modules: PTX text loaded in a context; libraries: text that belongs to no context, and is loaded into one when it is
-//! first used there.
+//! first used there. What a text became is kept, as drivers do: most programs load the same ones again and again.
 
 use super::context::Context;
+use crate::device::Device;
 use crate::driver::abi::{list, offer, put_text};
 use crate::driver::error::{Error, R};
 use crate::driver::handles::{Handle, Handles, fresh};
@@ -18,7 +19,7 @@ pub static LIBRARIES: Handles<Library> = Handles::new();
 pub struct Module {
     pub handle: Handle,
     pub context: Arc<Context>,
-    pub contents: ptx::Module,
+    pub contents: Arc<ptx::Module>,
 }
 
 impl Drop for Module {
@@ -104,8 +105,41 @@ impl Log {
     }
 }
 
+/// Texts without variables, which are in no memory, and what they are on a device.
+static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+
+/// Bytes of text that are kept; more, and it begins anew.
+const LARGEST: usize = 256 << 20;
+
+struct Known {
+    device: Device,
+    text: String,
+    contents: Arc<ptx::Module>,
+}
+
+/// What a text is on a device, if that is known.
+fn recall(device: &Device, text: &str) -> Option<Arc<ptx::Module>> {
+    let known = KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    known.iter().find(|k| k.text == text && k.device == *device).map(|k| k.contents.clone())
+}
+
+fn remember(device: &Device, text: &str, contents: &Arc<ptx::Module>) {
+    if !contents.globals.is_empty() {
+        return;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    if text.len() + known.iter().map(|k| k.text.len()).sum::<usize>() > LARGEST {
+        known.clear();
+    }
+    known.push(Known { device: device.clone(), text: text.to_owned(), contents: contents.clone() });
+}
+
 /// A module that only its owner knows.
 pub fn compile(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Module> {
+    let device = &context.gpu.device;
+    if let Some(contents) = recall(device, text) {
+        return Ok(Module { handle: fresh(), context: context.clone(), contents });
+    }
     let contents = context.gpu.load(text).map_err(|error| {
         log.say(&error.to_string());
         match error.kind {
@@ -114,6 +148,8 @@ pub fn compile(context: &Arc<Context>, text: &str, log: &mut Log) -> R<Module> {
             PtxErrorKind::Text => Error::INVALID_PTX,
         }
     })?;
+    let contents = Arc::new(contents);
+    remember(device, text, &contents);
     Ok(Module { handle: fresh(), context: context.clone(), contents })
 }
 

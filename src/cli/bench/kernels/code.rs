@@ -25,14 +25,14 @@ pub struct Code {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct MainLoop {
     pub instructions: u32,
-    /// `HMMA` among them.
-    pub hmma: u32,
+    /// Matrix instructions among them: `HMMA`, or `IMMA` of int8.
+    pub mma: u32,
 }
 
 impl MainLoop {
     /// Machine instructions for each matrix instruction.
-    pub fn per_hmma(&self) -> f64 {
-        self.instructions as f64 / self.hmma as f64
+    pub fn per_mma(&self) -> f64 {
+        self.instructions as f64 / self.mma as f64
     }
 }
 
@@ -57,7 +57,7 @@ impl Assembler {
     pub fn missing(&self) -> Option<String> {
         let tools = [("ptxas", &self.ptxas), ("nvdisasm", &self.nvdisasm)];
         let missing: Vec<&str> = tools.iter().filter(|(_, found)| found.is_none()).map(|(name, _)| *name).collect();
-        let columns = if self.ptxas.is_none() { "registers, spills and SASS/HMMA" } else { "SASS/HMMA" };
+        let columns = if self.ptxas.is_none() { "registers, spills and SASS/mma" } else { "SASS/mma" };
         let (names, first) = (missing.join(" and "), missing.first()?);
         let how = if *first == "ptxas" { "`make cuda`" } else { "pip's nvidia-cuda-nvdisasm, then PATH" };
         Some(format!("{names} not found in PATH or {WHEELS} ({how}): no {columns}"))
@@ -106,7 +106,7 @@ fn temporary() -> std::io::Result<PathBuf> {
     std::fs::create_dir_all(&dir).map(|()| dir)
 }
 
-/// The innermost loop of an entry with the most HMMA in what `nvdisasm -c` prints; where several have as many, the first.
+/// The innermost loop of an entry with the most matrix instructions in what `nvdisasm -c` prints; where several have as many, the first.
 fn main_loop(text: &str, entry: &str) -> Option<MainLoop> {
     let section = text.split(&format!("\t.section\t.text.{entry},")).nth(1)?.split("\t.section\t").next()?;
     let mut labels: HashMap<&str, usize> = HashMap::new();
@@ -126,12 +126,13 @@ fn main_loop(text: &str, entry: &str) -> Option<MainLoop> {
     // Behind the last exit lie detours of the code before it, which jump back and are no loops.
     let last = code.iter().rposition(|i| i.contains("EXIT"))?;
     loops.retain(|&(_, end)| end < last);
-    let hmma = |&(start, end): &(usize, usize)| code[start..=end].iter().filter(|i| i.contains("HMMA.")).count();
-    let multiplying: Vec<(usize, usize)> = loops.into_iter().filter(|l| hmma(l) > 0).collect();
+    let is_mma = |i: &&&str| i.contains("HMMA.") || i.contains("IMMA.");
+    let mma = |&(start, end): &(usize, usize)| code[start..=end].iter().filter(is_mma).count();
+    let multiplying: Vec<(usize, usize)> = loops.into_iter().filter(|l| mma(l) > 0).collect();
     let inside = |a: &(usize, usize), b: &(usize, usize)| a != b && b.0 <= a.0 && a.1 <= b.1;
     let innermost = multiplying.iter().filter(|l| !multiplying.iter().any(|other| inside(other, l)));
-    let (start, end) = innermost.rev().max_by_key(|l| hmma(l)).copied()?;
-    Some(MainLoop { instructions: (end + 1 - start) as u32, hmma: hmma(&(start, end)) as u32 })
+    let (start, end) = innermost.rev().max_by_key(|l| mma(l)).copied()?;
+    Some(MainLoop { instructions: (end + 1 - start) as u32, mma: mma(&(start, end)) as u32 })
 }
 
 #[cfg(test)]
@@ -139,9 +140,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_main_loop_is_the_innermost_one_with_most_hmma() {
+    fn the_main_loop_is_the_innermost_one_with_most_mma() {
         let line = |i: &str| format!("        /*0010*/                   {i} ;\n");
-        let [hmma, add, exit] = ["HMMA.16816.F32.BF16 R4, R8, R2, R4", "IADD3 R1, R1, 0x1, RZ", "EXIT"].map(line);
+        let [hmma, imma, add, exit] = [
+            "HMMA.16816.F32.BF16 R4, R8, R2, R4",
+            "IMMA.16832.S8.S8 R4, R8.ROW, R2.COL, R4",
+            "IADD3 R1, R1, 0x1, RZ",
+            "EXIT",
+        ]
+        .map(line);
         let branch = |label: &str| line(&format!("@P0 BRA `({label})"));
         let text = [
             "\t.section\t.text.other,\"ax\"\n.L_x_9:\n",
@@ -152,7 +159,7 @@ mod tests {
             &add,
             ".L_x_1:\n",
             &hmma,
-            &hmma,
+            &imma,
             &add,
             &branch(".L_x_1"),
             &branch(".L_x_2"),
@@ -165,8 +172,8 @@ mod tests {
             &branch(".L_x_1"),
         ]
         .concat();
-        assert_eq!(main_loop(&text, "k"), Some(MainLoop { instructions: 4, hmma: 2 }));
-        assert_eq!(main_loop(&text, "other"), Some(MainLoop { instructions: 2, hmma: 1 }));
+        assert_eq!(main_loop(&text, "k"), Some(MainLoop { instructions: 4, mma: 2 }));
+        assert_eq!(main_loop(&text, "other"), Some(MainLoop { instructions: 2, mma: 1 }));
         assert_eq!(main_loop(&text, "none"), None);
     }
 }

@@ -136,9 +136,9 @@ const BARS: [Bars; 5] = [
         value: |r| r.counted.as_ref().and_then(|c| c.instructions_per_mma),
     },
     Bars {
-        title: "Machine instructions per HMMA in the main loop",
+        title: "Machine instructions per mma in the main loop",
         limit: None,
-        value: |r| r.code.and_then(|c| c.main_loop).map(|l| l.per_hmma()),
+        value: |r| r.code.and_then(|c| c.main_loop).map(|l| l.per_mma()),
     },
 ];
 

@@ -30,7 +30,7 @@ const COUNTED: [Column; 8] = [
 const CODE: [Column; 3] = [
     ("regs", 6, |r| r.code.map_or("-".into(), |c| c.registers.to_string())),
     ("spill", 6, |r| r.code.map_or("-".into(), |c| c.spills.to_string())),
-    ("SASS/HMMA", 10, |r| number(r.code.and_then(|c| c.main_loop).map(|l| l.per_hmma()), 2)),
+    ("SASS/mma", 10, |r| number(r.code.and_then(|c| c.main_loop).map(|l| l.per_mma()), 2)),
 ];
 
 const TIMED: [Column; 6] = [
