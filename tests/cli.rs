@@ -238,13 +238,15 @@ fn chat(model: &str, more: &[&str], lines: &str) -> Output {
 #[test]
 fn chat_answers_a_pipe_and_reuses_what_was_said() {
     let image = golden("images/square_28x28.png");
-    let lines = format!("Hello.\n/image {image}\nWhat is this?\n\n/reset\nHello.\n/quit\nnever read\n");
+    // More than a block of the cache.
+    let hello = "Hello. I shall show you a picture, and you will say what it is.";
+    let lines = format!("{hello}\n/image {image}\nWhat is this?\n\n/reset\n{hello}\n/quit\nnever read\n");
     let out = chat(&golden("tiny_b"), &["--json"], &lines);
     assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
     let turns: Vec<Value> =
         String::from_utf8(out.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(turns.len(), 3);
-    assert!(turns[1]["timing"]["reused_tokens"].as_u64().unwrap() > 20, "{}", turns[1]);
+    assert!(turns[1]["timing"]["reused_tokens"].as_u64().unwrap() >= 32, "{}", turns[1]);
     assert_eq!(turns[1]["media"][0]["kind"], "image");
     assert_eq!(turns[0]["ids"], turns[2]["ids"]);
 }

@@ -98,7 +98,7 @@ fn a_cached_prefix_gives_the_same_answer() {
     let mut second = first.clone();
     second.prompt.ids[45] += 1;
     let got = warm.generate(&second, &Cancel::default(), |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!((got.timing.reused, got.timing.encoded), (45, 0), "the prefix was not reused");
+    assert_eq!((got.timing.reused, got.timing.encoded), (32, 0), "the prefix was not reused");
     assert_eq!(got.ids, generate(&mut engine(setup(DType::Bf16)), &second));
 }
 
@@ -108,7 +108,7 @@ fn another_picture_is_never_served_from_the_cache() {
     generate(&mut warm, &request(50, 5, 0.0));
     let other = request(50, 5, 0.25);
     let got = warm.generate(&other, &Cancel::default(), |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!((got.timing.reused, got.timing.encoded), (9, 1));
+    assert_eq!((got.timing.reused, got.timing.encoded), (0, 1));
     assert_eq!(got.ids, generate(&mut engine(setup(DType::F32)), &other));
 }
 

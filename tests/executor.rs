@@ -11,7 +11,7 @@ use osprey::model::Precision;
 use osprey::model::qwen2_vl::Qwen2Vl;
 use osprey::tensor::Region;
 
-const LIMITS: Limits = Limits { context: 64, chunk: 32, patches: 16, samples: 1 };
+const LIMITS: Limits = Limits::single(64, 32, 16, 1);
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_numbers() {

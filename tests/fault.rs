@@ -13,7 +13,7 @@ use osprey::tensor::Region;
 fn a_fault_names_the_plan_and_what_finds_the_op() {
     let s = under(Driver::Emulator, DType::Bf16);
     let model = bits::model(s);
-    let limits = Limits { context: 64, chunk: 32, patches: 0, samples: 1 };
+    let limits = Limits::single(64, 32, 0, 1);
     let mut needs = needs(&model, &limits).unwrap();
     let mut exec = bits::executor(s, &needs, model.weights.clone()).unwrap();
     let id = exec.load(needs.plans.swap_remove(0)).unwrap();

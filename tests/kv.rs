@@ -1,6 +1,8 @@
-//! The block allocator under random operations: no block is lost, given twice, or freed while held.
+//! The block allocator and the prefix cache under random operations: no block is lost, given twice, or freed while held, and a known prefix is the one that
+//! was published.
 
-use osprey::kv::{BlockAllocator, BlockTable};
+use osprey::kv::prefix::{Key, NO_ADAPTER, Part, PrefixCache, block_key, pixels_key};
+use osprey::kv::{BlockAllocator, BlockId, BlockTable};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -68,4 +70,132 @@ fn a_full_cache_says_what_to_do() {
     let mut allocator = BlockAllocator::new(2, 8);
     let error = BlockTable::default().reserve(17, &mut allocator).unwrap_err().to_string();
     assert!(error.contains("24") && error.contains("16") && error.contains("--max-new-tokens"), "{error}");
+}
+
+#[derive(Debug, Clone)]
+enum Use {
+    /// A sequence of a family, with so many blocks: it takes what is known of it, and publishes the rest.
+    Begin {
+        family: u8,
+        blocks: usize,
+    },
+    End {
+        sequence: usize,
+    },
+    Evict,
+    Clear,
+}
+
+fn uses() -> impl Strategy<Value = Vec<Use>> {
+    let step = prop_oneof![
+        4 => (0..4u8, 0..6usize).prop_map(|(family, blocks)| Use::Begin { family, blocks }),
+        3 => (0..6usize).prop_map(|sequence| Use::End { sequence }),
+        2 => Just(Use::Evict),
+        1 => Just(Use::Clear),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// Keys of a family's blocks.
+fn chain(family: u8, blocks: usize) -> Vec<Key> {
+    let key = |parent: &mut Key, i: usize| {
+        *parent = block_key(parent, &[u32::from(family), i as u32], [&[0, 1]; 3], std::iter::empty());
+        Some(*parent)
+    };
+    (0..blocks).scan(NO_ADAPTER, key).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_prefix_cache_shares_what_it_knows_and_loses_nothing(uses in uses(), total in 1..16usize) {
+        let (mut allocator, mut cache) = (BlockAllocator::new(total, 2), PrefixCache::default());
+        let mut sequences: Vec<(Vec<Key>, BlockTable)> = Vec::new();
+        let mut content: HashMap<BlockId, Key> = HashMap::new();
+        for step in uses {
+            match step {
+                Use::Begin { family, blocks } => {
+                    let keys = chain(family, blocks);
+                    let known = cache.find(&keys, &mut allocator);
+                    for (block, key) in known.iter().zip(&keys) {
+                        prop_assert_eq!(&content[block], key);
+                    }
+                    let mut table = BlockTable::beginning_with(known.clone());
+                    if table.reserve(2 * blocks, &mut allocator).is_err() {
+                        table.clear(&mut allocator);
+                        continue;
+                    }
+                    for (depth, &key) in keys.iter().enumerate().skip(known.len()) {
+                        content.insert(table.blocks()[depth], key);
+                        cache.publish(key, depth, table.blocks()[depth], &mut allocator);
+                    }
+                    let mut again = BlockTable::beginning_with(cache.find(&keys, &mut allocator));
+                    prop_assert_eq!(again.blocks(), table.blocks());
+                    again.clear(&mut allocator);
+                    sequences.push((keys, table));
+                }
+                Use::End { sequence } if sequence < sequences.len() => {
+                    let (keys, mut table) = sequences.swap_remove(sequence);
+                    cache.touch(&keys);
+                    table.clear(&mut allocator);
+                }
+                Use::End { .. } => {}
+                Use::Evict => {
+                    let (known, could) = (cache.len(), cache.evictable(&allocator));
+                    let free = allocator.free_blocks();
+                    prop_assert_eq!(cache.evict(&mut allocator), could > 0);
+                    let gone = usize::from(could > 0);
+                    prop_assert_eq!((cache.len(), allocator.free_blocks()), (known - gone, free + gone));
+                }
+                Use::Clear => cache.clear(&mut allocator),
+            }
+            // What a chain has behind a hole can never be found: the deepest is forgotten first.
+            let reachable: usize = (0..4).map(|family| {
+                let mut found = BlockTable::beginning_with(cache.find(&chain(family, 6), &mut allocator));
+                let n = found.blocks().len();
+                found.clear(&mut allocator);
+                n
+            }).sum();
+            prop_assert_eq!(reachable, cache.len());
+        }
+        sequences.iter_mut().for_each(|(_, table)| table.clear(&mut allocator));
+        prop_assert_eq!(allocator.free_blocks() + cache.len(), total);
+        cache.clear(&mut allocator);
+        prop_assert_eq!((allocator.free_blocks(), cache.is_empty()), (total, true));
+    }
+}
+
+#[test]
+fn whatever_decides_a_block_decides_its_key() {
+    let pixels = [1.0, 2.0, 3.0, 4.0].map(|x| pixels_key(&[x; 8], [1, 2, 4]));
+    let part = |i: usize, at, before, len| vec![Part { pixels: &pixels[i], at, before, len }];
+    let key = |parent: &Key, ids: [u32; 2], thw: [[i32; 2]; 3], parts: Vec<Part>| {
+        block_key(parent, &ids, thw.each_ref().map(|axis| &axis[..]), parts.into_iter())
+    };
+    let flat = [[0, 1]; 3];
+    let keys = [
+        key(&NO_ADAPTER, [1, 2], flat, vec![]),
+        key(&[1; 32], [1, 2], flat, vec![]),
+        key(&NO_ADAPTER, [1, 3], flat, vec![]),
+        key(&NO_ADAPTER, [1, 2], [[0, 1], [0, 1], [0, 2]], vec![]),
+        key(&NO_ADAPTER, [1, 2], [[0, 2], [0, 1], [0, 1]], vec![]),
+        key(&NO_ADAPTER, [1, 2], flat, part(0, 0, 0, 2)),
+        key(&NO_ADAPTER, [1, 2], flat, part(1, 0, 0, 2)),
+        key(&NO_ADAPTER, [1, 2], flat, part(0, 1, 0, 1)),
+        key(&NO_ADAPTER, [1, 2], flat, part(0, 0, 5, 2)),
+        pixels_key(&[1.0; 8], [2, 2, 2]),
+        pixels[0],
+        pixels[1],
+    ];
+    let distinct: std::collections::HashSet<Key> = keys.into_iter().collect();
+    assert_eq!(distinct.len(), keys.len());
+    assert_eq!(keys[0], chain_of_one());
+}
+
+/// The first key above: SHA-256 of 32 zeros, the count, the tokens and the positions, little-endian.
+fn chain_of_one() -> Key {
+    use sha2::{Digest, Sha256};
+    let mut bytes = vec![0u8; 32];
+    bytes.extend(2u64.to_le_bytes());
+    [1u32, 2, 0, 1, 0, 1, 0, 1].iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+    Sha256::digest(bytes).into()
 }

@@ -166,7 +166,7 @@ fn overlaps(plan: &Plan, a: &Tensor, b: &Tensor) -> bool {
 #[test]
 fn memory_is_known_before_it_is_allocated() {
     let model = tiny(DType::Bf16);
-    let limits = Limits { context: 128, chunk: 16, patches: 64, samples: 1 };
+    let limits = Limits::single(128, 16, 64, 1);
     let bytes = engine::needs(&model, &limits).unwrap().regions;
     let text = &model.config.text;
     // Keys and values of a token and head: d of 2 bytes, or d of 1 and a scale.

@@ -305,7 +305,7 @@ fn what_is_not_supported_or_wrong_is_refused_by_name() {
         (CHAT, with(hi(), json!({ "max_tokens": 0 })), "max_tokens"),
         (CHAT, with(hi(), json!({ "max_tokens": 600 })), "max_tokens"),
         (CHAT, with(hi(), json!({ "max_tokens": 3, "max_completion_tokens": 4 })), "max_tokens"),
-        (CHAT, with(hi(), json!({ "stop": ["a"; 17].to_vec() })), "stop"),
+        (CHAT, with(hi(), json!({ "stop": vec!["a"; 17] })), "stop"),
         (CHAT, with(hi(), json!({ "stop": "" })), "stop"),
         (CHAT, with(hi(), json!({ "stream_options": { "include_usage": true } })), "stream_options"),
         (CHAT, with(hi(), json!({ "prompt": "hi" })), "prompt"),

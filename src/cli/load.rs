@@ -181,7 +181,7 @@ pub fn context(args: ContextArgs, files: &ModelFiles) -> Result<usize> {
 /// What an engine for conversations of so many tokens must have room for; `samples` rows of a step may have logits.
 pub fn limits(context: usize, images: &ImageProcessor, samples: usize) -> Limits {
     let chunk = CHUNK.min(context);
-    Limits { context, chunk, patches: patches_within(images, context), samples: samples.min(chunk) }
+    Limits::single(context, chunk, patches_within(images, context), samples.min(chunk))
 }
 
 /// Patches of the largest picture that a processor makes and a context of so many tokens has room for: one that does not fit into the

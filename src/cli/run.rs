@@ -109,12 +109,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let (library, budget) = (&mut Library::default(), Budget::new(positions, MODEL_LIMIT));
     let prepared = prepare(&model, library, &messages, args.text.special_tokens_in_text, budget)?;
     let new = prepared.room(args.sampling.max_new_tokens, MAX_NEW_TOKENS, positions, MODEL_LIMIT)?;
-    let limits = Limits {
-        context: prepared.prompt.ids.len() + new,
-        chunk: CHUNK.min(prepared.prompt.ids.len()),
-        patches: prepared.largest(),
-        samples: 1,
-    };
+    let limits =
+        Limits::single(prepared.prompt.ids.len() + new, CHUNK.min(prepared.prompt.ids.len()), prepared.largest(), 1);
     let mut engine = model.engine(limits)?;
     let request = prepared.request(&model, choice.sampling, new);
     let answer = answer(&model, &mut engine, &request, &interrupt, Echo::unless(args.report.json))?;

@@ -74,7 +74,7 @@ pub fn run(args: &TraceArgs) -> anyhow::Result<Exit> {
     let what = format!("a trace: the logits of {tokens} tokens");
     check_memory(logits, what, "shorten the conversation or lower --max-pixels")?;
     let chunk = CHUNK.min(tokens);
-    let limits = Limits { context: tokens + new, chunk, patches: prepared.largest(), samples: chunk };
+    let limits = Limits::single(tokens + new, chunk, prepared.largest(), chunk);
     let mut engine = model.engine(limits)?;
     let detail = if args.tensors == Tensors::All { Detail::All } else { Detail::Basic };
     let mut progress = Progress::start(format!("tracing {tokens} tokens"));

@@ -1,6 +1,6 @@
 //! What the engine's steps cost at least, from the ops' own formulas: for benches, which compare it with what the machine can do.
 
-use super::{Engine, step_shape};
+use super::Engine;
 use crate::error::Result;
 use crate::model::text::Tail;
 use crate::ops::Cost;
@@ -13,7 +13,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Contract`](crate::error::Error::Contract) if the step cannot be recorded: a bug.
     pub fn step_cost(&self, range: Range<usize>) -> Result<Cost> {
-        let shape = step_shape(&self.limits, range.len(), 1);
+        let shape = self.limits.shape(range.len(), 1, 1);
         let (plan, _) = self.record(shape, Tail::Sample)?;
         let mut step = HostStep::new(shape);
         let visible = step.layout.visible;

@@ -3,7 +3,7 @@
 //! The surprise: rows enter the decoder where pictures do, each in place of a token, so that no plan is needed that the engine does not have.
 
 use super::trace::read_rows;
-use super::{Cancel, Engine, Request, Timing, stored};
+use super::{Engine, Request, stored};
 use crate::error::Result;
 use crate::launch::Access;
 use crate::model::text::Tail;
@@ -19,28 +19,33 @@ impl Engine {
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn embedded(&mut self, request: &Request) -> Result<Vec<f32>> {
-        self.admit(request)?;
-        self.start(request, &mut Timing::default(), &Cancel::default())?;
-        let step = self.step(0..self.sequence.len(), 1);
-        let mut rows = Vec::new();
-        self.run_layers(&step, 1, &mut rows, None)?;
-        Ok(rows)
+        self.clear_cache();
+        self.alone(request, 0, |engine, sequence| {
+            engine.encode_all()?;
+            let step = engine.step_alone(sequence, sequence.len(), 1);
+            let mut rows = Vec::new();
+            engine.run_layers(&step, 1, &mut rows, None)?;
+            Ok(rows)
+        })
     }
 
     /// Runs all layers on the rows of a prompt's tokens, which become those that leave the last layer. `tap` sees the inputs of every product of a layer,
     /// `[T, K]`, under the names of its tensors, joined by `+`; they must be floats.
     ///
     /// # Errors
-    /// [`Error::Contract`](crate::error::Error::Contract) beyond the engine's limits.
+    /// As [`submit`](Engine::submit); [`Error::Contract`](crate::error::Error::Contract) beyond the engine's limits.
     pub fn through_layers(&mut self, request: &Request, rows: &mut Vec<f32>, tap: Option<Tap>) -> Result<()> {
-        self.sequence.restart(request);
-        self.sequence.reserve(&mut self.blocks)?;
-        let mut step: HostStep = self.step(0..self.sequence.len(), 1);
-        let layout = step.layout;
-        step.i32s_mut(&layout.embed_rows).iter_mut().zip(0..).for_each(|(row, i)| *row = i);
-        let Place::At { region, offset } = self.around.images.place else { unreachable!("image rows are fixed") };
-        self.exec.write(region, offset, &stored(rows, self.around.images.dtype))?;
-        self.run_layers(&step, usize::MAX, rows, tap)
+        // The rows take the place of pictures.
+        self.clear_cache();
+        self.alone(request, 0, |engine, sequence| {
+            let mut step = engine.step_alone(sequence, sequence.len(), 1);
+            let layout = step.layout;
+            step.i32s_mut(&layout.embed_rows).iter_mut().zip(0..).for_each(|(row, i)| *row = i);
+            let images = engine.around.images;
+            let Place::At { region, offset } = images.place else { unreachable!("image rows are fixed") };
+            engine.exec.write(region, offset, &stored(rows, images.dtype))?;
+            engine.run_layers(&step, usize::MAX, rows, tap)
+        })
     }
 
     /// Runs the first `ops` ops of a step and reads the stream.

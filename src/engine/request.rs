@@ -1,6 +1,7 @@
 //! What the engine is asked and what it answers.
 
 use crate::checkpoint::GenerationConfig;
+use crate::error::Error;
 use crate::media::patches::Patches;
 use crate::step::RowSampling;
 use crate::text::positions::Positions;
@@ -93,6 +94,8 @@ impl Finish {
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timing {
+    /// Until it ran first.
+    pub queued: Duration,
     pub vision: Duration,
     pub prefill: Duration,
     pub decode: Duration,
@@ -104,6 +107,28 @@ pub struct Timing {
     pub reused: usize,
     /// Tokens that decode steps computed: all but the first, which prefill gives.
     pub decoded: usize,
+}
+
+/// Names a request that was submitted to an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// What a step did for a request.
+#[derive(Debug)]
+pub struct Event {
+    pub request: RequestId,
+    pub what: What,
+}
+
+/// A request's tokens come one by one, then one of the two others as its last event.
+#[derive(Debug)]
+pub enum What {
+    /// A token was drawn.
+    Token { id: u32 },
+    /// The answer is complete.
+    Done(Finish, Timing),
+    /// The request cannot go on; others can.
+    Failed(Error),
 }
 
 /// An answer.

@@ -1,75 +1,103 @@
-//! One conversation's tokens: ids, positions, image rows, cache blocks, and how much of it is in the cache.
+//! One sequence's tokens: ids, positions, pictures, cache blocks, and how much of it is in the cache.
+//!
+//! It knows neither its request nor the others. It fills rows of a step.
 
+use super::BLOCK_SIZE;
 use super::request::Request;
-use crate::error::Result;
-use crate::kv::{BlockAllocator, BlockTable};
+use crate::kv::BlockTable;
+use crate::kv::prefix::{Key, NO_ADAPTER, Part, block_key, pixels_key};
 use crate::media::patches::Patches;
 use crate::step::HostStep;
 use crate::text::prompt::MediaSpan;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// A picture or video of the prompt.
+#[derive(Debug)]
+pub(super) struct Medium {
+    span: MediaSpan,
+    pub patches: Arc<Patches>,
+    pub key: Key,
+    /// The first of its rows in the `Embeds` region, while it holds them.
+    pub row: Option<usize>,
+}
+
+impl Medium {
+    pub fn start(&self) -> usize {
+        self.span.start
+    }
+
+    pub fn end(&self) -> usize {
+        self.span.start + self.span.len
+    }
+
+    pub fn rows(&self) -> usize {
+        self.span.len
+    }
+}
+
 /// Tokens in order; those before `computed` are in the KV cache.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sequence {
     ids: Vec<u32>,
     thw: [Vec<i32>; 3],
-    /// Row of the `Embeds` region, or -1.
-    embed_rows: Vec<i32>,
-    media: Vec<(MediaSpan, Arc<Patches>)>,
-    table: BlockTable,
-    computed: usize,
     next_position: i32,
+    pub media: Vec<Medium>,
+    pub table: BlockTable,
+    pub computed: usize,
+    /// Of the full blocks, as far as they were asked for.
+    keys: Vec<Key>,
 }
 
 impl Sequence {
-    pub fn len(&self) -> usize {
-        self.ids.len()
+    /// A prompt of which nothing is computed.
+    pub fn new(request: &Request) -> Self {
+        let media = request.prompt.spans.iter().zip(&request.media).map(|(&span, patches)| Medium {
+            span,
+            patches: patches.clone(),
+            key: pixels_key(&patches.data, patches.grid_thw),
+            row: None,
+        });
+        Sequence {
+            ids: request.prompt.ids.clone(),
+            thw: request.positions.thw.clone(),
+            next_position: request.positions.next,
+            media: media.collect(),
+            table: BlockTable::default(),
+            computed: 0,
+            keys: Vec::new(),
+        }
     }
 
-    pub fn computed(&self) -> usize {
-        self.computed
+    pub fn len(&self) -> usize {
+        self.ids.len()
     }
 
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
 
-    /// Takes a new prompt; what it shares with the old tokens stays in the cache. At least one token is left to compute.
-    pub fn restart(&mut self, request: &Request) {
-        self.computed = self.shared_prefix(request).min(request.prompt.ids.len().saturating_sub(1));
-        self.ids.clone_from(&request.prompt.ids);
-        self.thw.clone_from(&request.positions.thw);
-        self.next_position = request.positions.next;
-        self.media = request.prompt.spans.iter().copied().zip(request.media.iter().cloned()).collect();
-        self.embed_rows = vec![-1; self.ids.len()];
-        let mut row = 0;
-        for (span, _) in &self.media {
-            self.embed_rows[span.start..span.start + span.len].iter_mut().for_each(|r| {
-                *r = row;
-                row += 1;
+    /// The tokens that are not yet in the cache.
+    pub fn pending(&self) -> usize {
+        self.len() - self.computed
+    }
+
+    /// The keys of all full blocks, those of generated tokens too.
+    pub fn keys(&mut self) -> &[Key] {
+        for block in self.keys.len()..self.len() / BLOCK_SIZE {
+            let range = block * BLOCK_SIZE..(block + 1) * BLOCK_SIZE;
+            let parts = self.media.iter().filter_map(|m| {
+                let (start, end) = (m.start().max(range.start), m.end().min(range.end));
+                let part =
+                    || Part { pixels: &m.key, at: start - range.start, before: start - m.start(), len: end - start };
+                (start < end).then(part)
             });
+            let parent = self.keys.last().unwrap_or(&NO_ADAPTER);
+            let positions = [0, 1, 2].map(|axis| &self.thw[axis][range.clone()]);
+            let key = block_key(parent, &self.ids[range.clone()], positions, parts);
+            self.keys.push(key);
         }
-    }
-
-    /// Tokens at the front that are the same: equal ids, and media with equal pixels.
-    fn shared_prefix(&self, request: &Request) -> usize {
-        let old = &self.ids[..self.computed];
-        let same = old.iter().zip(&request.prompt.ids).take_while(|(a, b)| a == b).count();
-        let spans = request.prompt.spans.iter().zip(&request.media);
-        let other = spans.enumerate().find(|&(i, (span, patches))| {
-            let known = self.media.get(i);
-            !known.is_some_and(|(s, p)| s.start == span.start && s.grid_thw == span.grid_thw && **p == **patches)
-        });
-        let dropped = self.media.get(request.prompt.spans.len()).map(|(span, _)| span.start);
-        let changed = other.map(|(_, (span, _))| span.start);
-        same.min(dropped.unwrap_or(same)).min(changed.unwrap_or(same))
-    }
-
-    /// Media with a token that is not yet computed, with the first `Embeds` row of each.
-    pub fn pending_media(&self) -> Vec<(usize, Arc<Patches>)> {
-        let pending = self.media.iter().filter(|(span, _)| span.start + span.len > self.computed);
-        pending.map(|(span, patches)| (self.embed_rows[span.start] as usize, patches.clone())).collect()
+        &self.keys
     }
 
     /// Appends a generated token.
@@ -77,34 +105,27 @@ impl Sequence {
         self.ids.push(id);
         self.thw.iter_mut().for_each(|axis| axis.push(self.next_position));
         self.next_position += 1;
-        self.embed_rows.push(-1);
     }
 
-    /// Takes the blocks that all tokens need.
-    pub fn reserve(&mut self, blocks: &mut BlockAllocator) -> Result<()> {
-        self.table.reserve(self.ids.len(), blocks)
-    }
-
-    /// Says that the cache now holds the tokens before `end`.
-    pub fn advance(&mut self, end: usize) {
-        self.computed = end;
-    }
-
-    /// Writes tokens `range` as rows of a step with one sequence.
-    pub fn fill(&self, step: &mut HostStep, range: Range<usize>, block_size: usize) {
+    /// Writes tokens `range` into rows from `row` on, and the table as that of sequence `seq` of a step.
+    pub fn fill(&self, step: &mut HostStep, row: usize, seq: usize, range: Range<usize>) {
         let l = step.layout;
-        let rows = l.shape.rows;
-        for (row, token) in range.enumerate() {
+        for (row, token) in (row..).zip(range.clone()) {
             step.i32s_mut(&l.ids)[row] = self.ids[token] as i32;
-            step.i32s_mut(&l.embed_rows)[row] = self.embed_rows[token];
             for (axis, positions) in self.thw.iter().enumerate() {
-                step.i32s_mut(&l.positions)[axis * rows + row] = positions[token];
+                step.i32s_mut(&l.positions)[axis * l.shape.rows + row] = positions[token];
             }
-            step.i32s_mut(&l.slots)[row] = self.table.slot(token, block_size);
+            step.i32s_mut(&l.slots)[row] = self.table.slot(token, BLOCK_SIZE);
+            step.i32s_mut(&l.seq_of_row)[row] = seq as i32;
             step.i32s_mut(&l.visible)[row] = token as i32 + 1;
         }
-        for (entry, block) in step.i32s_mut(&l.block_tables).iter_mut().zip(self.table.blocks()) {
-            *entry = block.0 as i32;
+        for medium in &self.media {
+            let Some(first) = medium.row else { continue };
+            for token in medium.start().max(range.start)..medium.end().min(range.end) {
+                step.i32s_mut(&l.embed_rows)[row + token - range.start] = (first + token - medium.start()) as i32;
+            }
         }
+        let table = &mut step.i32s_mut(&l.block_tables)[seq * l.shape.blocks..][..l.shape.blocks];
+        table.iter_mut().zip(self.table.blocks()).for_each(|(entry, block)| *entry = block.0 as i32);
     }
 }

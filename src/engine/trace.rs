@@ -1,12 +1,14 @@
 //! What comparing models needs: every tensor of a prompt, and the logits of given tokens.
 
-use super::{Cancel, Engine, Request, Timing};
+use super::pictures::Wanted;
+use super::sequence::{Medium, Sequence};
+use super::{Cancel, Engine, Request};
 use crate::dtype::widened;
 use crate::error::Result;
 use crate::exec::{Executor, PlanId};
 use crate::model::text::{Tail, TextIo};
 use crate::tensor::{Region, Tensor};
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 /// Rows of a tensor in f32, by name.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,32 +45,44 @@ impl Engine {
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn trace(&mut self, request: &Request, detail: Detail) -> Result<Trace> {
-        self.admit(request)?;
-        let mut trace = Trace::default();
-        self.sequence.restart(request);
-        self.sequence.advance(0);
-        self.sequence.reserve(&mut self.blocks)?;
-        for (row, patches) in self.sequence.pending_media() {
-            let hidden = &mut trace.hidden;
-            self.encode(&patches, row, &Cancel::default(), |exec, name, stream| {
-                if detail == Detail::All {
-                    append(hidden, name, read_rows(exec, stream)?, stream.2.cols());
-                }
-                Ok(())
-            })?;
-            let rows = self.around.images.row_range(row, patches.tokens(self.model.config.vision.spatial_merge_size));
-            let data = read_rows(&mut *self.exec, (Region::Embeds, row * rows.cols() * rows.dtype.size(), rows))?;
-            trace.embeds.push(Hidden { name: "embeds".into(), rows: rows.rows(), cols: rows.cols(), data });
-        }
-        while self.sequence.computed() < self.sequence.len() {
-            self.trace_chunk(&mut trace, detail)?;
-        }
+        self.clear_cache();
+        let mut trace = self.alone(request, 0, |engine, sequence| {
+            let mut trace = Trace::default();
+            for medium in &sequence.media {
+                engine.trace_medium(medium, &mut trace, detail)?;
+            }
+            while sequence.pending() > 0 {
+                engine.trace_chunk(sequence, &mut trace, detail)?;
+            }
+            Ok(trace)
+        })?;
         trace.generated = self.generate(request, &Cancel::default(), |_| ControlFlow::Continue(()))?.ids;
         Ok(trace)
     }
 
-    fn trace_chunk(&mut self, trace: &mut Trace, detail: Detail) -> Result<()> {
-        let (range, id, io) = self.begin_logits()?;
+    /// Encodes a picture, block by block.
+    fn trace_medium(&mut self, medium: &Medium, trace: &mut Trace, detail: Detail) -> Result<()> {
+        let Some(row) = medium.row else { return Ok(()) };
+        let work = self.begin_encoding(Wanted { key: medium.key, row, patches: medium.patches.clone() })?;
+        let plan = self.exec.plan(work.plan).clone();
+        let (region, offset) = plan.locate(&work.io.stream);
+        let mut done = 0;
+        for tap in work.io.taps.iter().filter(|_| detail == Detail::All) {
+            self.exec.run(work.plan, done..tap.ops)?;
+            done = tap.ops;
+            let rows = read_rows(&mut *self.exec, (region, offset, work.io.stream))?;
+            append(&mut trace.hidden, &tap.name, rows, work.io.stream.cols());
+        }
+        self.exec.run(work.plan, done..plan.ops().len())?;
+        self.finish_encoding(work);
+        let rows = self.around.images.row_range(row, medium.rows());
+        let data = read_rows(&mut *self.exec, (Region::Embeds, row * rows.cols() * rows.dtype.size(), rows))?;
+        trace.embeds.push(Hidden { name: "embeds".into(), rows: rows.rows(), cols: rows.cols(), data });
+        Ok(())
+    }
+
+    fn trace_chunk(&mut self, sequence: &mut Sequence, trace: &mut Trace, detail: Detail) -> Result<()> {
+        let (end, id, io) = self.begin_logits(sequence)?;
         let (region, offset) = self.exec.plan(id).locate(&io.stream);
         let ops = self.exec.plan(id).ops().len();
         let mut done = 0;
@@ -79,53 +93,52 @@ impl Engine {
             append(&mut trace.hidden, &tap.name, rows, io.stream.cols());
         }
         self.exec.run(id, done..ops)?;
-        self.end_logits(range, id, &io, &mut trace.logits)
+        trace.logits.extend(self.end_logits(sequence, end, id, &io)?);
+        Ok(())
     }
 
-    /// Readies a step over the next tokens, as many as may have logits.
-    fn begin_logits(&mut self) -> Result<(Range<usize>, PlanId, TextIo)> {
-        let mut range = self.next_chunk();
-        range.end = range.end.min(range.start + self.limits.samples);
-        let mut step = self.step(range.clone(), range.len());
+    /// Readies a step over the next tokens, as many as may have logits, and gives their end.
+    fn begin_logits(&mut self, sequence: &Sequence) -> Result<(usize, PlanId, TextIo)> {
+        let rows = sequence.pending().min(self.limits.chunk).min(self.limits.samples);
+        let mut step = self.step_alone(sequence, rows, rows);
         let layout = step.layout;
         step.i32s_mut(&layout.sample_rows).iter_mut().zip(0..).for_each(|(r, i)| *r = i);
         let (id, io) = self.text_plan(layout.shape, Tail::Logits)?;
         let io = io.clone();
         self.exec.write(Region::Step, 0, step.bytes())?;
-        Ok((range, id, io))
+        Ok((sequence.computed + rows, id, io))
     }
 
-    /// Appends the logits of a step that ran.
-    fn end_logits(&mut self, range: Range<usize>, id: PlanId, io: &TextIo, logits: &mut Vec<f32>) -> Result<()> {
+    /// The logits of a step that ran.
+    fn end_logits(&mut self, sequence: &mut Sequence, end: usize, id: PlanId, io: &TextIo) -> Result<Vec<f32>> {
         let (region, offset) = self.exec.plan(id).locate(&io.logits);
-        logits.extend(read_rows(&mut *self.exec, (region, offset, io.logits))?);
-        self.sequence.advance(range.end);
-        Ok(())
+        self.pool.advance(sequence, end);
+        read_rows(&mut *self.exec, (region, offset, io.logits))
     }
 
-    /// The logits that predict a prompt's tokens from `first` (above 0) on: f32 `[T - first, V]`. What the cache shares with the conversation
-    /// before is not computed again.
+    /// The logits that predict a prompt's tokens from `first` (above 0) on: f32 `[T - first, V]`. What the cache holds of it
+    /// is not computed again.
     ///
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn score(&mut self, request: &Request, first: usize) -> Result<Vec<f32>> {
-        self.admit(request)?;
-        let cancel = Cancel::default();
-        self.start(request, &mut Timing::default(), &cancel)?;
-        let (from, end) = (first - 1, self.sequence.len() - 1);
-        self.sequence.advance(self.sequence.computed().min(from));
-        while self.sequence.computed() < from {
-            let range = self.sequence.computed()..from.min(self.next_chunk().end);
-            let step = self.step(range.clone(), 1);
-            self.run_step(&step, Tail::None, &cancel)?;
-            self.sequence.advance(range.end);
-        }
-        let mut logits = Vec::new();
-        while self.sequence.computed() < end {
-            let (range, id, io) = self.begin_logits()?;
-            self.exec.run(id, 0..self.exec.plan(id).ops().len())?;
-            self.end_logits(range, id, &io, &mut logits)?;
-        }
+        let (from, end) = (first - 1, request.prompt.ids.len().saturating_sub(1));
+        let mut logits = self.alone(request, from, |engine, sequence| {
+            engine.encode_all()?;
+            while sequence.computed < from {
+                let rows = (from - sequence.computed).min(engine.limits.chunk);
+                let step = engine.step_alone(sequence, rows, 1);
+                engine.run_step(&step, Tail::None, &Cancel::default())?;
+                engine.pool.advance(sequence, sequence.computed + rows);
+            }
+            let mut logits = Vec::new();
+            while sequence.computed < end {
+                let (end, id, io) = engine.begin_logits(sequence)?;
+                engine.exec.run(id, 0..engine.exec.plan(id).ops().len())?;
+                logits.extend(engine.end_logits(sequence, end, id, &io)?);
+            }
+            Ok(logits)
+        })?;
         logits.truncate((end - from) * self.model.config.text.vocab_size);
         Ok(logits)
     }

@@ -226,7 +226,7 @@ fn advance(job: &Job, layer: usize, changed: &Changed, rows: &mut [Vec<f32>]) ->
 fn engine(job: &Job, layer: usize, depth: usize, patches: usize, changed: &Changed) -> Result<Engine> {
     let longest = job.samples.iter().map(|s| s.prompt.ids.len()).max().unwrap_or(1);
     let model = part_of(job.merged, layer, depth, changed)?;
-    let limits = Limits { context: longest, chunk: longest, patches, samples: 1 };
+    let limits = Limits::single(longest, longest, patches, 1);
     Engine::new(model, limits, |needs, weights| {
         Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(Isa::detect(), job.threads))?))
     })

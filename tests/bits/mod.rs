@@ -63,7 +63,7 @@ pub fn executor(s: Setup, needs: &Needs, weights: Arc<WeightSet>) -> Result<Box<
 }
 
 pub fn engine(s: Setup) -> Engine {
-    let limits = Limits { context: 160, chunk: s.chunk, patches: 64, samples: 48 };
+    let limits = Limits::single(160, s.chunk, 64, 48);
     Engine::new(model(s), limits, |needs, weights| executor(s, &needs, weights)).unwrap()
 }
 

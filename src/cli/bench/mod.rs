@@ -183,7 +183,7 @@ fn subject(
     let grids = args.image_size.iter().map(|&size| measure::grid(size)).collect::<crate::error::Result<Vec<_>>>()?;
     let patches = grids.iter().map(|g| g.iter().product::<usize>()).max().unwrap_or(0);
     let tokens = (args.prompt_tokens + args.new_tokens + 1) as usize;
-    let limits = Limits { context: tokens.max(patches / 4 + 3), chunk: load::CHUNK, patches, samples: 1 };
+    let limits = Limits::single(tokens.max(patches / 4 + 3), load::CHUNK, patches, 1);
     let placement = Placement { device: super::args::Device::Cpu, lockstep: None, precision, threads };
     let engine = super::device::engine(model, limits, &placement)?;
     Ok((Subject { weights: name, engine }, weights.bytes()))

@@ -1,4 +1,6 @@
-//! The KV cache's blocks: which are free, who shares them. Host logic only; no tensor is in here.
+//! The KV cache's blocks: which are free, who shares them, and what the full ones hold. Host logic only; no tensor is in here.
+
+pub mod prefix;
 
 use crate::error::{Error, Result};
 
@@ -87,6 +89,11 @@ impl BlockTable {
     /// The blocks.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
+    }
+
+    /// A table that begins with blocks whose references the caller hands over.
+    pub fn beginning_with(blocks: Vec<BlockId>) -> Self {
+        BlockTable { blocks }
     }
 
     /// Takes blocks until `tokens` fit. On error nothing is lost: what was taken stays in the table.

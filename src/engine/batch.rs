@@ -1,0 +1,134 @@
+//! One step of many sequences: who has how many rows in it, and what came of them.
+
+use super::Engine;
+use super::request::{Cancel, Event, What};
+use crate::error::{Error, Result};
+use crate::model::text::Tail;
+use crate::step::{HostStep, RowSampling};
+use crate::tensor::Region;
+use std::ops::Range;
+use std::time::Instant;
+
+/// Rows of one sequence in a step.
+#[derive(Debug)]
+struct Part {
+    /// Among those that run.
+    index: usize,
+    /// Its tokens.
+    range: Range<usize>,
+    /// True if the last one is the sequence's newest token, so that the next is drawn from it.
+    draws: bool,
+}
+
+impl Engine {
+    /// One turn: the tower's or the decoder's; if both have work they alternate. A cancelled one changes nothing.
+    pub(super) fn turn(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        self.seat_waiting(&mut events)?;
+        self.schedule.grow(&mut self.pool);
+        let parts = self.choose();
+        let tower = self.pool.pictures.wanted().is_some() && (parts.is_empty() || !self.tower_was_last);
+        self.tower_was_last = tower;
+        if tower {
+            let streams = self.schedule.running.iter().any(|live| live.drawn > 0);
+            self.encode_slice(streams, cancel)?;
+        } else if !parts.is_empty() {
+            self.run_parts(&parts, cancel, &mut events)?;
+        }
+        Ok(events)
+    }
+
+    /// One row of every sequence that needs no more, and beside them prompts, the oldest first, as far as the step has room.
+    fn choose(&self) -> Vec<Part> {
+        let running = &self.schedule.running;
+        let ready = running.iter().map(|live| live.sequence.computed..self.pool.ready(&live.sequence)).enumerate();
+        let (decoding, prompts): (Vec<_>, Vec<_>) =
+            ready.filter(|(_, range)| !range.is_empty()).partition(|(i, _)| running[*i].sequence.pending() == 1);
+        let mut room = self.limits.chunk - decoding.len();
+        if !decoding.is_empty() {
+            room = room.min(self.pace.rows());
+        }
+        let cut = |(index, range): (usize, Range<usize>)| {
+            let range = range.start..range.end.min(range.start + room);
+            room -= range.len();
+            (index, range)
+        };
+        let prompts: Vec<_> = prompts.into_iter().map(cut).collect();
+        let part = |(index, range): (usize, Range<usize>)| {
+            let draws = range.end == running[index].sequence.len();
+            (!range.is_empty()).then_some(Part { index, range, draws })
+        };
+        decoding.into_iter().chain(prompts).filter_map(part).collect()
+    }
+
+    fn run_parts(&mut self, parts: &[Part], cancel: &Cancel, events: &mut Vec<Event>) -> Result<()> {
+        let start = Instant::now();
+        let step = self.inputs(parts);
+        let tail = if parts.iter().any(|p| p.draws) { Tail::Sample } else { Tail::None };
+        if !self.run_step(&step, tail, cancel)? {
+            return Ok(());
+        }
+        let mut ids = vec![0i32; step.layout.shape.samples];
+        if tail == Tail::Sample {
+            self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut ids))?;
+        }
+        self.exec.wait()?;
+        let prompts = parts.iter().map(|p| p.range.len()).filter(|&n| n > 1);
+        let (count, prefilling) = prompts.fold((0, 0), |(count, rows), n| (count + 1, rows + n));
+        self.pace.note(parts.len() - count, prefilling, start.elapsed());
+        self.take(parts, &ids, events);
+        Ok(())
+    }
+
+    /// The inputs of a step. Steps that decode only have few sizes, since an executor may keep them; others have as many rows as they need.
+    fn inputs(&self, parts: &[Part]) -> HostStep {
+        let rows: usize = parts.iter().map(|p| p.range.len()).sum();
+        let seqs = self.limits.bucket(parts.len());
+        let rows = if rows == parts.len() { seqs } else { rows };
+        let samples = if parts.iter().any(|p| p.draws) { seqs } else { 1 };
+        let mut step = HostStep::new(self.limits.shape(rows, seqs, samples));
+        let padding = RowSampling { state_row: self.limits.spare_state(), ..RowSampling::default() };
+        (0..samples).for_each(|i| step.set_sampling(i, &padding));
+        let (mut row, sample_rows) = (0, step.layout.sample_rows);
+        for (i, part) in parts.iter().enumerate() {
+            let live = &self.schedule.running[part.index];
+            live.sequence.fill(&mut step, row, i, part.range.clone());
+            row += part.range.len();
+            if part.draws {
+                step.i32s_mut(&sample_rows)[i] = row as i32 - 1;
+                step.set_sampling(i, &live.sampling.row(live.state_row as i32, live.drawn as i32));
+            }
+        }
+        step
+    }
+
+    /// Notes what a step computed and drew; `ids` has a token for every part that draws.
+    fn take(&mut self, parts: &[Part], ids: &[i32], events: &mut Vec<Event>) {
+        let mut ended = Vec::new();
+        for (i, part) in parts.iter().enumerate() {
+            let live = &mut self.schedule.running[part.index];
+            self.pool.advance(&mut live.sequence, part.range.end);
+            if !part.draws {
+                continue;
+            }
+            let request = live.id;
+            match u32::try_from(ids[i]) {
+                Ok(id) => {
+                    let finish = live.push(id);
+                    events.push(Event { request, what: What::Token { id } });
+                    ended.extend(finish.map(|finish| (request, What::Done(finish, live.timing()))));
+                }
+                Err(_) => ended.push((request, What::Failed(unusable(part.range.end - 1)))),
+            }
+        }
+        for (request, what) in ended {
+            self.schedule.remove(request, &mut self.pool);
+            events.push(Event { request, what });
+        }
+    }
+}
+
+fn unusable(position: usize) -> Error {
+    let hint = "the weights may be damaged, or overflow in f16: try --dtype bf16 or f32";
+    Error::Numerics(format!("the step at token {position} gave logits that are NaN or infinite; {hint}"))
+}
