@@ -113,3 +113,21 @@ impl Pictures {
         (start + len <= self.rows).then_some(start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_someone_needs_are_never_given_away() {
+        let patches = Arc::new(Patches { data: Vec::new(), grid_thw: [1, 2, 2], resized: (28, 28) });
+        let mut pictures = Pictures::new(10);
+        let pin = |pictures: &mut Pictures, key: u8, len| pictures.pin(&[key; 32], &patches, len);
+        assert_eq!([pin(&mut pictures, 1, 4), pin(&mut pictures, 2, 6)], [Some(0), Some(4)]);
+        pictures.encoded(&[2; 32]);
+        pictures.unpin(&[2; 32]);
+        // The first was used longer ago, but is needed.
+        assert_eq!([pin(&mut pictures, 3, 6), pin(&mut pictures, 4, 1)], [Some(4), None]);
+        assert_eq!([pin(&mut pictures, 1, 4), pin(&mut pictures, 2, 6)], [Some(0), None]);
+    }
+}
