@@ -163,7 +163,6 @@ pub fn run(mut job: Job, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         None => State { rows: embedded(&job)?, report: Report::new(&job), first: 0 },
     };
     // Their rows are all that is read from here on.
-    job.samples.iter_mut().for_each(|sample| sample.media = Vec::new());
     let job = &job;
     folder.write_before_layers(job.merged)?;
     for layer in first..layers {
