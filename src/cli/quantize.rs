@@ -110,7 +110,7 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<Exit> {
         threads: model.placement.threads,
     };
     let mut bar = Bar::new("quantizing layers".into(), Unit::Items);
-    let report = quantize::run(&job, &mut |done, total| bar.set(done, total))?;
+    let report = quantize::run(job, &mut |done, total| bar.set(done, total))?;
     drop(bar);
     put_result(&report, args.json, || report.to_string())?;
     note(&format!("wrote {} from {} samples of {} tokens", args.out.display(), report.samples, report.tokens));

@@ -152,16 +152,19 @@ impl Job<'_> {
 ///
 /// # Errors
 /// Naming the flag, the file or the tensor.
-pub fn run(job: &Job, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn run(mut job: Job, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     job.recipe.check(job.merged)?;
     let text = &job.merged.config().text;
     let (layers, width) = (text.num_hidden_layers, text.hidden_size);
-    let mut folder = Folder::open(job)?;
+    let mut folder = Folder::open(&job)?;
     let lengths: Vec<usize> = job.samples.iter().map(|s| s.prompt.ids.len() * width).collect();
     let State { mut rows, mut report, first } = match State::load(job.out, folder.found(), &lengths)? {
         Some(state) => state,
-        None => State { rows: embedded(job)?, report: Report::new(job), first: 0 },
+        None => State { rows: embedded(&job)?, report: Report::new(&job), first: 0 },
     };
+    // Their rows are all that is read from here on.
+    job.samples.iter_mut().for_each(|sample| (sample.media, sample.prompt.spans) = Default::default());
+    let job = &job;
     folder.write_before_layers(job.merged)?;
     for layer in first..layers {
         let mut inputs = collect(job, layer, &rows)?;
