@@ -1,6 +1,6 @@
 //! `osprey chat`: a conversation, line by line, from a person or a pipe.
 //!
-//! What was said stays in the engine's cache: a turn computes only what is new. The surprise: an error ends a piped conversation, since the
+//! What was said stays in the engine's cache: a turn computes what is new, and again what did not fill a block of 32 tokens. The surprise: an error ends a piped conversation, since the
 //! lines that follow would be about something else; a person is told and may go on.
 
 use super::Exit;

@@ -132,8 +132,7 @@ pub fn matmul_codes(cpu: &Cpu, x: Operand, t: usize, parts: &[Codes], units: &[U
 }
 
 /// Sums of a task: [`codes::gemm::product`] or [`codes::gemv::product`].
-type CodesProduct =
-    for<'s> fn(Isa, (&Integers, Range<usize>), &Codes, (&[Row], &[Row]), &'s mut Vec<Lane16>) -> &'s mut [Lane16];
+type CodesProduct = for<'s> fn(&codes::Task, &'s mut Vec<Lane16>) -> &'s mut [Lane16];
 
 fn codes_task<O: Order>(
     cpu: &Cpu,
@@ -147,7 +146,8 @@ fn codes_task<O: Order>(
         // No more of the next units is asked for in advance.
         let (weights, next) = (code_rows(parts, units, usize::MAX), code_rows(parts, next, LANES));
         let range = x.each * rows.start..x.each * rows.end;
-        let sums = product(cpu.isa(), (&x, range), &parts[0], (&weights, &next), scratch);
+        let task = codes::Task { isa: cpu.isa(), x: &x, range, of: &parts[0], rows: &weights, next: &next };
+        let sums = product(&task, scratch);
         if x.each == 2 { add_pairs(sums, rows.len()) } else { sums }
     });
 }

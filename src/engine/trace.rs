@@ -6,6 +6,7 @@ use super::{Cancel, Engine, Request};
 use crate::dtype::widened;
 use crate::error::Result;
 use crate::exec::{Executor, PlanId};
+use crate::model::Tap;
 use crate::model::text::{Tail, TextIo};
 use crate::tensor::{Region, Tensor};
 use std::ops::ControlFlow;
@@ -64,16 +65,7 @@ impl Engine {
     fn trace_medium(&mut self, medium: &Medium, trace: &mut Trace, detail: Detail) -> Result<()> {
         let Some(row) = medium.row else { return Ok(()) };
         let work = self.begin_encoding(Wanted { key: medium.key, row, patches: medium.patches.clone() })?;
-        let plan = self.exec.plan(work.plan).clone();
-        let (region, offset) = plan.locate(&work.io.stream);
-        let mut done = 0;
-        for tap in work.io.taps.iter().filter(|_| detail == Detail::All) {
-            self.exec.run(work.plan, done..tap.ops)?;
-            done = tap.ops;
-            let rows = read_rows(&mut *self.exec, (region, offset, work.io.stream))?;
-            append(&mut trace.hidden, &tap.name, rows, work.io.stream.cols());
-        }
-        self.exec.run(work.plan, done..plan.ops().len())?;
+        self.run_tapped(work.plan, &work.io.taps, work.io.stream, &mut trace.hidden, detail)?;
         self.finish_encoding(work);
         let rows = self.around.images.row_range(row, medium.rows());
         let data = read_rows(&mut *self.exec, (Region::Embeds, row * rows.cols() * rows.dtype.size(), rows))?;
@@ -83,18 +75,30 @@ impl Engine {
 
     fn trace_chunk(&mut self, sequence: &mut Sequence, trace: &mut Trace, detail: Detail) -> Result<()> {
         let (end, id, io) = self.begin_logits(sequence)?;
-        let (region, offset) = self.exec.plan(id).locate(&io.stream);
-        let ops = self.exec.plan(id).ops().len();
-        let mut done = 0;
-        for tap in io.taps.iter().filter(|_| detail == Detail::All) {
-            self.exec.run(id, done..tap.ops)?;
-            done = tap.ops;
-            let rows = read_rows(&mut *self.exec, (region, offset, io.stream))?;
-            append(&mut trace.hidden, &tap.name, rows, io.stream.cols());
-        }
-        self.exec.run(id, done..ops)?;
+        self.run_tapped(id, &io.taps, io.stream, &mut trace.hidden, detail)?;
         trace.logits.extend(self.end_logits(sequence, end, id, &io)?);
         Ok(())
+    }
+
+    /// Runs a plan; if all is asked for, the stream is read at every tap.
+    fn run_tapped(
+        &mut self,
+        id: PlanId,
+        taps: &[Tap],
+        stream: Tensor,
+        hidden: &mut Vec<Hidden>,
+        detail: Detail,
+    ) -> Result<()> {
+        let plan = self.exec.plan(id);
+        let ((region, offset), ops) = (plan.locate(&stream), plan.ops().len());
+        let mut done = 0;
+        for tap in taps.iter().filter(|_| detail == Detail::All) {
+            self.exec.run(id, done..tap.ops)?;
+            done = tap.ops;
+            let rows = read_rows(&mut *self.exec, (region, offset, stream))?;
+            append(hidden, &tap.name, rows, stream.cols());
+        }
+        self.exec.run(id, done..ops)
     }
 
     /// Readies a step over the next tokens, as many as may have logits, and gives their end.

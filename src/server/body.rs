@@ -82,7 +82,7 @@ pub struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub struct Message {
     pub role: String,
-    pub content: Content,
+    pub content: Content<Part>,
     #[serde(default)]
     name: Unsupported,
     #[serde(default)]

@@ -7,6 +7,7 @@ use super::json::{self, List};
 use super::{App, RequestId, prompt};
 use crate::engine::Request;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -18,30 +19,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
+    /// `POST /v1/chat/completions`
     Chat,
+    /// `POST /v1/completions`
     Plain,
 }
 
-/// `POST /v1/chat/completions`.
-pub async fn chat(
-    app: axum::extract::State<Arc<App>>,
-    id: Extension<RequestId>,
+/// Answers a request of either route.
+pub async fn answer(
+    kind: Kind,
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
     body: axum::body::Body,
 ) -> Result<Response, ApiError> {
-    answer(app.0, Kind::Chat, id.0, body).await
-}
-
-/// `POST /v1/completions`.
-pub async fn plain(
-    app: axum::extract::State<Arc<App>>,
-    id: Extension<RequestId>,
-    body: axum::body::Body,
-) -> Result<Response, ApiError> {
-    answer(app.0, Kind::Plain, id.0, body).await
-}
-
-async fn answer(app: Arc<App>, kind: Kind, id: RequestId, body: axum::body::Body) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     // Before the body is read: what is let in bounds the memory.
     let place = app.admission.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;

@@ -1,7 +1,6 @@
 //! JSON as requests may nest it. Owns the readers that derived ones would make too large: lists are capped while they are read, and nothing
 //! is buffered, so that a small body cannot become a large structure.
 
-use super::body::Part;
 use super::error::ApiError;
 use super::limits::{MESSAGES, STOPS};
 use axum::http::StatusCode;
@@ -17,11 +16,11 @@ const IDS: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct List<T, const N: usize>(pub Vec<T>);
 
-/// What a turn says.
+/// What a turn says: text, or a list of pieces.
 #[derive(Debug)]
-pub enum Content {
+pub enum Content<P> {
     Text(String),
-    Parts(List<Part, MESSAGES>),
+    Parts(List<P, MESSAGES>),
 }
 
 /// What `/v1/completions` continues.
@@ -95,25 +94,25 @@ impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for List<T, N> {
     }
 }
 
-impl<'de> Deserialize<'de> for Content {
+impl<'de, P: Deserialize<'de>> Deserialize<'de> for Content<P> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content;
+        struct ContentVisitor<P>(PhantomData<P>);
+        impl<'de, P: Deserialize<'de>> Visitor<'de> for ContentVisitor<P> {
+            type Value = Content<P>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or a list of parts")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+            fn visit_str<E>(self, text: &str) -> Result<Content<P>, E> {
                 Ok(Content::Text(text.into()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Content, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Content<P>, A::Error> {
                 capped(seq, MESSAGES).map(|parts| Content::Parts(List(parts)))
             }
         }
-        deserializer.deserialize_any(ContentVisitor)
+        deserializer.deserialize_any(ContentVisitor(PhantomData))
     }
 }
 

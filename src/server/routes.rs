@@ -1,9 +1,10 @@
-//! The table of routes, and the short ones. The long ones are in [`generate`].
+//! The table of routes, and the short ones. The long ones are in [`generate`](super::generate).
 
 use super::body::{Tokenize, check_messages};
 use super::error::ApiError;
+use super::generate::{Kind, answer};
 use super::limits::BODY;
-use super::{App, auth, generate, json, prompt};
+use super::{App, auth, json, prompt};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -21,8 +22,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// All routes, closed by a key if there is one.
 pub fn router(app: Arc<App>) -> Router {
     let bodies = Router::new()
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::plain))
+        .route("/v1/chat/completions", post(|app, id, body| answer(Kind::Chat, app, id, body)))
+        .route("/v1/completions", post(|app, id, body| answer(Kind::Plain, app, id, body)))
         .route("/tokenize", post(tokenize))
         .route_layer(middleware::from_fn(json_only));
     Router::new()

@@ -3,10 +3,9 @@
 //! Owns the prefill loop, which is bound by arithmetic. Refuses to know units and epilogues. The surprise: 16 weight rows are turned as they are
 //! packed, a line of each at a time, so that a dword of the turned codes holds 4 or 8 neighbours of one row; they are unpacked where they are used.
 
-use super::integers::Integers;
-use super::{Codes, GROUPS, Groups, LINE, Lines, Row, scale_whole, sixteen_rows, unroll};
+use super::{GROUPS, Groups, LINE, Lines, Row, Task, scale_whole, sixteen_rows, unroll};
 use crate::cpu::panel::sixteen;
-use crate::cpu::simd::{Isa, Kernel, LANES, Lane16, Simd, prefetch};
+use crate::cpu::simd::{Kernel, LANES, Lane16, Simd, prefetch};
 use crate::cpu::{BLOCK, carve};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
 use std::ops::Range;
@@ -32,29 +31,18 @@ const FEW: usize = 12;
 /// Weights are asked for so many bytes ahead.
 const AHEAD: usize = 24 << 10;
 
-/// All sums of a task for a range of integer rows, `[rows][vectors of columns]`. `of` is any part of the weight; `next` are the rows that the
-/// thread will be asked for next, as far as known.
-pub fn product<'s, const PARTS: usize>(
-    isa: Isa,
-    (x, range): (&Integers, Range<usize>),
-    of: &Codes,
-    (rows, next): (&[Row], &[Row]),
-    scratch: &'s mut Vec<Lane16>,
-) -> &'s mut [Lane16] {
-    let panels = rows.len().div_ceil(LANES);
-    let at_once = if range.len() <= FEW { 2 } else { panels };
-    let [c, packed] = carve(scratch, [range.len() * panels, at_once * PANEL]);
+/// The sums of a task, of codes whose dwords become `PARTS` when they are unpacked.
+pub fn product<'s, const PARTS: usize>(task: &Task, scratch: &'s mut Vec<Lane16>) -> &'s mut [Lane16] {
+    let (rows, panels) = (task.range.len(), task.rows.len().div_ceil(LANES));
+    let at_once = if rows <= FEW { 2 } else { panels };
+    let [c, packed] = carve(scratch, [rows * panels, at_once * PANEL]);
     c.fill(Lane16::ZERO);
-    isa.run_integers(Product::<PARTS> { x, range, of, rows, next, at_once, packed: cast_slice_mut(packed), c });
+    task.isa.run_integers(Product::<PARTS> { task, at_once, packed: cast_slice_mut(packed), c });
     c
 }
 
 struct Product<'a, const PARTS: usize> {
-    x: &'a Integers<'a>,
-    range: Range<usize>,
-    of: &'a Codes<'a>,
-    rows: &'a [Row<'a>],
-    next: &'a [Row<'a>],
+    task: &'a Task<'a>,
     at_once: usize,
     packed: &'a mut [Panel],
     c: &'a mut [Lane16],
@@ -64,7 +52,7 @@ impl<const PARTS: usize> Kernel for Product<'_, PARTS> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let panels = self.rows.len().div_ceil(LANES);
+        let panels = self.task.rows.len().div_ceil(LANES);
         for first in (0..panels).step_by(self.at_once) {
             let count = self.at_once.min(panels - first);
             for step in 0..self.steps() {
@@ -74,8 +62,8 @@ impl<const PARTS: usize> Kernel for Product<'_, PARTS> {
                 self.multiply(s, first..first + count, step);
             }
         }
-        if self.x.whole {
-            scale_whole(s, self.x, self.range.start, self.rows, self.c);
+        if self.task.x.whole {
+            scale_whole(s, self.task, self.c);
         }
     }
 }
@@ -85,20 +73,21 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
     const DEPTH: usize = BYTES * PARTS / 2;
 
     fn steps(&self) -> usize {
-        self.of.k.div_ceil(Self::DEPTH)
+        self.task.of.k.div_ceil(Self::DEPTH)
     }
 
     /// Packs a step of 16 rows, and asks for what will be packed some steps later.
     #[inline(always)]
     fn pack<S: Simd>(&mut self, s: S, panel: usize, step: usize) {
         let (ahead, ahead_step) = self.ahead(panel, step);
-        let rows = sixteen_rows(&self.rows[panel * LANES..]);
+        let of = self.task.of;
+        let rows = sixteen_rows(&self.task.rows[panel * LANES..]);
         let to = &mut self.packed[panel % self.at_once];
-        if (step * Self::DEPTH).is_multiple_of(GROUPS * self.of.group) {
-            to.groups.read(s, &rows, step * Self::DEPTH / self.of.group, self.of.width);
+        if (step * Self::DEPTH).is_multiple_of(GROUPS * of.group) {
+            to.groups.read(s, &rows, step * Self::DEPTH / of.group, of.width);
         }
-        let (codes, flip) = (Lines::new(rows.map(|row| row.codes)), self.of.width.flip());
-        let (from, end) = (step * BYTES, self.of.width.bytes(self.of.k));
+        let (codes, flip) = (Lines::new(rows.map(|row| row.codes)), of.width.flip());
+        let (from, end) = (step * BYTES, of.width.bytes(of.k));
         let lines = to.codes.as_chunks_mut().0.iter_mut().enumerate();
         for (i, to) in lines.take((end - from).min(BYTES).div_ceil(LINE)) {
             if let Some(ahead) = ahead.first_chunk::<LANES>() {
@@ -112,16 +101,16 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
     fn ahead(&self, panel: usize, step: usize) -> (&'a [Row<'a>], usize) {
         let steps = step + (AHEAD / (self.at_once * LANES * BYTES)).max(1);
         let first = (panel + steps / self.steps() * self.at_once) * LANES;
-        let here = self.rows.len().next_multiple_of(self.at_once * LANES);
-        let rows =
-            if first < self.rows.len() { Some(&self.rows[first..]) } else { self.next.get(first.wrapping_sub(here)..) };
+        let Task { rows, next, .. } = self.task;
+        let here = rows.len().next_multiple_of(self.at_once * LANES);
+        let rows = if first < rows.len() { Some(&rows[first..]) } else { next.get(first.wrapping_sub(here)..) };
         (rows.unwrap_or_default(), steps % self.steps())
     }
 
     /// Multiplies all rows with packed panels, which are those of `columns`.
     #[inline(always)]
     fn multiply<S: Simd>(&mut self, s: S, columns: Range<usize>, step: usize) {
-        let rows = self.range.len();
+        let rows = self.task.range.len();
         let most = if S::TILE.0 < 12 { 4 } else { 12 };
         let mut row = 0;
         while row < rows {
@@ -160,12 +149,12 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
         first: usize,
         step: usize,
     ) {
-        let x = self.x;
-        let (ld, k) = (self.c.len() / self.range.len(), self.of.k);
+        let Task { x, range, of, .. } = self.task;
+        let (ld, k) = (self.c.len() / range.len(), of.k);
         let panels: &[Panel; N] = self.packed[panel..].first_chunk().expect("N panels");
         let all: &[i32] = cast_slice(&x.bytes);
         let lines: [&[[i32; PARTS]]; M] = std::array::from_fn(|r| {
-            let row = &all[(self.range.start + row + r) * x.stride / 4 + step * Self::DEPTH / 2..];
+            let row = &all[(range.start + row + r) * x.stride / 4 + step * Self::DEPTH / 2..];
             row.as_chunks().0
         });
         let depth = Self::DEPTH.min(k - step * Self::DEPTH).div_ceil(2 * PARTS);
@@ -178,8 +167,8 @@ impl<'a, const PARTS: usize> Product<'a, PARTS> {
             for (r, sums) in sums.iter().enumerate() {
                 let c = &mut self.c[(row + r) * ld + first + panel..][..N];
                 for (n, c) in c.iter_mut().enumerate() {
-                    let at = (self.range.start + row + r, blocks);
-                    panels[n].groups.add(s, x, at, k / self.of.group, sums[n], c);
+                    let at = (range.start + row + r, blocks);
+                    panels[n].groups.add(s, x, at, k / of.group, sums[n], c);
                 }
             }
         }
@@ -200,8 +189,7 @@ fn dots<S: Simd, const M: usize, const N: usize, const PARTS: usize>(
 ) -> [[S::I; N]; M] {
     let depth = x[0].len();
     let (x, codes) = (x.map(|x| &x[..depth]), codes.map(|codes| &codes[..depth]));
-    // One row has too few chains to hide the latency of a product: its parts go to chains of their own.
-    let mut sums = [[[s.splat_i32(0); 2]; N]; M];
+    let mut sums = [[s.splat_i32(0); N]; M];
     for j in 0..depth {
         let packed: [S::I; N] = std::array::from_fn(|n| s.bits(s.load(&codes[n][j].0)));
         unroll!(PARTS, P => {
@@ -209,20 +197,12 @@ fn dots<S: Simd, const M: usize, const N: usize, const PARTS: usize>(
             for r in 0..M {
                 let x = s.splat_i32(x[r][j][P]);
                 for n in 0..N {
-                    let sum = &mut sums[r][n][if M == 1 { P % 2 } else { 0 }];
-                    *sum = s.dot2(part[n], x, *sum);
+                    sums[r][n] = s.dot2(part[n], x, sums[r][n]);
                 }
             }
         });
     }
-    let mut out = [[s.splat_i32(0); N]; M];
-    for r in 0..M {
-        for n in 0..N {
-            let [a, b] = sums[r][n];
-            out[r][n] = if M == 1 { s.add_i32(a, b) } else { a };
-        }
-    }
-    out
+    sums
 }
 
 const _: () = assert!(2 * size_of::<Panel>() + FEW * BYTES * 4 <= 32 << 10, "two panels and 12 rows fit L1");

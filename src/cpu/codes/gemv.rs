@@ -3,10 +3,9 @@
 //! Owns the decode loop, which should be bound by memory. Refuses to know units and epilogues. The surprise: integers are split into signed bytes,
 //! since one instruction multiplies 64 of them with 64 codes; the sums of both digits are one again before anything is rounded.
 
-use super::integers::Integers;
-use super::{Codes, GROUPS, Groups, LINE, Row, end_of, scale_whole, sixteen_rows, unroll};
+use super::{GROUPS, Groups, LINE, Row, Task, end_of, scale_whole, sixteen_rows, unroll};
 use crate::cpu::panel::sixteen;
-use crate::cpu::simd::{Isa, Kernel, LANES, Lane16, Simd, prefetch};
+use crate::cpu::simd::{Kernel, LANES, Lane16, Simd, prefetch};
 use crate::cpu::{BLOCK, carve};
 use bytemuck::{Zeroable, cast_slice};
 use std::ops::Range;
@@ -17,27 +16,19 @@ pub const MAX_ROWS: usize = 8;
 /// Weights are asked for so many lines of 16 rows ahead.
 const AHEAD: usize = 12;
 
-/// All sums of a task for a range of integer rows, `[rows][vectors of columns]`, of codes that lie `PARTS` in a byte. `of` is any part of the
-/// weight; `next` are the rows that the thread will be asked for next, as far as known.
+/// The sums of a task, of codes that lie `PARTS` in a byte.
 pub fn product<'s, const PARTS: usize, const DIGITS: usize>(
-    isa: Isa,
-    (x, range): (&Integers, Range<usize>),
-    of: &Codes,
-    (rows, next): (&[Row], &[Row]),
+    task: &Task,
     scratch: &'s mut Vec<Lane16>,
 ) -> &'s mut [Lane16] {
-    let [c] = carve(scratch, [range.len() * rows.len().div_ceil(LANES)]);
+    let [c] = carve(scratch, [task.range.len() * task.rows.len().div_ceil(LANES)]);
     c.fill(Lane16::ZERO);
-    isa.run_integers(Product::<PARTS, DIGITS> { x, range, of, rows, next, c });
+    task.isa.run_integers(Product::<PARTS, DIGITS> { task, c });
     c
 }
 
 struct Product<'a, const PARTS: usize, const DIGITS: usize> {
-    x: &'a Integers<'a>,
-    range: Range<usize>,
-    of: &'a Codes<'a>,
-    rows: &'a [Row<'a>],
-    next: &'a [Row<'a>],
+    task: &'a Task<'a>,
     c: &'a mut [Lane16],
 }
 
@@ -45,38 +36,33 @@ impl<const PARTS: usize, const DIGITS: usize> Kernel for Product<'_, PARTS, DIGI
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        for panel in 0..self.rows.len().div_ceil(LANES) {
+        for panel in 0..self.task.rows.len().div_ceil(LANES) {
             self.panel(s, panel);
         }
-        if self.x.whole {
-            scale_whole(s, self.x, self.range.start, self.rows, self.c);
+        if self.task.x.whole {
+            scale_whole(s, self.task, self.c);
         }
     }
 }
 
-impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
+impl<const PARTS: usize, const DIGITS: usize> Product<'_, PARTS, DIGITS> {
     /// k of a line.
     const COLUMNS: usize = LINE * PARTS;
 
     /// Multiplies all integer rows with 16 weight rows.
     #[inline(always)]
     fn panel<S: Simd>(&mut self, s: S, panel: usize) {
-        let (after, rows) =
-            (self.rows.get((panel + 1) * LANES..).unwrap_or_default(), Panel::new(&self.rows[panel * LANES..]));
-        let next = if !after.is_empty() {
-            after
-        } else if !self.next.is_empty() {
-            self.next
-        } else {
-            self.rows
-        };
-        let next = Panel::new(next);
+        let Task { x, range, of, rows, next, .. } = self.task;
+        let (here, after) = (&rows[panel * LANES..], rows.get((panel + 1) * LANES..).unwrap_or_default());
+        let behind = if after.is_empty() { next } else { after };
+        let rows = Panel::new(here);
+        let next = if behind.is_empty() { Panel::new(here) } else { Panel::new(behind) };
         let mut groups = Groups::zeroed();
-        let (all, step) = (self.of.k.div_ceil(Self::COLUMNS), self.x.block.div_ceil(Self::COLUMNS));
+        let (all, step) = (of.k.div_ceil(Self::COLUMNS), x.block.div_ceil(Self::COLUMNS));
         for line in (0..all).step_by(step) {
             let k = line * Self::COLUMNS;
-            if k.is_multiple_of(GROUPS * self.of.group) {
-                groups.read(s, &rows.rows, k / self.of.group, self.of.width);
+            if k.is_multiple_of(GROUPS * of.group) {
+                groups.read(s, &rows.rows, k / of.group, of.width);
             }
             let lines = line..all.min(line + step);
             for line in lines.clone() {
@@ -85,8 +71,8 @@ impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
                 sixteen!(J => prefetch(rows.rows[J].codes.as_ptr().wrapping_add(line * LINE)));
             }
             let mut row = 0;
-            while row < self.range.len() {
-                row += match self.range.len() - row {
+            while row < range.len() {
+                row += match range.len() - row {
                     1 => self.lines::<S, 1>(s, (&rows, &groups), lines.clone(), row, panel),
                     _ => self.lines::<S, 2>(s, (&rows, &groups), lines.clone(), row, panel),
                 };
@@ -104,14 +90,14 @@ impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
         row: usize,
         panel: usize,
     ) -> usize {
-        let x = self.x;
+        let Task { x, range, of, .. } = self.task;
         let bytes: &[u8] = cast_slice(&x.bytes);
         let mut integers: [&[[u8; LINE]]; M] = [&[]; M];
         unroll!(M, I => {
-            let row = bytes[(self.range.start + row + I) * x.stride..].as_chunks().0;
+            let row = bytes[(range.start + row + I) * x.stride..].as_chunks().0;
             integers[I] = &row[lines.start * PARTS * DIGITS..lines.end * PARTS * DIGITS];
         });
-        let flip = s.splat_i32(self.of.width.flip());
+        let flip = s.splat_i32(of.width.flip());
         let mut quarters = [[s.splat_i32(0); M]; 4];
         for (four, quarters) in quarters.iter_mut().enumerate() {
             let ends;
@@ -126,7 +112,7 @@ impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
             unroll!(M, I => quarters[I] = s.quarters(sums[I]));
         }
         let k = lines.start * Self::COLUMNS;
-        let ld = self.c.len() / self.range.len();
+        let ld = self.c.len() / range.len();
         unroll!(M, I => {
             let mut sums = s.turn_quarters([quarters[0][I], quarters[1][I], quarters[2][I], quarters[3][I]]);
             let blocks = (Self::COLUMNS / x.block).max(1);
@@ -139,8 +125,8 @@ impl<'a, const PARTS: usize, const DIGITS: usize> Product<'a, PARTS, DIGITS> {
             let to = &mut self.c[(row + I) * ld + panel];
             for (i, &sums) in sums.iter().enumerate().take(blocks) {
                 let k = k + i * x.block;
-                if k < self.of.k {
-                    groups.add(s, x, (self.range.start + row + I, k / x.block), k / self.of.group, sums, to);
+                if k < of.k {
+                    groups.add(s, x, (range.start + row + I, k / x.block), k / of.group, sums, to);
                 }
             }
         });

@@ -9,7 +9,7 @@ pub mod integers;
 
 use super::BLOCK;
 use super::panel::sixteen;
-use super::simd::{LANES, Lane16, Simd};
+use super::simd::{Isa, LANES, Lane16, Simd};
 use bytemuck::cast_slice;
 use integers::Integers;
 use std::ops::Range;
@@ -93,6 +93,19 @@ pub struct Row<'a> {
     zeros: Option<&'a [u8]>,
 }
 
+/// A range of integer rows times some rows of a weight. Its sums are `[integer rows][vectors of columns]`.
+pub struct Task<'a> {
+    pub isa: Isa,
+    pub x: &'a Integers<'a>,
+    /// Of the integer rows.
+    pub range: Range<usize>,
+    /// Any part of the weight.
+    pub of: &'a Codes<'a>,
+    pub rows: &'a [Row<'a>],
+    /// The rows that the thread will be asked for next, as far as known.
+    pub next: &'a [Row<'a>],
+}
+
 /// Unrolls at most four rounds by hand: left to the compiler, sums go through memory.
 macro_rules! unroll {
     ($n:expr, $i:ident => $body:expr) => { unroll!(@ $n, $i, $body; 0 1 2 3) };
@@ -168,16 +181,16 @@ impl Groups {
     }
 }
 
-/// Scales sums over whole rows: `c` is `[integer rows][panels]`, `first` the first integer row.
+/// Scales the sums of a task over whole rows.
 #[inline(always)]
-fn scale_whole<S: Simd>(s: S, x: &Integers, first: usize, rows: &[Row], c: &mut [Lane16]) {
+fn scale_whole<S: Simd>(s: S, Task { x, range, rows, .. }: &Task, c: &mut [Lane16]) {
     let ld = rows.len().div_ceil(LANES);
     for (panel, rows) in rows.chunks(LANES).enumerate() {
         let mut scales = [0.0; LANES];
         scales.iter_mut().zip(rows).for_each(|(to, row)| *to = row.scales[0]);
         let scales = s.load(&scales);
         for (r, c) in c[panel..].iter_mut().step_by(ld).enumerate() {
-            let x = s.splat(x.scales[(first + r) * x.blocks]);
+            let x = s.splat(x.scales[(range.start + r) * x.blocks]);
             s.store(s.mul(s.float(s.bits(s.load(&c.0))), s.mul(x, scales)), &mut c.0);
         }
     }

@@ -191,38 +191,24 @@ unsafe fn fours(rows: [&[u8; 64]; LANES], first: usize) -> [__m512; 4] {
     }
 }
 
-/// The instruction itself: as an intrinsic it is split into a product and a sum, since the compiler values a short chain above free ports.
-///
-/// # Safety
-/// The machine must have AVX-512 VNNI.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: the caller vouches for the instruction, which only touches these registers.
-    unsafe {
-        std::arch::asm!(
-            "vpdpwssd {sum}, {a}, {b}",
-            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
+/// The instructions themselves: as intrinsics they are split into a product and a sum, since the compiler values a short chain above free ports.
+macro_rules! dot {
+    ($($name:ident $instruction:literal)*) => { $(
+        /// # Safety
+        /// The machine must have AVX-512 VNNI.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        unsafe fn $name(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: the caller vouches for the instruction, which only touches these registers.
+            unsafe {
+                std::arch::asm!(
+                    concat!($instruction, " {sum}, {a}, {b}"),
+                    sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            sum
+        }
+    )* };
 }
-
-/// As [`dpwssd`], for bytes.
-///
-/// # Safety
-/// The machine must have AVX-512 VNNI.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dpbusd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: the caller vouches for the instruction, which only touches these registers.
-    unsafe {
-        std::arch::asm!(
-            "vpdpbusd {sum}, {a}, {b}",
-            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sum
-}
+dot!(dpwssd "vpdpwssd" dpbusd "vpdpbusd");
