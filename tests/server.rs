@@ -40,10 +40,15 @@ impl Server {
         let mut child =
             command.env_remove("OSPREY_API_KEY").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let first = lines.next().unwrap();
-        let value: Value = serde_json::from_str(&first).unwrap_or_else(|_| panic!("{first}"));
-        let port = value["address"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
-        let log = Arc::new(Mutex::new(vec![first]));
+        let (mut first, mut port) = (Vec::new(), None);
+        while port.is_none() {
+            let line = lines.next().unwrap_or_else(|| panic!("{first:?}"));
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+            port = value["address"].as_str().map(|address| address.rsplit(':').next().unwrap().parse().unwrap());
+            first.push(line);
+        }
+        let port = port.unwrap();
+        let log = Arc::new(Mutex::new(first));
         let kept = log.clone();
         std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
         Server { child, port, log }
@@ -428,7 +433,7 @@ fn a_public_address_needs_a_key() {
 
 #[test]
 fn a_full_queue_refuses_and_a_client_that_leaves_frees_it() {
-    let server = Server::start(&["--max-queue", "0"]);
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0"]);
     assert_eq!(server.get("/ready").status, 200);
     let mut first = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
     let mut byte = [0; 64];
@@ -442,9 +447,113 @@ fn a_full_queue_refuses_and_a_client_that_leaves_frees_it() {
     first.shutdown(Shutdown::Both).unwrap();
     drop(first);
     server.until("vllm:num_requests_running", 0.0);
+    assert_eq!(server.metric("vllm:kv_cache_usage_perc"), 0.0);
     assert!(server.metric("vllm:generation_tokens_total") < 1900.0, "the answer was made to its end for nobody");
     server.chat(&with(ask(json!("hi")), json!({ "max_tokens": 2 })));
     server.until("vllm:request_success_total{model_name=\"demo\",finished_reason=\"abort\"}", 1.0);
+}
+
+#[test]
+fn an_answer_that_ended_holds_no_place() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0"]);
+    // The engine would go on for long, but its reader has seen enough.
+    let body = with(long(1500), json!({ "stop": "the" }));
+    for stream in [false, true] {
+        let body = with(body.clone(), json!({ "stream": stream }));
+        for _ in 0..10 {
+            assert_eq!(server.post(PLAIN, &body).status, 200);
+        }
+    }
+    // The last event of a stream is enough, whatever becomes of its connection.
+    for _ in 0..10 {
+        let mut stream = server.open(&message("POST", PLAIN, JSON, body.to_string().as_bytes()));
+        let mut read = Vec::new();
+        while !String::from_utf8_lossy(&read).contains("finish_reason\":\"stop") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            read.push(byte[0]);
+        }
+        assert_eq!(server.post(PLAIN, &with(body.clone(), json!({ "max_tokens": 1 }))).status, 200);
+    }
+    assert!(server.metric("vllm:generation_tokens_total") < 10_000.0, "answers were made to their end for nobody");
+}
+
+#[test]
+fn requests_run_together_and_answer_as_alone() {
+    let server = Server::start(&["--max-num-seqs", "12"]);
+    let with_picture = |name: &str, prompt: &str| with(ask(json!([image(&example(name)), text(prompt)])), json!({}));
+    let bodies: Vec<Value> = [
+        with_picture("shapes", QUESTION),
+        with_picture("digit", "What digit is this?"),
+        with_picture("shapes", "Where is the star?"),
+        ask(json!("Say something.")),
+        with(with_picture("shapes", "What do you see?"), json!({ "temperature": 1.5, "seed": 3 })),
+        with(ask(json!("Once upon a time")), json!({ "temperature": 1.5, "seed": 4, "repetition_penalty": 1.2 })),
+    ]
+    .map(|body| with(body, json!({ "max_tokens": 100 })))
+    .to_vec();
+    let said = |body: &Value| server.chat(body)["choices"].clone();
+    let alone: Vec<Value> = bodies.iter().map(said).collect();
+    std::thread::scope(|scope| {
+        // All of them beside streams that take long, more than prompts are prepared at a time.
+        let streams = [0; 5].map(|_| server.open(&message("POST", PLAIN, JSON, long(1500).to_string().as_bytes())));
+        server.until("vllm:num_requests_running", 5.0);
+        assert!(server.metric("vllm:kv_cache_usage_perc") > 0.0);
+        let asked: Vec<_> = bodies.iter().map(|body| scope.spawn(|| said(body))).collect();
+        let together: Vec<Value> = asked.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(together, alone);
+        // They are still under way.
+        assert_eq!(server.metric("vllm:num_requests_running"), 5.0);
+        let answers: Vec<String> = streams
+            .into_iter()
+            .map(|mut stream| {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes).unwrap();
+                reply(&bytes).body.lines().filter_map(|line| line.split("\"text\":").nth(1)).collect::<String>()
+            })
+            .collect();
+        assert!(answers.iter().all(|answer| *answer == answers[0] && answer.len() > 1500));
+    });
+    server.until("vllm:kv_cache_usage_perc", 0.0);
+    assert_eq!(server.metric("vllm:num_requests_running"), 0.0);
+    assert_eq!(server.metric("osprey:encoder_cache_usage_perc"), 0.0);
+}
+
+/// The blocks of those who left are free at once, and those who stay go on.
+#[test]
+fn clients_that_leave_take_nothing_with_them() {
+    let server = Server::start(&[]);
+    let mut stay = server.open(&message("POST", PLAIN, JSON, long(1000).to_string().as_bytes()));
+    let leave = [0; 4].map(|_| server.open(&message("POST", PLAIN, JSON, long(1900).to_string().as_bytes())));
+    server.until("vllm:num_requests_running", 5.0);
+    drop(leave);
+    server.until("vllm:num_requests_running", 1.0);
+    let mut bytes = Vec::new();
+    stay.read_to_end(&mut bytes).unwrap();
+    assert!(reply(&bytes).body.ends_with("data: [DONE]\n\n"));
+    server.until("vllm:kv_cache_usage_perc", 0.0);
+    assert_eq!(server.metric("vllm:request_success_total{model_name=\"demo\",finished_reason=\"abort\"}"), 4.0);
+}
+
+#[test]
+fn memory_is_budgeted_and_announced() {
+    let refused = |args: &[&str], words: &[&str]| {
+        let out = call(&[&["serve", "--port", "0", "--device", "cpu"], args].concat());
+        let line = String::from_utf8(out.stderr).unwrap();
+        assert_ne!(out.status.code(), Some(0), "{line}");
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    };
+    refused(&["--max-memory", "1MiB"], &["1048576", "2048 tokens", "--max-memory", "--context"]);
+    refused(&["--max-memory", "many"], &["--max-memory", "8GiB"]);
+    let server = Server::start(&["--max-memory", "200MB", "--max-num-seqs", "3"]);
+    let budget: Value = serde_json::from_str(server.log().lines().next().unwrap()).unwrap();
+    let bytes = |name: &str| budget[name].as_u64().unwrap();
+    let parts = ["kv_bytes", "encoder_bytes", "arena_bytes", "state_bytes"].map(bytes);
+    assert_eq!(parts.iter().sum::<u64>(), bytes("total_bytes"));
+    assert!((190_000_000..=200_000_000).contains(&bytes("total_bytes")), "{budget}");
+    assert_eq!(bytes("kv_blocks") * bytes("kv_block_bytes"), bytes("kv_bytes"));
+    assert!(bytes("weights_bytes") > 10_000_000);
+    server.chat(&with(ask(json!("hi")), json!({ "max_tokens": 2 })));
 }
 
 #[test]
@@ -460,7 +569,7 @@ fn a_slow_reader_does_not_hold_up_the_engine() {
 
 #[test]
 fn a_request_that_takes_too_long_is_ended() {
-    let server = Server::start(&["--timeout-seconds", "1"]);
+    let server = Server::start(&["--timeout-seconds", "1", "--max-num-seqs", "1"]);
     let start = Instant::now();
     // Two before it: the third cannot be done in time on any machine.
     let first = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
@@ -493,6 +602,7 @@ fn sigterm_lets_what_is_under_way_finish() {
 #[test]
 fn a_drain_that_lasts_too_long_is_ended() {
     let mut server = Server::start(&["--drain-seconds", "0"]);
+    let others = [0; 3].map(|_| server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes())));
     let mut stream = server.open(&message("POST", PLAIN, JSON, long(2000).to_string().as_bytes()));
     stream.read_exact(&mut [0; 64]).unwrap();
     let pid = server.child.id().to_string();
@@ -500,6 +610,7 @@ fn a_drain_that_lasts_too_long_is_ended() {
     let start = Instant::now();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5));
+    drop(others);
 }
 
 #[test]
