@@ -1,7 +1,7 @@
 //! The reading end of a job: events to text, cut at stop strings, within the deadline.
 //!
-//! Dropping an answer cancels its job; that is how a client that went away frees the engine. The surprise: the request's place is free as soon as the end
-//! is known, before anybody is told, so that whoever reads the end finds room for the next request.
+//! Dropping an answer cancels its job; that is how a client that went away, or has read enough, frees the engine. The surprise: its place among the
+//! requests is free at once, while the engine is still in the step that is its last: whoever has read an answer finds room for the next request.
 
 use super::App;
 use super::error::ApiError;
@@ -27,8 +27,8 @@ pub struct Answer {
     log: String,
     /// Set once no more text comes.
     end: Option<&'static str>,
-    /// Among the requests that are let in, until its end.
-    place: Option<OwnedSemaphorePermit>,
+    /// Among the requests that are let in.
+    _place: OwnedSemaphorePermit,
     pub usage: Usage,
 }
 
@@ -64,7 +64,7 @@ impl Answer {
         let usage = Usage { prompt: request.prompt.ids.len(), completion: 0 };
         app.worker.submit(Job { request, events: sender, arrived, turn });
         let (decoder, stops) = (StreamDecoder::new(Show::Grounding), Stops::new(stops));
-        Answer { app, events, decoder, stops, arrived, deadline, log, end: None, place: Some(place), usage }
+        Answer { app, events, decoder, stops, arrived, deadline, log, end: None, _place: place, usage }
     }
 
     /// The next piece of text, and at last the end.
@@ -76,9 +76,9 @@ impl Answer {
             let text = match tokio::time::timeout_at(self.deadline.into(), self.events.recv()).await {
                 Ok(Some(What::Token { id })) => self.token(id),
                 Ok(Some(What::Done(finish, _))) => self.done(finish),
-                Ok(Some(What::Failed(e))) => return Err(self.failed("error", e.into())),
-                Ok(None) => return Err(self.failed("error", ApiError::internal())),
-                Err(_) => return Err(self.failed("abort", ApiError::deadline())),
+                Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
+                Ok(None) => return Err(self.failed(ApiError::internal())),
+                Err(_) => return Err(ApiError::deadline()),
             };
             if !text.is_empty() {
                 return Ok(Piece::Text(text));
@@ -92,7 +92,7 @@ impl Answer {
         let piece = self.decoder.push(&self.app.model.tokenizer, id);
         let passed = self.stops.push(&piece);
         if passed.stopped {
-            self.end("stop");
+            self.end = Some("stop");
         }
         passed.text
     }
@@ -101,23 +101,16 @@ impl Answer {
         let piece = self.decoder.finish();
         let passed = self.stops.push(&piece);
         if passed.stopped {
-            self.end("stop");
+            self.end = Some("stop");
             return passed.text;
         }
-        self.end(finish.name());
+        self.end = Some(finish.name());
         passed.text + &self.stops.finish()
     }
 
-    fn failed(&mut self, reason: &'static str, error: ApiError) -> ApiError {
-        self.end(reason);
+    fn failed(&mut self, error: ApiError) -> ApiError {
+        self.end = Some("error");
         error
-    }
-
-    /// Lets go of the engine and of the place.
-    fn end(&mut self, reason: &'static str) {
-        self.end = Some(reason);
-        self.events.close();
-        self.place = None;
     }
 }
 

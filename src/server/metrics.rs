@@ -16,7 +16,7 @@ const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 /// What the server has done so far.
 pub struct Metrics {
     model: String,
-    /// Blocks of the KV cache and rows of the encoder cache, of all requests.
+    /// All blocks of the KV cache, and all rows of the encoder cache.
     blocks: usize,
     rows: usize,
     holding: Mutex<Holding>,

@@ -1,7 +1,8 @@
 //! An OpenAI-compatible HTTP server around a worker thread that owns the engine.
 //!
 //! Owns: routes, bodies, limits, who may ask, how the process ends. Refuses to know: flags, devices, checkpoints; whoever calls [`serve`] says
-//! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` -> `answer`.
+//! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` (all run together) ->
+//! `answer`.
 //! The surprise: a place in the queue is taken before the body is read, so that what is in memory is bounded by the queue.
 
 mod answer;

@@ -6,14 +6,14 @@ use crate::text::prompt::Prompt;
 use futures_util::FutureExt;
 
 /// Answers with a prompt's ids, one a step. Some are special, and seen before anything of their step is told.
-#[derive(Default)]
 struct Parrot {
+    born: Instant,
     submitted: u64,
     under_way: Vec<(RequestId, Vec<u32>)>,
     cancelled: Arc<Mutex<Vec<u64>>>,
 }
 
-/// Waits until another request is there.
+/// Waits until another request is there, for ten seconds.
 const MEET: u32 = 12;
 const PANIC: u32 = 13;
 /// The device is gone.
@@ -45,6 +45,7 @@ impl Core for Parrot {
             return Err(Error::Device { at: "launch".into(), why: "gone".into() });
         }
         let alone = self.under_way.len() < 2;
+        assert!(!alone || self.born.elapsed() < Duration::from_secs(10), "nobody came");
         let mut events = Vec::new();
         self.under_way.retain_mut(|(request, ids)| {
             let mut tell = |what| events.push(Event { request: *request, what });
@@ -109,7 +110,7 @@ fn worker(makes: usize) -> (Worker, Arc<Mutex<Vec<u64>>>) {
     let seen = cancelled.clone();
     let make = move || {
         left = left.checked_sub(1).ok_or_else(|| Error::request("engine", "is no more"))?;
-        Ok(Parrot { cancelled: seen.clone(), ..Parrot::default() })
+        Ok(Parrot { born: Instant::now(), submitted: 0, under_way: Vec::new(), cancelled: seen.clone() })
     };
     (Worker::start(make, metrics()).unwrap(), cancelled)
 }
