@@ -10,6 +10,7 @@ pub mod embed;
 pub mod gate_up;
 pub mod gather;
 pub mod input;
+pub mod kv_copy;
 pub mod linear;
 pub mod lm_head;
 pub mod norm;
@@ -102,6 +103,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "qkv_rope_2d", cases: qkv_rope_2d::cases },
     Entry { name: "paged_attention", cases: paged_attention::cases },
     Entry { name: "vision_attention", cases: vision_attention::cases },
+    Entry { name: "kv_copy", cases: kv_copy::cases },
     Entry { name: "gather", cases: gather::cases },
     Entry { name: "quantize_rows", cases: quantize_rows::cases },
     Entry { name: "lm_head", cases: lm_head::cases },
