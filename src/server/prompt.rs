@@ -4,7 +4,7 @@ use super::body::{Body, Message};
 use super::error::ApiError;
 use super::json::{Content, Prompt};
 use super::limits::IMAGE;
-use crate::engine::{Request, Sampling};
+use crate::engine::{Controls, Request, Sampling};
 use crate::intake::media::{Budget, Library};
 use crate::intake::prepare::{Prepared, prepare};
 use crate::intake::{Model, sampling};
@@ -83,6 +83,7 @@ pub fn plain_request(model: &Model, ids: Vec<u32>, body: &Body, rules: Rules) ->
         prompt: Ids { ids, spans: Vec::new() },
         media: Vec::new(),
         sampling: draw(model, body)?,
+        controls: Controls::default(),
         max_new_tokens,
         stop: model.files.eos_token_ids().to_vec(),
     })

@@ -175,7 +175,7 @@ fn serve(core: &mut impl Core, job: &Job, metrics: &Metrics) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Sampling;
+    use crate::engine::{Controls, Sampling};
     use crate::text::positions::Positions;
     use crate::text::prompt::Prompt;
 
@@ -209,6 +209,7 @@ mod tests {
             positions: Positions { thw: Default::default(), next: 0 },
             media: Vec::new(),
             sampling: Sampling::GREEDY,
+            controls: Controls::default(),
             max_new_tokens: ids.len(),
             stop: Vec::new(),
         };
