@@ -28,7 +28,7 @@ fn id(text: &str) -> u32 {
 fn walk(mut constraint: Box<dyn Constraint>, seed: u64, patience: usize) -> String {
     let mut random = Random(seed);
     let mut bytes = Vec::new();
-    for step in 0..2000 {
+    for step in 0..4000 {
         let ids = allowed(&mut *constraint);
         assert!(!ids.is_empty(), "a dead end after {:?}", String::from_utf8_lossy(&bytes));
         let shown = ids.iter().find(|id| !ENDS.contains(id) && !TOKENIZER.shows(**id, Show::Text));
@@ -59,8 +59,9 @@ impl Random {
     }
 }
 
-fn walks(form: &Form, count: u64) -> Vec<String> {
-    (1..=count).map(|seed| walk(GRAMMARS.constraint("form", form).unwrap(), seed * 0x9E37_79B9, 80)).collect()
+/// Answers of a form, which ends by itself or after some `patience`.
+fn walks(form: &Form, count: u64, patience: usize) -> Vec<String> {
+    (1..=count).map(|seed| walk(GRAMMARS.constraint("form", form).unwrap(), seed * 0x9E37_79B9, patience)).collect()
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn answers_follow_their_schema() {
         "additionalProperties": false,
         "$defs": { "inner": { "type": "object", "properties": { "x": { "const": 1.5 } }, "required": ["x"], "additionalProperties": false } },
     });
-    let texts = walks(&Form::Schema(schema), 60);
+    let texts = walks(&Form::Schema(schema), 60, usize::MAX);
     for text in &texts {
         let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
         let map = value.as_object().unwrap();
@@ -99,7 +100,7 @@ fn answers_follow_their_schema() {
 
 #[test]
 fn any_object_is_an_object() {
-    for text in walks(&Form::Object, 40) {
+    for text in walks(&Form::Object, 40, 80) {
         assert!(serde_json::from_str::<Value>(&text).unwrap_or_else(|e| panic!("{e}: {text}")).is_object(), "{text}");
     }
 }
@@ -108,7 +109,7 @@ fn any_object_is_an_object() {
 fn the_whole_answer_matches_an_expression() {
     for regex in [r"[A-Z]{2}-\d{4}(/[a-c]+)?", r"(?i)yes|no/\w{1,3}", "\u{20ac}{1,4}|a\nb", r"start: \x2f"] {
         let whole = regex::Regex::new(&format!("^(?:{regex})$")).unwrap();
-        for text in walks(&Form::Regex(regex.into()), 25) {
+        for text in walks(&Form::Regex(regex.into()), 25, usize::MAX) {
             assert!(whole.is_match(&text), "{text:?} is not {regex}");
         }
     }
@@ -117,7 +118,7 @@ fn the_whole_answer_matches_an_expression() {
 #[test]
 fn one_of_the_choices_is_the_answer() {
     let choices = ["yes", "no", "a|b", "yes, but \\d+", "\"", "start: x\n"].map(String::from);
-    let texts = walks(&Form::Choice(choices.to_vec()), 120);
+    let texts = walks(&Form::Choice(choices.to_vec()), 120, usize::MAX);
     assert!(texts.iter().all(|text| choices.contains(text)), "{texts:?}");
     assert!(choices.iter().all(|choice| texts.contains(choice)), "{texts:?}");
 }
@@ -132,7 +133,7 @@ fn calls_are_those_of_the_functions() {
     let call = regex::Regex::new("(?s)^<tool_call>\n(\\{.*?\\})\n</tool_call>$").unwrap();
     let mut most = 0;
     for several in [false, true] {
-        for text in walks(&Form::Calls { functions: functions.clone(), several }, 30) {
+        for text in walks(&Form::Calls { functions: functions.clone(), several }, 30, usize::MAX) {
             let calls: Vec<&str> =
                 text.split_inclusive("</tool_call>").map(|call| call.trim_start_matches('\n')).collect();
             most = most.max(calls.len());

@@ -6,7 +6,7 @@ import sys
 
 import openai
 
-address = json.loads(open(sys.argv[1]).readline())["address"]
+address = next(entry["address"] for entry in map(json.loads, open(sys.argv[1])) if "address" in entry)
 client = openai.OpenAI(base_url=f"http://{address}/v1", api_key="test-key", max_retries=0)
 
 model = client.models.list().data[0].id
