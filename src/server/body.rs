@@ -38,6 +38,7 @@ pub struct Body {
     pub structured_outputs: Option<StructuredOutputs>,
     pub tools: Option<List<Tool, TOOLS>>,
     pub tool_choice: Option<ToolChoice>,
+    pub parallel_tool_calls: Option<bool>,
     n: Option<u64>,
     best_of: Option<u64>,
     suffix: Option<String>,
@@ -60,8 +61,6 @@ pub struct Body {
     _safety_identifier: IgnoredAny,
     #[serde(rename = "prompt_cache_key")]
     _prompt_cache_key: IgnoredAny,
-    #[serde(rename = "parallel_tool_calls")]
-    _parallel_tool_calls: IgnoredAny,
 }
 
 /// What `/tokenize` takes, as vLLM's.

@@ -1,5 +1,6 @@
 //! What a body asks of the draws: penalties, biases, log probabilities, and a form that the answer must have.
 
+use super::App;
 use super::body::Body;
 use super::error::ApiError;
 use super::form::Asked;
@@ -8,30 +9,26 @@ use super::json::Switch;
 use super::prompt::within;
 use super::tools::Tools;
 use crate::engine::{Controls, MAX_TOP_LOGPROBS};
-use crate::intake::grammar::Grammars;
 
-/// The controls of a request; `grammars` is asked only where there is a form.
+/// The controls of a request.
 ///
 /// # Errors
 /// 400, naming the field.
-pub fn controls<'a>(
-    kind: Kind,
-    body: &Body,
-    tools: Option<&Tools>,
-    grammars: impl FnOnce() -> Result<&'a Grammars, ApiError>,
-) -> Result<Controls, ApiError> {
+pub fn controls(app: &App, kind: Kind, body: &Body, tools: Option<&Tools>) -> Result<Controls, ApiError> {
+    let vocab = app.model.files.config.text.vocab_size;
     let biases = body.logit_bias.iter().flat_map(|biases| &biases.0);
-    let bias = |&(id, bias): &(u32, f64)| {
-        within("logit_bias", Some(bias), -100.0..=100.0).map(|bias| (id, bias.unwrap_or_default()))
+    let bias = |&(id, bias): &(u32, f64)| match within("logit_bias", Some(bias), -100.0..=100.0)? {
+        Some(bias) if (id as usize) < vocab => Ok((id, bias)),
+        _ => Err(ApiError::field("logit_bias", format!("token {id} is outside the vocabulary of {vocab}"))),
     };
     let constraint = match asked(body, tools)? {
-        Some(Asked { at, form }) => Some(grammars()?.constraint(at, &form)?),
+        Some(Asked { at, form }) => Some(app.grammars()?.constraint(at, &form)?),
         None => None,
     };
     Ok(Controls {
         presence_penalty: penalty("presence_penalty", body.presence_penalty)?,
         frequency_penalty: penalty("frequency_penalty", body.frequency_penalty)?,
-        logit_bias: biases.map(bias).collect::<Result<_, _>>()?,
+        logit_bias: biases.map(bias).collect::<Result<_, ApiError>>()?,
         top_logprobs: top_logprobs(kind, body)?,
         constraint,
     })

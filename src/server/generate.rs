@@ -80,9 +80,6 @@ fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
         (Kind::Chat, _, Some(_)) => return Err(ApiError::field("prompt", "is a field of /v1/completions")),
         (Kind::Plain, Some(_), _) => return Err(ApiError::field("messages", "is a field of /v1/chat/completions")),
     }
-    if kind == Kind::Plain && (body.tools.is_some() || body.tool_choice.is_some()) {
-        return Err(ApiError::field("tools", "is a field of /v1/chat/completions"));
-    }
     if kind == Kind::Plain && body.max_completion_tokens.is_some() {
         return Err(ApiError::field("max_completion_tokens", "is a field of /v1/chat/completions: give max_tokens"));
     }
@@ -92,13 +89,12 @@ fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
 /// The engine's request, and the form of its answer.
 fn prepare(app: &App, kind: Kind, body: Body) -> Result<(Request, Form), ApiError> {
     let (model, rules) = (&app.model, app.rules);
-    let tools = Tools::new(body.tools.as_ref(), body.tool_choice.as_ref())?;
-    let controls = controls(kind, &body, tools.as_ref(), || app.grammars())?;
-    let reading = match &tools {
-        None => Reading::Text,
-        Some(tools) if tools.is_named() => Reading::NamedCall,
-        Some(_) => Reading::Calls,
-    };
+    let tools = Tools::new(&body)?;
+    if kind == Kind::Plain && tools.is_some() {
+        return Err(ApiError::field("tools", "is a field of /v1/chat/completions"));
+    }
+    let controls = controls(app, kind, &body, tools.as_ref())?;
+    let reading = tools.as_ref().map_or(Reading::Text, Tools::reading);
     let request = match kind {
         Kind::Chat => {
             let messages = body.messages.as_ref().map_or(&[][..], |list| &list.0);

@@ -21,6 +21,8 @@ pub enum Reading {
     /// They are text.
     Text,
     Calls,
+    /// Those behind the first are left out.
+    OneCall,
     /// The request named the function: the end is `stop`, since nothing was chosen.
     NamedCall,
 }
@@ -64,7 +66,7 @@ impl Reader {
                 Piece::End(reason) => {
                     let rest = self.calls.finish();
                     self.pass(rest);
-                    let called = self.called && self.reading == Reading::Calls && reason == "stop";
+                    let called = self.called && self.reading != Reading::NamedCall && reason == "stop";
                     self.ready.push_back(Delta::End(if called { "tool_calls" } else { reason }));
                 }
             }
@@ -81,10 +83,15 @@ impl Reader {
     }
 
     fn pass(&mut self, parts: Vec<Part>) {
-        self.called |= parts.iter().any(|part| matches!(part, Part::Call(_)));
-        self.ready.extend(parts.into_iter().map(|part| match part {
-            Part::Text(text) => Delta::Text(text),
-            Part::Call(call) => Delta::Call(call),
-        }));
+        for part in parts {
+            match part {
+                Part::Text(text) => self.ready.push_back(Delta::Text(text)),
+                Part::Call(_) if self.called && self.reading != Reading::Calls => {}
+                Part::Call(call) => {
+                    self.called = true;
+                    self.ready.push_back(Delta::Call(call));
+                }
+            }
+        }
     }
 }

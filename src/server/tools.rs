@@ -4,11 +4,12 @@
 //! (`tokenizer_config.json` of Qwen/Qwen2.5-7B-Instruct): the signatures behind the system prompt, calls in the assistant's turns, results in
 //! turns of the user. The surprise: functions are named in text only, so a name is what JSON and a grammar can both take.
 
-use super::body::{FunctionCall, Message, ToolCall, ToolKind};
+use super::body::{Body, FunctionCall, Message, ToolCall, ToolKind};
 use super::calls::{END, START};
 use super::error::ApiError;
 use super::json::{Content, List};
-use super::limits::{TOOL_NAME, TOOLS};
+use super::limits::TOOL_NAME;
+use super::reader::Reading;
 use super::value::Small;
 use crate::intake::grammar::{Form, Function, MAX_FORM};
 use crate::text::messages;
@@ -58,18 +59,16 @@ pub enum ToolChoice {
 pub struct Tools<'a> {
     tools: &'a [Tool],
     choice: ToolChoice,
+    several: bool,
 }
 
 impl<'a> Tools<'a> {
-    /// Reads both fields; none if no tool may be called.
+    /// Reads `tools`, `tool_choice` and `parallel_tool_calls`; none if no tool may be called.
     ///
     /// # Errors
     /// 400, naming the field.
-    pub fn new(
-        tools: Option<&'a List<Tool, TOOLS>>,
-        choice: Option<&ToolChoice>,
-    ) -> Result<Option<Tools<'a>>, ApiError> {
-        let tools = tools.map_or(&[][..], |list| &list.0);
+    pub fn new(body: &'a Body) -> Result<Option<Tools<'a>>, ApiError> {
+        let tools = body.tools.as_ref().map_or(&[][..], |list| &list.0);
         for (i, tool) in tools.iter().enumerate() {
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             let name = &tool.function.name;
@@ -81,7 +80,7 @@ impl<'a> Tools<'a> {
                 return Err(ApiError::field(format!("tools[{i}].function.name"), "is there twice"));
             }
         }
-        let choice = choice.cloned().unwrap_or(ToolChoice::Auto);
+        let choice = body.tool_choice.clone().unwrap_or(ToolChoice::Auto);
         match &choice {
             ToolChoice::Required | ToolChoice::Named(_) if tools.is_empty() => {
                 Err(ApiError::field("tool_choice", "asks for a call, but there are no tools"))
@@ -92,7 +91,8 @@ impl<'a> Tools<'a> {
             ToolChoice::None => Ok(None),
             _ if tools.is_empty() => Ok(None),
             _ => {
-                let tools = Tools { tools, choice };
+                let several = body.parallel_tool_calls != Some(false);
+                let tools = Tools { tools, choice, several };
                 match tools.signatures().len() {
                     bytes if bytes > MAX_FORM => {
                         Err(ApiError::field("tools", format!("have {bytes} bytes, at most {MAX_FORM} are taken")))
@@ -116,15 +116,19 @@ impl<'a> Tools<'a> {
         match &self.choice {
             ToolChoice::None | ToolChoice::Auto => None,
             ToolChoice::Required => {
-                Some(Form::Calls { functions: self.tools.iter().map(function).collect(), several: true })
+                Some(Form::Calls { functions: self.tools.iter().map(function).collect(), several: self.several })
             }
             ToolChoice::Named(name) => Some(Form::Calls { functions: named(name), several: false }),
         }
     }
 
-    /// True if one function must be called: OpenAI's API says `stop` of such an answer.
-    pub fn is_named(&self) -> bool {
-        matches!(self.choice, ToolChoice::Named(_))
+    /// How an answer is read.
+    pub fn reading(&self) -> Reading {
+        match self.choice {
+            ToolChoice::Named(_) => Reading::NamedCall,
+            _ if self.several => Reading::Calls,
+            _ => Reading::OneCall,
+        }
     }
 
     /// One line of JSON for each tool.

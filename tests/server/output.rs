@@ -146,14 +146,18 @@ fn tools() -> Value {
 fn calls_that_must_be_made_are_made() {
     let server = Server::start(&[]);
     let named = json!({ "type": "function", "function": { "name": "digit" } });
-    for (choice, finish) in [(named, "stop"), (json!("required"), "tool_calls")] {
-        let more = json!({ "tools": tools(), "tool_choice": choice, "temperature": 20, "seed": 3, "max_tokens": 300 });
+    let any = json!("required");
+    for (choice, several, finish) in
+        [(named, true, "stop"), (any.clone(), true, "tool_calls"), (any, false, "tool_calls")]
+    {
+        let more = json!({ "tools": tools(), "tool_choice": choice, "parallel_tool_calls": several, "temperature": 20, "seed": 3,
+            "max_tokens": 300 });
         let body = with(star(), more);
         let got = server.chat(&body);
         let (message, why) = (&got["choices"][0]["message"], &got["choices"][0]["finish_reason"]);
         assert_eq!((&message["content"], why), (&Value::Null, &json!(finish)), "{got}");
         let calls = message["tool_calls"].as_array().unwrap();
-        assert!(finish == "tool_calls" || calls.len() == 1, "{got}");
+        assert_eq!(calls.len() > 1, several && finish == "tool_calls", "{got}");
         for call in calls {
             assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function", "{call}");
             let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
@@ -242,7 +246,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ),
         (schema(json!({ "type": "strange" })), AT),
         (schema(json!([])), AT),
-        (schema(json!({ "const": large })), "response_format.json_schema.schema"),
+        (schema(json!({ "const": large })), "response_format.json_schema.schema.const"),
         (regex("("), "structured_outputs.regex"),
         (regex(&large), "structured_outputs.regex"),
         (json!({ "structured_outputs": { "choice": [] } }), "structured_outputs.choice"),
@@ -251,7 +255,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         (with(regex("a"), json!({ "response_format": { "type": "json_object" } })), "structured_outputs"),
         (with(regex("a"), tool(json!({ "name": "f" }))), "structured_outputs.regex"),
         (tool(json!({ "name": "a b" })), "tools[0].function.name"),
-        (tool(json!({ "name": "f", "parameters": { "const": large } })), "tools[0].function.parameters"),
+        (tool(json!({ "name": "f", "parameters": { "const": large } })), "tools[0].function.parameters.const"),
         (json!({ "tools": [tools()[0], tools()[0]] }), "tools[1].function.name"),
         (json!({ "tool_choice": "required" }), "tool_choice"),
         (json!({ "tools": tools(), "tool_choice": "always" }), "tool_choice"),
