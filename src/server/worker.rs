@@ -110,7 +110,7 @@ impl Worker {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    /// Cancels every job and waits for the thread to end, which takes as long as one op.
+    /// Cancels every job, gives up the step under way, and waits for the thread to end.
     pub fn end(&self) {
         self.ending.cancel();
         let thread = self.thread().take();
