@@ -179,6 +179,7 @@ fn what_is_no_form_is_refused_by_name() {
     assert!(refused(&Form::Schema(json!({ "$ref": "http://127.0.0.1:1/x" }))).contains("127.0.0.1"));
     assert!(refused(&Form::Schema(json!({ "type": "array", "uniqueItems": true }))).contains("uniqueItems"));
     refused(&Form::Schema(json!({ "type": "integer", "minimum": 5, "maximum": 4 })));
+    assert!(refused(&Form::Schema(json!({ "$ref": "#" }))).contains("describes no text"));
     assert!(
         refused(&Form::Schema(json!({ "type": "integer", "minimum": -1e300, "maximum": 1e300 }))).contains("compiler")
     );
@@ -241,15 +242,25 @@ fn bombs_are_bounded() {
         json!({ "enum": (0..4000).collect::<Vec<i32>>() }),
         json!({ "type": "string", "pattern": "^(((((((a*)*)*)*)*)*)*)*b$" }),
     ];
+    let ends = |n: usize| {
+        (0..n).map(|i| format!("(.*{}.{{{}}})", char::from(b'a' + (i % 26) as u8), 20 + i)).collect::<Vec<_>>()
+    };
+    let both = ends(8).into_iter().map(|end| json!({ "type": "string", "pattern": format!("^{end}*$") }));
+    let fields =
+        |n: usize| (0..n).map(|i| (format!("k{i}"), json!({ "type": "string" }))).collect::<serde_json::Map<_, _>>();
+    let more = [json!({ "allOf": both.collect::<Value>() }), json!({ "type": "object", "properties": fields(2500) })];
     let regexes = [
         "((a{1000}){1000}){1000}",
         "(((((((a*)*)*)*)*)*)*)*b",
-        "(.*a.{300}|.*b.{301}|.*c.{302})*",
         r"\w{1,5000}\d{1,5000}x",
         "(a|b|ab)*c{4000}",
-        "(?:.*.*.*.*.*.*.*.*x){20}",
-    ];
-    let forms = schemas.into_iter().map(Form::Schema).chain(regexes.map(|regex| Form::Regex(regex.into())));
+        r"(\w\W?){1,3000}",
+        // Without limits this one is not done after minutes.
+        &format!("(?:{}){{50}}", ends(50).join("|")),
+    ]
+    .map(|regex| Form::Regex(regex.into()));
+    let forms = schemas.into_iter().chain(more).map(Form::Schema).chain(regexes);
+    let mut limited = Vec::new();
     for form in forms {
         let start = Instant::now();
         let what = format!("{form:?}").chars().take(120).collect::<String>();
@@ -263,14 +274,18 @@ fn bombs_are_bounded() {
                     });
                     ids.and_then(|ids| constraint.take(ids[random.below(ids.len())])).err()
                 };
-                (0..10).find_map(step).map_or("followed".into(), |e| e.to_string())
+                (0..300).find_map(step).map_or("followed".into(), |e| e.to_string())
             }
         };
         println!("{:>8.0?} {what}: {outcome}", start.elapsed());
         assert!(!outcome.contains('<'), "{outcome}");
-        // A second would do on a machine that does nothing else.
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        // Five seconds would do on a machine that does nothing else.
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        limited.extend(["states", "expressions", "items"].into_iter().filter(|word| outcome.contains(word)));
     }
+    limited.sort_unstable();
+    limited.dedup();
+    assert_eq!(limited, ["expressions", "items", "states"], "every kind of limit was met");
 }
 
 /// Models that are at a loss fill JSON with white space.
