@@ -101,6 +101,11 @@ fn biases_and_penalties_change_what_is_said() {
     let once = |name: &str| json!({ "logit_bias": { &id: 100 }, "max_tokens": 200, name: 2 });
     let count = |name: &str| said(&server.chat(&with(star(), once(name)))).matches(token.as_str().unwrap()).count();
     assert_eq!(count("presence_penalty"), 200);
+    let drawn = |penalty: i32| {
+        let body = with(long(40), json!({ "temperature": 1, "stream": false, "presence_penalty": penalty }));
+        serde_json::from_str::<Value>(&server.post(PLAIN, &body).body).unwrap()["choices"][0]["text"].clone()
+    };
+    assert_ne!(drawn(2), drawn(0));
     assert!((2..150).contains(&count("frequency_penalty")));
 }
 
@@ -113,6 +118,7 @@ fn answers_have_the_form_that_is_asked_for() {
     let hot = |seed: u64, form: Value| {
         with(star(), with(form, json!({ "temperature": 50, "seed": seed, "max_tokens": 300 })))
     };
+    let whole = Regex::new("^[a-c]{2,4}-\\d$").unwrap();
     for seed in 0..8 {
         let body = hot(seed, json!({ "response_format": strict }));
         let got = server.chat(&body);
@@ -124,7 +130,7 @@ fn answers_have_the_form_that_is_asked_for() {
         assert_eq!((value.as_object().unwrap().len(), &got["choices"][0]["finish_reason"]), (2, &json!("stop")));
         assert_eq!(streamed(&server, &body).0, said(&got));
         let got = server.chat(&hot(seed, json!({ "structured_outputs": { "regex": "[a-c]{2,4}-\\d" } })));
-        assert!(Regex::new("^[a-c]{2,4}-\\d$").unwrap().is_match(said(&got)), "{got}");
+        assert!(whole.is_match(said(&got)), "{got}");
         let got = server.chat(&hot(seed, json!({ "structured_outputs": { "choice": ["yes", "no"] } })));
         assert!(["yes", "no"].contains(&said(&got)), "{got}");
         let body = with(hot(seed, json!({ "structured_outputs": { "json": schema } })), json!({ "prompt": "x" }));
@@ -223,7 +229,9 @@ fn calls_and_results_are_told_as_the_family_knows_them() {
     let user = json!({ "role": "user", "content": "Hi" });
     // Equal probabilities are those of equal prompts.
     let read = |body: Value| {
-        let got = server.chat(&with(body, json!({ "max_tokens": 2, "logprobs": true, "top_logprobs": 20 })));
+        let more = json!({ "max_tokens": 2, "logprobs": true, "top_logprobs": 20, "logit_bias": { "1130": -100, "1132": -100 } });
+        let got = server.chat(&with(body, more));
+        assert_eq!(got["choices"][0]["logprobs"]["content"].as_array().unwrap().len(), 2, "no end is drawn");
         (got["usage"].clone(), got["choices"][0]["logprobs"].clone())
     };
     for (system, text) in [(None, "You are a helpful assistant."), (Some("Be short."), "Be short.")] {
