@@ -7,6 +7,7 @@ use super::json::{Content, List, Prompt, Stop, Unsupported};
 use super::limits::{IMAGES, MESSAGES, STOP_BYTES};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use std::sync::Arc;
 
 /// The fields of `/v1/chat/completions` and `/v1/completions`.
 #[derive(Deserialize, Debug, Default)]
@@ -118,6 +119,9 @@ pub enum Kind {
 pub struct ImageUrl {
     pub url: String,
     detail: Option<String>,
+    /// The file, once it is fetched.
+    #[serde(skip)]
+    pub file: Option<Arc<[u8]>>,
 }
 
 impl Body {

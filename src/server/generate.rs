@@ -40,8 +40,11 @@ pub async fn answer(
     let deadline = admitted.deadline;
     let work = async {
         let bytes = app.read(body).await?;
-        let body = app.parsing.run(move || parse(&bytes, kind)).await?;
+        let mut body = app.parsing.run(move || parse(&bytes, kind)).await?;
         app.check_model(body.model.as_deref())?;
+        if let Some(List(messages)) = &mut body.messages {
+            app.fetcher.fill(messages).await?;
+        }
         // Held until the engine has taken the job: few prompts are in memory with their pixels.
         let turn = app.preparing.turn().await?;
         let owner = app.clone();
@@ -76,7 +79,11 @@ impl Form {
     }
 }
 
-fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
+/// Reads and checks a body.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
     let body: Body = json::parse(bytes)?;
     body.check()?;
     match (kind, &body.messages, &body.prompt) {

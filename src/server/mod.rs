@@ -4,15 +4,18 @@
 //! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` -> `answer`.
 //! The surprise: a place in the queue is taken before the body is read, so that what is in memory is bounded by the queue.
 
+mod address;
 mod answer;
 mod auth;
 mod body;
 mod error;
+mod fetch;
 mod generate;
 mod json;
 mod limits;
 mod listen;
 mod metrics;
+mod page;
 mod pool;
 mod prompt;
 mod routes;
@@ -24,6 +27,8 @@ use crate::error::{Error, Result};
 use crate::intake::Model;
 use axum::body::{Body, Bytes};
 use error::ApiError;
+use fetch::Fetcher;
+pub use fetch::ImageHost;
 use futures_util::StreamExt;
 use metrics::Metrics;
 use pool::Pool;
@@ -44,6 +49,10 @@ pub struct Settings {
     pub address: SocketAddr,
     /// Whoever asks must have it.
     pub key: Option<String>,
+    /// Names under which browsers and proxies reach it, beside those of this machine.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that pictures are fetched from.
+    pub image_hosts: Vec<ImageHost>,
     /// The name that requests use.
     pub model_name: String,
     /// Tokens of prompt and answer; the engine has room for as many.
@@ -64,6 +73,8 @@ struct App {
     name: String,
     rules: prompt::Rules,
     key: Option<String>,
+    names: auth::Names,
+    fetcher: Arc<Fetcher>,
     deadline: Duration,
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -133,6 +144,8 @@ impl App {
             name: settings.model_name,
             rules: prompt::Rules { context: settings.context, special: settings.special_tokens_in_text },
             key: settings.key,
+            names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
+            fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
             deadline: settings.deadline,
             worker,
             metrics,
@@ -165,6 +178,21 @@ impl App {
         match asked {
             Some(asked) if asked != self.name => Err(ApiError::model(asked, &self.name)),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a body as the routes of answers do; `fuzz/` throws anything at it.
+///
+/// # Panics
+/// If what is wrong with it is called the server's fault.
+#[cfg(fuzzing)]
+pub fn read_body(bytes: &[u8]) {
+    for kind in [generate::Kind::Chat, generate::Kind::Plain] {
+        let read = generate::parse(&Bytes::copy_from_slice(bytes), kind);
+        let read = read.and_then(|body| prompt::read(body.messages.as_ref().map_or(&[], |list| &list.0)).map(drop));
+        if let Err(error) = read {
+            assert!(error.status.is_client_error(), "{error:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From a body's messages or prompt to a request that the engine takes. Runs on a thread that may block: pictures are decoded here.
 
-use super::body::{Body, Message};
+use super::body::{Body, ImageUrl, Message};
 use super::error::ApiError;
 use super::json::{Content, Prompt};
 use super::limits::IMAGE;
@@ -32,9 +32,16 @@ pub struct Rules {
 /// # Errors
 /// 400, naming the field.
 pub fn conversation(model: &Model, messages: &[Message], rules: Rules) -> Result<Prepared, ApiError> {
-    let messages = messages.iter().enumerate().map(|(i, m)| message(i, m)).collect::<Result<Vec<_>, _>>()?;
     let budget = Budget::new(rules.context, LIMIT);
-    Ok(prepare(model, &mut Library::new(IMAGE), &messages, rules.special, budget)?)
+    Ok(prepare(model, &mut Library::new(IMAGE), &read(messages)?, rules.special, budget)?)
+}
+
+/// The turns of a conversation, with the files of their pictures.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn read(messages: &[Message]) -> Result<Vec<messages::Message>, ApiError> {
+    messages.iter().enumerate().map(|(i, m)| message(i, m)).collect()
 }
 
 /// A prompt's ids, without a chat template.
@@ -160,7 +167,7 @@ fn message(i: usize, message: &Message) -> Result<messages::Message, ApiError> {
             let parts = parts.0.iter().enumerate().map(|(k, part)| {
                 let picture = part.image_url.as_ref().map(|image| {
                     let name = format!("messages[{i}].content[{k}].image_url");
-                    picture(name, &image.url).map(messages::Part::Image)
+                    picture(name, image).map(messages::Part::Image)
                 });
                 picture.unwrap_or_else(|| Ok(messages::Part::Text(part.text.clone().unwrap_or_default())))
             });
@@ -170,16 +177,14 @@ fn message(i: usize, message: &Message) -> Result<messages::Message, ApiError> {
     Ok(messages::Message { role: role.into(), content })
 }
 
-/// The file in a `data:` URL. Nothing else is ever opened for a request: no address, no path.
-fn picture(name: String, url: &str) -> Result<Media, ApiError> {
-    let start = |scheme: &str| url.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
-    if !start("data:") {
-        let why = if start("http:") || start("https:") {
-            "remote pictures are not supported: send the file as data:image/png;base64,..."
-        } else {
-            "must be a data: URL, data:image/png;base64,..."
-        };
-        return Err(ApiError::field(name, why));
+/// The file that was fetched, or that in a `data:` URL. Nothing else is ever opened for a request.
+fn picture(name: String, image: &ImageUrl) -> Result<Media, ApiError> {
+    if let Some(file) = &image.file {
+        return Ok(Media::Bytes { name, bytes: file.clone() });
+    }
+    let url = &image.url;
+    if !url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        return Err(ApiError::field(name, "must be a data: URL, data:image/png;base64,..."));
     }
     let Some((head, data)) = url.split_once(',') else {
         return Err(ApiError::field(name, "the data: URL has no comma before its data"));
