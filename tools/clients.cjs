@@ -38,7 +38,7 @@ async function main() {
   assert.deepEqual(await status(client.chat.completions.create({ ...body, model: "gpt-4o" })), [404, "model"]);
   const stranger = new OpenAI({ baseURL, apiKey: "wrong", maxRetries: 0 });
   assert.equal((await status(stranger.models.list()))[0], 401);
-  console.log(`openai ${require("openai/package.json").version} for JavaScript: all right`);
+  console.log(`openai ${require("openai/version").VERSION} for JavaScript: all right`);
 }
 
 main();

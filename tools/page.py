@@ -1,12 +1,16 @@
 """A person at the playground, in headless Chromium: clicks, keys, a phone. Arguments: the osprey binary, the browser, a folder for screenshots."""
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 
 from playwright.sync_api import expect, sync_playwright
@@ -43,6 +47,25 @@ def endless(address, question):
     raise AssertionError("no seed gives a long answer")
 
 
+@contextlib.contextmanager
+def slowly(server):
+    """Lets the server run a tenth of the time, so that there is some to stop an answer in."""
+    over = threading.Event()
+
+    def brake():
+        while not over.is_set():
+            server.send_signal(signal.SIGSTOP)
+            time.sleep(0.045)
+            server.send_signal(signal.SIGCONT)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=brake)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
 class Visit:
     """A page that must not fail, ask strangers, or keep anything."""
 
@@ -63,6 +86,8 @@ class Visit:
         self.page.keyboard.type(KEY)
         self.page.keyboard.press("Enter")
         expect(self.page.locator("#model")).to_have_text("demo")
+        expect(self.page.get_by_label("API key")).to_be_hidden()
+        expect(self.page.get_by_role("textbox", name="Question")).to_be_focused()
 
     def figures(self, n):
         """Waits for the n-th answer; its figures."""
@@ -143,7 +168,7 @@ def readable(page):
     assert len(seen) >= 5 and min(seen)[0] >= 4.5, min(seen)
 
 
-def desktop(browser, address):
+def desktop(browser, address, server):
     visit = Visit(browser, address, viewport={"width": 1100, "height": 800}, color_scheme="light")
     page = visit.page
     expect(page.get_by_role("alert")).to_have_text("This server wants a key.")
@@ -171,7 +196,7 @@ def desktop(browser, address):
     said, usage = answer(address, POINT)
     check_box(page, said)
     read, drawn = usage["prompt_tokens"], usage["completion_tokens"]
-    assert re.fullmatch(rf"{read} tokens read, {drawn} written · first after [\d.]+ s · [\d.]+ tokens/s", figures), figures
+    assert re.fullmatch(rf"{read} tokens read, {drawn} written · first after [\d.]+ s, last after [\d.]+ s( · [\d.]+ tokens/s)?", figures), figures
     expect(page.get_by_role("textbox", name="Question")).to_be_empty()
     visit.shot("light")
     readable(page)
@@ -185,17 +210,24 @@ def desktop(browser, address):
     # Long answers stream, and end with the button or the key.
     more = endless(address, "Go on.")
     page.route("**/v1/chat/completions", lambda r: r.continue_(post_data=json.dumps({**r.request.post_data_json, **more})))
-    for stop in [lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")]:
-        page.get_by_role("button", name="New chat").click()
-        page.get_by_role("textbox", name="Question").fill("Go on.")
-        page.keyboard.press("Enter")
-        text = page.locator(".model .text").last
-        expect(text).not_to_be_empty()
-        expect(text).not_to_have_text(text.inner_text(), use_inner_text=True)
-        assert page.locator(".busy").count() == 1
-        stop()
-        assert "stopped" in visit.figures(1)
-        expect(page.get_by_role("textbox", name="Question")).to_be_focused()
+    with slowly(server):
+        for stop in [lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")]:
+            page.get_by_role("button", name="New chat").click()
+            page.get_by_role("textbox", name="Question").fill("Go on.")
+            page.keyboard.press("Enter")
+            text = page.locator(".model .text").last
+            expect(text).not_to_be_empty()
+            expect(text).not_to_have_text(text.inner_text(), use_inner_text=True)
+            assert page.locator(".busy").count() == 1
+            stop()
+            assert "stopped" in visit.figures(1)
+            expect(page.get_by_role("textbox", name="Question")).to_be_focused()
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_role("textbox", name="Question").fill("Go on.")
+    page.keyboard.press("Enter")
+    first, last, written, rate = map(float, re.search(r"([\d.]+) written · first after ([\d.]+) s, last after ([\d.]+) s · ([\d.]+)", visit.figures(1)).group(2, 3, 1, 4))
+    # Times are shown in hundredths.
+    assert abs(rate - (written - 1) / (last - first)) < 0.011 / (last - first) * rate, (first, last, written, rate)
     running = lambda: re.search(r"^vllm:num_requests_running\S* (\S+)$", api(address, "/metrics"), re.M)[1]
     for _ in range(100):
         if float(running()) == 0:
@@ -239,7 +271,7 @@ def desktop(browser, address):
     for _ in range(8):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.id"))
-    assert {"New chat", "key", "files", "question", "Send"} <= set(names), names
+    assert {"New chat", "files", "question", "Send"} <= set(names), names
     page.reload()
     expect(page.get_by_label("API key")).to_be_empty()
     visit.end()
@@ -287,7 +319,7 @@ def main():
         with sync_playwright() as play:
             # Chromium's own sandbox needs rights that containers do not give; the page is ours.
             browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-            desktop(browser, address)
+            desktop(browser, address, server)
             phone(browser, address)
             print(f"playground: all right in Chromium {browser.version}")
             browser.close()

@@ -33,6 +33,7 @@ async function refusal(response) {
   const error = (await response.json().catch(() => ({}))).error;
   if (response.status === 401) {
     $("locked").hidden = false;
+    $("key").focus();
     return $("key").value ? "This key is wrong." : "This server wants a key.";
   }
   return error?.message ?? `The server answered ${response.status}.`;
@@ -45,10 +46,11 @@ async function connect() {
     model = (await response.json()).data[0].id;
     $("model").textContent = model;
     say("");
+    if (document.activeElement === $("key")) $("question").focus();
+    $("locked").hidden = true;
   } catch (error) {
     $("model").textContent = "not connected";
     say(error.message);
-    if (!$("locked").hidden) $("key").focus();
   }
 }
 
@@ -244,13 +246,13 @@ async function stream(done, update) {
   }
 }
 
-// Tokens, time to the first of them, and their rate after it.
+// Tokens, the time to the first and the last of them, and their rate between, unless that is too short to tell.
 function summary({ start, first, last, usage, end }) {
   const parts = [];
+  const after = (at) => `${((at - start) / 1000).toFixed(2)} s`;
   if (usage) parts.push(`${usage.prompt_tokens} tokens read, ${usage.completion_tokens} written`);
-  if (first) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
-  const rate = (usage?.completion_tokens - 1) / (last - first) * 1000;
-  if (Number.isFinite(rate) && rate > 0) parts.push(`${rate.toFixed(1)} tokens/s`);
+  if (first) parts.push(`first after ${after(first)}, last after ${after(last)}`);
+  if (usage && last - first > 100) parts.push(`${((usage.completion_tokens - 1) / (last - first) * 1000).toFixed(1)} tokens/s`);
   if (end) parts.push(end);
   return parts.join(" · ");
 }
