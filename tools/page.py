@@ -301,6 +301,7 @@ def phone(browser, address):
         box = control.bounding_box()
         assert 0 <= box["x"] and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640, box
         assert min(box["width"], box["height"]) >= 44, box
+    assert box["width"] > 300, "the question has no room"
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     visit.shot("phone-dark")
     visit.end()
