@@ -4,7 +4,7 @@ mod bits;
 
 use bits::{Setup, generate, setup};
 use osprey::dtype::DType;
-use osprey::engine::{BLOCK_SIZE, Cancel, Engine, Event, Finish, Limits, Request, RequestId, Sampling, What};
+use osprey::engine::{BLOCK_SIZE, Cancel, Engine, Event, Finish, Limits, Picture, Request, RequestId, Sampling, What};
 use osprey::exec::cuda::driver::Driver;
 use osprey::media::patches::Patches;
 use osprey::text::positions::positions;
@@ -12,7 +12,7 @@ use osprey::text::prompt::{MediaKind, MediaSpan, Prompt};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 const WIDE: Limits = Limits { context: 160, chunk: 64, patches: 64, samples: 1, seqs: 4, blocks: 40, images: 100 };
 
@@ -33,7 +33,7 @@ fn prompt(len: usize, seed: u32, pictures: &[(usize, [usize; 2], f32)]) -> Reque
     let spans: Vec<MediaSpan> = pictures.iter().enumerate().map(picture).collect();
     let patches = |&(_, [h, w], shade): &(usize, [usize; 2], f32)| {
         let data = (0..h * w * 1176).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0 + shade).collect();
-        Arc::new(Patches { data, grid_thw: [1, h, w], resized: (14 * h, 14 * w) })
+        Picture::new(Patches { data, grid_thw: [1, h, w], resized: (14 * h, 14 * w) })
     };
     Request {
         positions: positions(len, &spans, 2).unwrap(),

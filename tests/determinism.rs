@@ -7,11 +7,10 @@ use bits::batch::check_batches;
 use bits::{Setup, check_chunks, check_recomputed, engine, generate, outcome, request, setup, under};
 use osprey::cpu::Isa;
 use osprey::dtype::DType;
-use osprey::engine::Cancel;
+use osprey::engine::{Cancel, Picture};
 use osprey::exec::cuda::driver::Driver;
 use osprey::quant::Format;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 #[test]
 fn chunks_do_not_change_a_bit() {
@@ -126,7 +125,9 @@ fn a_seed_decides_the_answer() {
 fn unusable_logits_name_the_step() {
     let mut e = engine(setup(DType::F32));
     let mut broken = request(20, 7, 0.0);
-    Arc::get_mut(&mut broken.media[0]).unwrap().data[0] = f32::NAN;
+    let mut patches = (*broken.media[0]).clone();
+    patches.data[0] = f32::NAN;
+    broken.media[0] = Picture::new(patches);
     let error = e.generate(&broken, &Cancel::default(), |_| ControlFlow::Continue(())).unwrap_err().to_string();
     assert!(error.contains("token 19") && error.contains("NaN"), "{error}");
 }

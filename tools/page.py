@@ -316,7 +316,10 @@ def main():
     serve = [OSPREY, "serve", "--device", "cpu", "--port", "0", "--log-format", "json"]
     server = subprocess.Popen(serve, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        address = "http://" + json.loads(server.stderr.readline())["address"]
+        lines = map(json.loads, server.stderr)
+        address = "http://" + next(line["address"] for line in lines if "address" in line)
+        # Nobody reads the rest, which must not fill the pipe.
+        threading.Thread(target=server.stderr.read, daemon=True).start()
         with sync_playwright() as play:
             # Chromium's own sandbox needs rights that containers do not give; the page is ours.
             browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])

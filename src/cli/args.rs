@@ -177,6 +177,24 @@ pub fn rate(text: &str) -> Result<f64, String> {
     within(text, f32::MIN_POSITIVE, 1e6, "a number above 0").map(f64::from)
 }
 
+/// Bytes: a number, with a unit (`8GiB`, `500MB`) or without.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+    ];
+    let unit = units.iter().find_map(|(name, size)| Some((text.strip_suffix(name)?, *size)));
+    let (number, size) = unit.unwrap_or((text, 1u64));
+    let bytes = number.trim_end().parse::<u64>().ok().and_then(|n| n.checked_mul(size));
+    bytes.ok_or_else(|| "must be a number of bytes, such as 8GiB, 500MB or 1073741824".into())
+}
+
 fn within(text: &str, min: f32, max: f32, wanted: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(x) if (min..=max).contains(&x) => Ok(x),

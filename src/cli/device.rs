@@ -97,7 +97,7 @@ pub fn check_memory(need: u64, what: impl Into<String>, hint: &str) -> Result<()
 }
 
 /// Bytes that can be allocated without swapping, where the system says so.
-fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     field_kib("/proc/meminfo", "MemAvailable:")
 }
 

@@ -6,6 +6,7 @@
 mod answer;
 mod args;
 mod bench;
+mod budget;
 mod chat;
 mod device;
 mod eval;

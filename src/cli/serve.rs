@@ -1,9 +1,13 @@
-//! `osprey serve`: an OpenAI-compatible server, closed by default.
+//! `osprey serve`: an OpenAI-compatible server, closed by default. It says what memory it takes before it takes any.
 
 use super::Exit;
-use super::args::{ContextArgs, ModelArgs, PixelArgs, TextArgs};
+use super::args::{ContextArgs, ModelArgs, PixelArgs, TextArgs, bytes};
+use super::budget::Budget;
 use super::load::{Loaded, context, engine, limits};
+use crate::checkpoint::Summary;
+use crate::engine::Limits;
 use crate::error::{Error, Result};
+use crate::model::qwen2_vl::Qwen2Vl;
 use crate::server::{ImageHost, Settings, serve};
 use clap::{Args, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +42,13 @@ pub struct ServeArgs {
     /// Listen on a public address without a key
     #[arg(long)]
     insecure: bool,
-    /// Requests that may wait behind the one that runs; more are answered with 429
+    /// Requests that run together
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    max_num_seqs: u64,
+    /// Memory for the caches and buffers, such as 8GiB; weights are mapped and do not count [default: caches of 4 contexts]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_memory: Option<u64>,
+    /// Requests that may wait behind those that run; more are answered with 429
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(0..=4096))]
     max_queue: u64,
     /// Seconds that a request may take, waiting included
@@ -72,15 +82,21 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let key = key(args)?;
     log(args.log_format);
     let Loaded { model, placement, .. } = Loaded::open(&args.model, &args.pixels)?;
-    let context = context(args.context, &model.files)?;
-    let limits = limits(context, &model.images, 1);
+    let least = limits(context(args.context, &model.files)?, &model.images, 1);
+    let seqs = args.max_num_seqs as usize;
+    // Each has a row in every step.
+    let least = Limits { seqs, chunk: least.chunk.max(seqs), ..least };
+    let loaded = Qwen2Vl::load(&model.files.config, &model.files.weights, placement.precision)?;
+    let budget = Budget::new(&loaded, least, args.max_memory)?;
+    announce(&budget, Summary::new(&model.files).total.bytes);
+    let limits = budget.limits;
     let settings = Settings {
         address: SocketAddr::new(args.host, args.port),
         key,
         allowed_hosts: args.allowed_host.clone(),
         image_hosts: args.allow_image_host.clone(),
         model_name: public_name(&model.name),
-        context,
+        limits,
         special_tokens_in_text: args.text.special_tokens_in_text,
         queue: args.max_queue as usize,
         deadline: Duration::from_secs(args.timeout_seconds),
@@ -90,6 +106,22 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let source = model.clone();
     serve(model, move || engine(&source, &placement, limits), settings)?;
     Ok(Exit::Success)
+}
+
+/// Logs where the memory goes.
+fn announce(budget: &Budget, weights: u64) {
+    tracing::info!(
+        weights_bytes = weights,
+        kv_blocks = budget.limits.blocks,
+        kv_block_bytes = budget.block,
+        kv_bytes = budget.kv,
+        encoder_rows = budget.limits.images,
+        encoder_bytes = budget.encoder,
+        arena_bytes = budget.arena,
+        state_bytes = budget.state,
+        total_bytes = budget.total(),
+        "memory beside the mapped weights: {budget}"
+    );
 }
 
 /// The key that clients must have; on a public address there must be one.

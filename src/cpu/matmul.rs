@@ -12,7 +12,6 @@ use super::simd::{Isa, LANES, Lane16};
 use super::{BLOCK, Cpu, carve};
 use crate::dtype::DType;
 use bytemuck::cast_slice_mut;
-use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -81,6 +80,9 @@ const ROWS: usize = 512;
 
 /// Rows a multiple of this many floats (4 KiB) apart share the sets of L1, which hold 8 of a block's 12 lines. They are copied first.
 const ALIAS: usize = 1024;
+
+/// Rows that a thread copies at a time.
+const PIECE: usize = 16;
 
 /// Multiplies `a` `[t, k]` with the rows of `parts` that each unit names, and calls `epilogue(unit, tile)` on the thread that computed the tile,
 /// once for each unit and row range. Together the tiles of a unit cover all `t` rows.
@@ -204,9 +206,9 @@ fn interleave<'s>(a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32
 fn pad_rows<'s>(cpu: &Cpu, a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
     let [padded] = carve(scratch, [a.len() / k * (k / LANES + 1)]);
     let padded: &mut [f32] = cast_slice_mut(padded);
-    cpu.install(|| {
-        let rows = padded.par_chunks_mut(k + LANES).zip(a.par_chunks(k)).with_min_len(16);
-        rows.for_each(|(to, row)| to[..k].copy_from_slice(row));
+    let pieces = padded.chunks_mut(PIECE * (k + LANES)).zip(a.chunks(PIECE * k));
+    cpu.for_each_of(pieces, |_, (to, rows)| {
+        to.chunks_mut(k + LANES).zip(rows.chunks(k)).for_each(|(to, row)| to[..k].copy_from_slice(row));
     });
     padded
 }

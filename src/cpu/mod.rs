@@ -17,6 +17,7 @@ mod panel;
 pub mod probe;
 pub mod rows;
 mod simd;
+mod team;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
 pub use codes::integers::{Operand, int8_row};
@@ -27,16 +28,16 @@ pub use simd::Isa;
 use simd::Lane16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use team::Team;
 
 /// Length of one chain of fused multiply-adds. 256 f32 of 12 rows and of 32 columns fill the L1 cache.
 pub const BLOCK: usize = 256;
 
-/// An instruction set and a pool of threads.
-#[derive(Debug)]
+/// An instruction set and a team of threads.
 pub struct Cpu {
     isa: Isa,
     threads: usize,
-    pool: rayon::ThreadPool,
+    team: Team,
     scratch: Mutex<Vec<Vec<Lane16>>>,
     buffers: Mutex<Vec<Vec<f32>>>,
 }
@@ -45,12 +46,7 @@ impl Cpu {
     /// `threads` threads that use `isa`.
     pub fn new(isa: Isa, threads: usize) -> Cpu {
         let threads = threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("cpu{i}"))
-            .build()
-            .expect("the operating system starts threads");
-        Cpu { isa, threads, pool, scratch: Mutex::default(), buffers: Mutex::default() }
+        Cpu { isa, threads, team: Team::new(threads - 1), scratch: Mutex::default(), buffers: Mutex::default() }
     }
 
     /// The instruction set in use.
@@ -61,12 +57,6 @@ impl Cpu {
     /// The number of threads in use.
     pub fn threads(&self) -> usize {
         self.threads
-    }
-
-    /// Runs `f` on a thread of the pool. Many short calls belong inside one `install`: a fork and join takes 0.6 us from inside the pool, but 9 us
-    /// from outside, where each wakes a sleeping thread.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(f)
     }
 
     /// `len` floats of whatever was there before, kept for the next caller when dropped: fresh pages cost as much as a small product.
@@ -90,7 +80,16 @@ impl Cpu {
         self.for_each_with(tasks, |_, task, _| work(task));
     }
 
-    /// The same as `work(scratch, task, the task that the thread does next, if that is known)`. Scratch is kept from task to task, and from
+    /// Calls `work(i, piece)` for each of some pieces of the caller's data, on all threads.
+    pub fn for_each_of<P: Send>(&self, pieces: impl Iterator<Item = P>, work: impl Fn(usize, P) + Sync) {
+        let pieces: Vec<_> = pieces.map(|piece| Mutex::new(Some(piece))).collect();
+        self.for_each(pieces.len(), |i| {
+            let piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            work(i, piece.expect("only this task takes it"));
+        });
+    }
+
+    /// As [`for_each`](Cpu::for_each), `work(scratch, task, the task that the thread does next, if that is known)`. Scratch is kept from task to task, and from
     /// call to call: fresh pages cost more than small products.
     fn for_each_with(&self, tasks: usize, work: impl Fn(&mut Vec<Lane16>, usize, Option<usize>) + Sync) {
         let counter = AtomicUsize::new(0);
@@ -109,9 +108,9 @@ impl Cpu {
                 self.scratch().push(scratch);
             }
         };
-        match self.threads.min(tasks) {
+        match tasks {
             0 | 1 => drain(),
-            threads => self.pool.install(|| fork(threads, &drain)),
+            _ => self.team.run(&drain),
         }
     }
 
@@ -121,7 +120,6 @@ impl Cpu {
 }
 
 /// Floats that go back to their [`Cpu`] when dropped.
-#[derive(Debug)]
 pub struct Buffer<'a> {
     cpu: &'a Cpu,
     floats: Vec<f32>,
@@ -145,14 +143,6 @@ impl Drop for Buffer<'_> {
     fn drop(&mut self) {
         self.cpu.buffers().push(std::mem::take(&mut self.floats));
     }
-}
-
-/// Offers `work` to `threads` threads. One that comes too late finds nothing left and costs nothing.
-fn fork(threads: usize, work: &(impl Fn() + Sync)) {
-    if threads <= 1 {
-        return work();
-    }
-    rayon::join(|| fork(threads - threads / 2, work), || fork(threads / 2, work));
 }
 
 /// Disjoint pieces of `scratch` of the given lengths, which it grows to hold. Their contents are whatever was there.

@@ -21,8 +21,11 @@ struct Part {
 }
 
 impl Engine {
-    /// One turn: the tower's or the decoder's; if both have work they alternate. A cancelled one changes nothing.
-    pub(super) fn turn(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
+    /// A [`step`](Engine::step), the tower's or the decoder's; if both have work they alternate. One that is cancelled between two ops changes nothing.
+    ///
+    /// # Errors
+    /// As [`step`](Engine::step).
+    pub fn turn(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         self.seat_waiting(&mut events)?;
         self.schedule.grow(&mut self.pool);

@@ -1,10 +1,8 @@
 //! What a request must be before it is taken: one that could never be answered is refused at once, with the field and the numbers.
 
-use super::{BLOCK_SIZE, Engine, Request};
+use super::{BLOCK_SIZE, Engine, Picture, Request};
 use crate::error::{Error, Result};
-use crate::media::patches::Patches;
 use crate::text::prompt::MediaSpan;
-use std::sync::Arc;
 
 impl Engine {
     /// Checks a request against the limits.
@@ -47,7 +45,7 @@ impl Engine {
         let vision = &self.model.config.vision;
         let len = request.prompt.ids.len();
         let spans = request.prompt.spans.iter().zip(&request.media);
-        let fits = |(span, patches): (&MediaSpan, &Arc<Patches>)| {
+        let fits = |(span, patches): (&MediaSpan, &Picture)| {
             let values = patches.grid_thw.iter().product::<usize>() * vision.patch_dim();
             span.len == patches.tokens(vision.spatial_merge_size)
                 && span.start.checked_add(span.len).is_some_and(|end| end <= len)

@@ -9,6 +9,7 @@ mod cost;
 mod layers;
 mod memory;
 mod pace;
+mod picture;
 mod pictures;
 mod pool;
 mod request;
@@ -18,6 +19,7 @@ pub mod trace;
 mod vision;
 
 pub use memory::{Limits, needs};
+pub use picture::Picture;
 pub use request::{Cancel, Event, Finish, Generated, Request, RequestId, Sampling, Timing, What};
 
 use crate::dtype::{DType, narrowed};
@@ -66,14 +68,20 @@ pub struct Engine {
 }
 
 /// What an engine holds, to watch and to test it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holding {
+    /// Requests that have blocks; others under way wait for some.
+    pub running: usize,
     /// Blocks that nobody holds.
     pub free_blocks: usize,
     /// Blocks of known prefixes.
     pub cached_blocks: usize,
+    /// Blocks that requests hold; those of known prefixes among them.
+    pub used_blocks: usize,
     /// Rows of pictures that a request needs.
     pub pinned_rows: usize,
+    /// How often a request had to give its blocks back and begin again.
+    pub preemptions: u64,
 }
 
 /// Values as little-endian bytes in the type that a plan reads, rounded to nearest even.
@@ -130,10 +138,14 @@ impl Engine {
 
     /// What requests and caches hold now.
     pub fn holding(&self) -> Holding {
+        let Pool { blocks, prefix, pictures } = &self.pool;
         Holding {
-            free_blocks: self.pool.blocks.free_blocks(),
-            cached_blocks: self.pool.prefix.len(),
-            pinned_rows: self.pool.pictures.pinned(),
+            running: self.schedule.running.len(),
+            free_blocks: blocks.free_blocks(),
+            cached_blocks: prefix.len(),
+            used_blocks: self.limits.blocks - blocks.free_blocks() - prefix.evictable(blocks),
+            pinned_rows: pictures.pinned(),
+            preemptions: self.schedule.preemptions,
         }
     }
 
@@ -151,9 +163,9 @@ impl Engine {
         Ok(self.schedule.submit(request))
     }
 
-    /// Ends a request, of which nothing more is heard. What it held is free at once.
-    pub fn cancel(&mut self, request: RequestId) {
-        self.schedule.remove(request, &mut self.pool);
+    /// Ends a request, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
+    pub fn cancel(&mut self, request: RequestId) -> Option<Timing> {
+        self.schedule.remove(request, &mut self.pool).map(|live| live.timing())
     }
 
     /// True if no request is under way.
@@ -183,8 +195,8 @@ impl Engine {
         let id = self.submit(request.clone())?;
         let mut out = Generated { ids: Vec::new(), finish: Finish::Cancelled, timing: Timing::default() };
         let ended = self.drive(cancel, on_token, &mut out);
-        if let Some(live) = self.schedule.remove(id, &mut self.pool) {
-            out.timing = live.timing();
+        if let Some(timing) = self.cancel(id) {
+            out.timing = timing;
         }
         ended.map(|()| out)
     }

@@ -1,8 +1,8 @@
 //! What the engine is asked and what it answers.
 
+use super::Picture;
 use crate::checkpoint::GenerationConfig;
 use crate::error::Error;
-use crate::media::patches::Patches;
 use crate::step::RowSampling;
 use crate::text::positions::Positions;
 use crate::text::prompt::Prompt;
@@ -65,7 +65,7 @@ pub struct Request {
     pub prompt: Prompt,
     pub positions: Positions,
     /// The pixels of each of the prompt's spans, in order.
-    pub media: Vec<Arc<Patches>>,
+    pub media: Vec<Picture>,
     pub sampling: Sampling,
     pub max_new_tokens: usize,
     /// Tokens that end the answer; they are part of it.

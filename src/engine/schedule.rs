@@ -94,6 +94,8 @@ pub(super) struct Schedule {
     waiting: VecDeque<Live>,
     pub running: Vec<Live>,
     submitted: u64,
+    /// How often one that ran lost its blocks.
+    pub preemptions: u64,
 }
 
 impl Schedule {
@@ -144,6 +146,7 @@ impl Schedule {
                 i += 1;
             } else if let Some(mut youngest) = self.running.pop() {
                 pool.unseat(&mut youngest.sequence);
+                self.preemptions += 1;
                 self.waiting.push_front(youngest);
             }
         }

@@ -5,7 +5,7 @@
 use super::BLOCK_SIZE;
 use super::request::Request;
 use crate::kv::BlockTable;
-use crate::kv::prefix::{Key, NO_ADAPTER, Part, block_key, pixels_key};
+use crate::kv::prefix::{Key, NO_ADAPTER, Part, block_key};
 use crate::media::patches::Patches;
 use crate::step::HostStep;
 use crate::text::prompt::MediaSpan;
@@ -52,10 +52,10 @@ pub(super) struct Sequence {
 impl Sequence {
     /// A prompt of which nothing is computed.
     pub fn new(request: &Request) -> Self {
-        let media = request.prompt.spans.iter().zip(&request.media).map(|(&span, patches)| Medium {
+        let media = request.prompt.spans.iter().zip(&request.media).map(|(&span, picture)| Medium {
             span,
-            patches: patches.clone(),
-            key: pixels_key(&patches.data, patches.grid_thw),
+            patches: picture.patches.clone(),
+            key: picture.key,
             row: None,
         });
         Sequence {

@@ -4,6 +4,7 @@
 //! room in the context is refused before it is resized, and a video before its second frame is read: tokens bound the memory.
 
 use super::Model;
+use crate::engine::Picture;
 use crate::error::{Error, Result};
 use crate::media::image::{decode, load};
 use crate::media::patches::{ImageProcessor, Patches};
@@ -12,12 +13,11 @@ use crate::text::messages::{Media, Video, VideoSource};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// One picture or video, ready for the tower.
 #[derive(Debug, Clone)]
 pub struct Item {
-    pub patches: Arc<Patches>,
+    pub picture: Picture,
     pub info: Info,
 }
 
@@ -166,7 +166,7 @@ fn read(
         grid_thw: patches.grid_thw,
         tokens,
     };
-    Ok(Item { patches: Arc::new(patches), info })
+    Ok(Item { picture: Picture::new(patches), info })
 }
 
 fn same_size(frames: &[Rgb], media: &[Media], [width, height]: [usize; 2]) -> Result<()> {

@@ -2,14 +2,12 @@
 
 use super::Model;
 use super::media::{Budget, Info, Item, Library};
-use crate::engine::{Request, Sampling};
+use crate::engine::{Picture, Request, Sampling};
 use crate::error::{Error, Result};
-use crate::media::patches::Patches;
 use crate::text::messages::{self, Message};
 use crate::text::positions::{Positions, positions};
 use crate::text::prompt::{MediaKind, Prompt};
 use crate::text::template::RenderOptions;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What limits the tokens of a prompt that is not part of a chat.
@@ -21,7 +19,7 @@ pub struct Prepared {
     pub prompt: Prompt,
     pub positions: Positions,
     /// In the order of the prompt's spans.
-    pub media: Vec<Arc<Patches>>,
+    pub media: Vec<Picture>,
     pub infos: Vec<Info>,
     /// Time to read and resize the media.
     pub elapsed: Duration,
@@ -56,7 +54,7 @@ pub fn prepare(
     };
     let items: Vec<&Item> = prompt.spans.iter().map(|span| item(span.kind, span.index)).collect();
     Ok(Prepared {
-        media: items.iter().map(|i| i.patches.clone()).collect(),
+        media: items.iter().map(|i| i.picture.clone()).collect(),
         infos: items.iter().map(|i| i.info.clone()).collect(),
         prompt,
         positions,
@@ -69,7 +67,7 @@ fn grids(items: &[Item]) -> Result<Vec<[u32; 3]>> {
     items
         .iter()
         .map(|item| {
-            let [t, h, w] = item.patches.grid_thw;
+            let [t, h, w] = item.picture.grid_thw;
             Ok([side(t)?, side(h)?, side(w)?])
         })
         .collect()

@@ -10,7 +10,6 @@ use crate::hostmem::{OpMem, SharedMut};
 use crate::quant::{self, Quantized, Values};
 use crate::tensor::Tensor;
 use crate::weights::{Part, Weight};
-use std::sync::Mutex;
 
 /// Columns of a product that one epilogue call handles where the op does not care.
 const COLUMNS: usize = 64;
@@ -113,9 +112,7 @@ pub fn store_int8(m: &OpMem, cpu: &Cpu, to: &Input, x: &[f32]) {
 
 /// Calls `fill(row, out)` for every row of `cols` values, on all threads.
 fn fill_rows(cpu: &Cpu, out: &mut [f32], cols: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
-    let pieces: Vec<_> = out.chunks_mut(cols * ROWS).map(Mutex::new).collect();
-    cpu.for_each(pieces.len(), |i| {
-        let mut piece = pieces[i].lock().expect("only this task takes it");
+    cpu.for_each_of(out.chunks_mut(cols * ROWS), |i, piece| {
         piece.chunks_mut(cols).enumerate().for_each(|(r, out)| fill(i * ROWS + r, out));
     });
 }

@@ -16,6 +16,7 @@ use crate::quant::Format;
 use crate::step::HostStep;
 use crate::tensor::Tensor;
 use crate::weights::{Matrix, WeightSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// `logits[s] = x[rows[s]] Wᵀ`, and each row's best token for the draw.
 #[derive(Debug)]
@@ -30,13 +31,6 @@ pub struct LmHead {
     pub logits: Tensor,
     /// i64 `[S]`, zero before: the [`Sample`](super::sample::Sample) that follows reads it and zeroes it again.
     pub bests: Option<Tensor>,
-}
-
-impl LmHead {
-    fn keep_bests(&self, m: &OpMem, logits: impl Iterator<Item = Vec<f32>>) {
-        let Some(t) = &self.bests else { return };
-        m.write::<i64>(t).iter_mut().zip(logits).for_each(|(to, row)| *to = best(&row));
-    }
 }
 
 impl Op for LmHead {
@@ -80,7 +74,10 @@ impl Op for LmHead {
         let logits = |&row: &i32| project(&x[row as usize], &w);
         let rows = load_i32(m, &self.rows).iter().map(logits).collect();
         let rows = store(m, &self.logits, &rows);
-        self.keep_bests(m, rows.iter().map(|row| row.iter().map(|&x| x as f32).collect()));
+        if let Some(t) = &self.bests {
+            let narrow = |row: &Vec<f64>| row.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+            m.write::<i64>(t).iter_mut().zip(&rows).for_each(|(to, row)| *to = best(0, &narrow(row)) as i64);
+        }
     }
 
     fn cpu(&self, m: &OpMem, cpu: &Cpu) {
@@ -89,16 +86,18 @@ impl Op for LmHead {
         let picked: Vec<f32> =
             m.read::<i32>(&self.rows).iter().flat_map(|&r| &x[r as usize * d..][..d]).copied().collect();
         let logits = Dest::<f32>::new(m, cpu, &self.logits);
+        let bests: Vec<_> = (0..self.logits.rows()).map(|_| AtomicU64::new(0)).collect();
         let picked = Operand::Floats(Floats::Stored(&picked), self.x.dtype);
         body::product(cpu, &picked, self.logits.rows(), w, &body::even_units(w.n()), &|unit, tile| {
-            logits.set(tile, body::even_column(unit));
+            let column = body::even_column(unit);
+            for i in 0..tile.rows {
+                bests[tile.row0 + i].fetch_max(best(column, tile.row(i)), Ordering::Relaxed);
+            }
+            logits.set(tile, column);
         });
-        let row = |s| {
-            let mut row = vec![0.0; w.n()];
-            logits.get(s, 0, &mut row);
-            row
-        };
-        self.keep_bests(m, (0..self.logits.rows()).map(row));
+        if let Some(t) = &self.bests {
+            m.write::<i64>(t).iter_mut().zip(bests).for_each(|(to, best)| *to = best.into_inner() as i64);
+        }
     }
 
     fn cost(&self, _: &HostStep, weights: &WeightSet) -> Cost {

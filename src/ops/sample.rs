@@ -221,12 +221,13 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// What `lm_head` leaves of a row for a device: the order of its logit above, the id's complement below (`candidate` in `kernels/common.cuh`).
-pub fn best(logits: &[f32]) -> i64 {
+/// What `lm_head` leaves of a row's logits, of which these begin at id `first`: the order of the best one above, its id's complement below (`candidate`
+/// in `kernels/common.cuh`).
+pub fn best(first: usize, logits: &[f32]) -> u64 {
     let ordered = |x: f32| if x.is_sign_negative() { !x.to_bits() } else { x.to_bits() | 1 << 31 };
     let key = |x: f32| if x.is_finite() { ordered(x) } else { u32::MAX };
-    let candidates = logits.iter().zip(0..).map(|(&x, id): (_, u32)| u64::from(key(x)) << 32 | u64::from(!id));
-    candidates.max().unwrap_or(0) as i64
+    let candidates = logits.iter().zip(first as u32..).map(|(&x, id)| u64::from(key(x)) << 32 | u64::from(!id));
+    candidates.max().unwrap_or(0)
 }
 
 /// The id in what [`best`] packed, or -1 if a logit was unusable.
@@ -245,7 +246,7 @@ pub fn cases() -> Vec<Case> {
             None => b.random(DType::F32, &[rows.len(), v], 4.0),
             Some(x) => b.bytes(DType::F32, &[rows.len(), v], bytemuck::cast_slice(&vec![x; rows.len() * v])),
         };
-        let bests: Vec<i64> = b.values(&logits).chunks(v).map(best).collect();
+        let bests: Vec<i64> = b.values(&logits).chunks(v).map(|row| best(0, row) as i64).collect();
         let bests = b.changed(DType::I64, &[rows.len()], bytemuck::cast_slice(&bests), Tolerance::Exact);
         let layout = step.layout;
         let reals = b.bytes(DType::F32, &[rows.len(), 4], bytemuck::cast_slice(step.f32s(&layout.sample_f32)));

@@ -1,12 +1,14 @@
 //! The reading end of a job: events to text, cut at stop strings, within the deadline.
 //!
-//! Dropping an answer cancels its job; that is how a client that went away frees the engine.
+//! Dropping an answer cancels its job; that is how a client that went away, or has read enough, frees the engine. The surprise: its place among the
+//! requests is free at once, while the engine is still in the step that is its last: whoever has read an answer finds room for the next request.
 
 use super::App;
 use super::error::ApiError;
+use super::pool::Turn;
 use super::stop::Stops;
-use super::worker::{Event, Job};
-use crate::engine::{Cancel, Finish, Request};
+use super::worker::Job;
+use crate::engine::{Finish, Request, What};
 use crate::text::stream::StreamDecoder;
 use crate::text::tokenizer::Show;
 use std::sync::Arc;
@@ -16,8 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// An answer that is being made.
 pub struct Answer {
     app: Arc<App>,
-    events: mpsc::Receiver<Event>,
-    cancel: Cancel,
+    events: mpsc::Receiver<What>,
     decoder: StreamDecoder,
     stops: Stops,
     arrived: Instant,
@@ -26,6 +27,8 @@ pub struct Answer {
     log: String,
     /// Set once no more text comes.
     end: Option<&'static str>,
+    /// Among the requests that are let in.
+    _place: OwnedSemaphorePermit,
     pub usage: Usage,
 }
 
@@ -54,25 +57,14 @@ pub struct Admitted {
 }
 
 impl Answer {
-    /// Sends a request to the engine. Waits while the engine has others before it.
-    ///
-    /// # Errors
-    /// 503 if the engine is gone, 504 if the deadline passes.
-    pub async fn begin(
-        app: Arc<App>,
-        request: Request,
-        stops: Vec<String>,
-        admitted: Admitted,
-    ) -> Result<Answer, ApiError> {
+    /// Sends a request to the engine; `turn` bounds how many are there.
+    pub fn begin(app: Arc<App>, request: Request, stops: Vec<String>, admitted: Admitted, turn: Turn) -> Answer {
         let Admitted { arrived, deadline, place, log } = admitted;
         let (sender, events) = mpsc::channel(request.max_new_tokens + 1);
-        let cancel = Cancel::default();
         let usage = Usage { prompt: request.prompt.ids.len(), completion: 0 };
-        let job = Job { request, cancel: cancel.clone(), events: sender, arrived, place: Some(place) };
-        let sent = tokio::time::timeout_at(deadline.into(), app.worker.jobs.send(job)).await;
-        sent.map_err(|_| ApiError::deadline())?.map_err(|_| ApiError::unavailable("the engine has ended"))?;
+        app.worker.submit(Job { request, events: sender, arrived, turn });
         let (decoder, stops) = (StreamDecoder::new(Show::Grounding), Stops::new(stops));
-        Ok(Answer { app, events, cancel, decoder, stops, arrived, deadline, log, end: None, usage })
+        Answer { app, events, decoder, stops, arrived, deadline, log, end: None, _place: place, usage }
     }
 
     /// The next piece of text, and at last the end.
@@ -81,12 +73,12 @@ impl Answer {
     /// 504 if the deadline passes, 500 if the engine failed.
     pub async fn next(&mut self) -> Result<Piece, ApiError> {
         while self.end.is_none() {
-            let event = tokio::time::timeout_at(self.deadline.into(), self.events.recv()).await;
-            let text = match event.map_err(|_| ApiError::deadline())? {
-                Some(Event::Token(id)) => self.token(id),
-                Some(Event::Done(finish)) => self.done(finish)?,
-                Some(Event::Failed(e)) => return Err(self.failed(e.into())),
-                Some(Event::Broken) | None => return Err(self.failed(ApiError::internal())),
+            let text = match tokio::time::timeout_at(self.deadline.into(), self.events.recv()).await {
+                Ok(Some(What::Token { id })) => self.token(id),
+                Ok(Some(What::Done(finish, _))) => self.done(finish),
+                Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
+                Ok(None) => return Err(self.failed(ApiError::internal())),
+                Err(_) => return Err(ApiError::deadline()),
             };
             if !text.is_empty() {
                 return Ok(Piece::Text(text));
@@ -100,25 +92,20 @@ impl Answer {
         let piece = self.decoder.push(&self.app.model.tokenizer, id);
         let passed = self.stops.push(&piece);
         if passed.stopped {
-            self.cancel.cancel();
             self.end = Some("stop");
         }
         passed.text
     }
 
-    fn done(&mut self, finish: Finish) -> Result<String, ApiError> {
-        self.end = match finish {
-            Finish::Stop | Finish::Length => Some(finish.name()),
-            // Only this side cancels, and reads no further then.
-            Finish::Cancelled => return Err(self.failed(ApiError::internal())),
-        };
+    fn done(&mut self, finish: Finish) -> String {
         let piece = self.decoder.finish();
         let passed = self.stops.push(&piece);
         if passed.stopped {
             self.end = Some("stop");
-            return Ok(passed.text);
+            return passed.text;
         }
-        Ok(passed.text + &self.stops.finish())
+        self.end = Some(finish.name());
+        passed.text + &self.stops.finish()
     }
 
     fn failed(&mut self, error: ApiError) -> ApiError {
@@ -129,7 +116,6 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.cancel.cancel();
         let (reason, time) = (self.end.unwrap_or("abort"), self.arrived.elapsed());
         self.app.metrics.finished(reason, time);
         tracing::info!(

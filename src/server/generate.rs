@@ -45,14 +45,12 @@ pub async fn answer(
         if let Some(List(messages)) = &mut body.messages {
             app.fetcher.fill(messages).await?;
         }
-        // Held until the engine has taken the job: few prompts are in memory with their pixels.
-        let turn = app.preparing.turn().await?;
+        let turn = app.prepared.turn().await?;
         let owner = app.clone();
         // The body and its pictures end here.
-        let (request, form) = turn.run(move || Ok((request(&owner, kind, &body)?, Form::new(body)))).await?;
-        let answer = Answer::begin(app.clone(), request, form.stops, admitted).await?;
-        drop(turn);
-        Ok::<_, ApiError>((answer, form.stream))
+        let prepare = move || Ok((request(&owner, kind, &body)?, Form::new(body)));
+        let (request, form) = app.preparing.run(prepare).await?;
+        Ok::<_, ApiError>((Answer::begin(app.clone(), request, form.stops, admitted, turn), form.stream))
     };
     let (answer, stream) = tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| ApiError::deadline())??;
     let head = Head::new(kind, &app.name);

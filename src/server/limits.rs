@@ -16,7 +16,8 @@ pub const STOPS: usize = 16;
 pub const STOP_BYTES: usize = 1024;
 /// Connections, of which each may wait or read.
 pub const CONNECTIONS: usize = 1024;
-/// Prompts that are prepared and wait for the engine. More would hold their pixels in memory; those behind them hold their files only.
+/// Prompts that are prepared beyond those that may run, so that the next one need not be waited for. More would hold their pixels in memory; those
+/// behind them hold their files only.
 pub const PREPARED: usize = 2;
 /// Bodies parsed, and prompts prepared, at the same time.
 pub const WORKERS: usize = 2;

@@ -1,9 +1,10 @@
 //! Counters and histograms in Prometheus' text format. Names are vLLM's where the meaning is the same, so that its dashboards work.
 
-use crate::engine::Timing;
+use crate::engine::{Holding, Timing};
 use std::fmt::{Display, Write};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Bounds of the histograms, in seconds.
 const SECONDS: [f64; 16] =
@@ -15,7 +16,10 @@ const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 /// What the server has done so far.
 pub struct Metrics {
     model: String,
-    running: AtomicI64,
+    /// All blocks of the KV cache, and all rows of the encoder cache.
+    blocks: usize,
+    rows: usize,
+    holding: Mutex<Holding>,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     cache_queries: AtomicU64,
@@ -29,22 +33,6 @@ pub struct Metrics {
     prefill: Histogram,
     decode: Histogram,
     whole: Histogram,
-}
-
-/// Counts how many things there are, while it lives.
-pub struct Gauge<'m>(&'m AtomicI64);
-
-impl<'m> Gauge<'m> {
-    fn new(counter: &'m AtomicI64) -> Gauge<'m> {
-        counter.fetch_add(1, Relaxed);
-        Gauge(counter)
-    }
-}
-
-impl Drop for Gauge<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 #[derive(Default)]
@@ -63,12 +51,14 @@ impl Histogram {
 }
 
 impl Metrics {
-    /// Nothing done yet, for the model of that name.
-    pub fn new(model: &str) -> Metrics {
+    /// Nothing done yet, for the model of that name and an engine with so many cache blocks and rows of pictures.
+    pub fn new(model: &str, blocks: usize, rows: usize) -> Metrics {
         let (model, [a, b, c, d, e, f, g]) = (escaped(model), Default::default());
         Metrics {
             model,
-            running: AtomicI64::new(0),
+            blocks,
+            rows,
+            holding: Mutex::default(),
             prompt_tokens: AtomicU64::new(0),
             generation_tokens: AtomicU64::new(0),
             cache_queries: AtomicU64::new(0),
@@ -85,10 +75,9 @@ impl Metrics {
         }
     }
 
-    /// A request that came in then is with the engine from now on.
-    pub fn running(&self, arrived: Instant) -> Gauge<'_> {
-        self.queue.add(arrived.elapsed());
-        Gauge::new(&self.running)
+    /// What the engine holds from now on.
+    pub fn hold(&self, holding: Holding) {
+        *self.holding.lock().unwrap_or_else(PoisonError::into_inner) = holding;
     }
 
     /// The first token of an answer was drawn, so long after the request.
@@ -103,8 +92,9 @@ impl Metrics {
         self.next_token.add(time);
     }
 
-    /// The engine is done with a request.
-    pub fn computed(&self, timing: &Timing) {
+    /// The engine is done with a request, which had waited so long until the engine had it.
+    pub fn computed(&self, waited: Duration, timing: &Timing) {
+        self.queue.add(waited + timing.queued);
         self.prompt_tokens.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
         self.cache_queries.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
         self.cache_hits.fetch_add(timing.reused as u64, Relaxed);
@@ -131,11 +121,30 @@ impl Metrics {
     /// Everything, as Prometheus reads it; so many requests are in the server.
     pub fn text(&self, admitted: usize) -> String {
         let mut page = Page { text: String::new(), model: &self.model };
-        let running = self.running.load(Relaxed);
-        page.single("vllm:num_requests_running", "gauge", "Requests that the engine works on.", running);
+        let holding = *self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        page.single("vllm:num_requests_running", "gauge", "Requests that the engine works on.", holding.running);
         // The two are not read at one moment.
-        let waiting = (admitted as i64 - running).max(0);
+        let waiting = admitted.saturating_sub(holding.running);
         page.single("vllm:num_requests_waiting", "gauge", "Requests that are read, prepared or wait.", waiting);
+        let shares = [
+            (
+                "vllm:kv_cache_usage_perc",
+                "Share of the KV cache that requests hold; 1 is all.",
+                holding.used_blocks,
+                self.blocks,
+            ),
+            (
+                "osprey:encoder_cache_usage_perc",
+                "Share of the encoder cache that requests hold.",
+                holding.pinned_rows,
+                self.rows,
+            ),
+        ];
+        for (name, help, part, whole) in shares {
+            page.single(name, "gauge", help, part as f64 / whole as f64);
+        }
+        let help = "Requests that lost their blocks to older ones and began again.";
+        page.single("vllm:num_preemptions_total", "counter", help, holding.preemptions);
         let counters = [
             ("vllm:prompt_tokens_total", "Tokens of prompts, computed or found in the cache.", &self.prompt_tokens),
             ("vllm:generation_tokens_total", "Tokens drawn.", &self.generation_tokens),
@@ -152,7 +161,7 @@ impl Metrics {
             page.line("vllm:request_success_total", &labels, count.load(Relaxed));
         }
         let histograms = [
-            ("vllm:request_queue_time_seconds", "From request to engine.", &self.queue),
+            ("vllm:request_queue_time_seconds", "From request to its first step.", &self.queue),
             ("vllm:time_to_first_token_seconds", "From request to first token.", &self.first_token),
             ("vllm:inter_token_latency_seconds", "Between two tokens.", &self.next_token),
             ("osprey:encoder_time_seconds", "Encoding a request's pictures.", &self.encoder),

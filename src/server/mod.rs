@@ -1,7 +1,8 @@
 //! An OpenAI-compatible HTTP server around a worker thread that owns the engine.
 //!
 //! Owns: routes, bodies, limits, who may ask, how the process ends. Refuses to know: flags, devices, checkpoints; whoever calls [`serve`] says
-//! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` -> `answer`.
+//! how an engine is made. The way of a request: `auth` -> admission -> `body` -> `prompt` (decoding, on a bounded pool) -> `worker` (all run together) ->
+//! `answer`.
 //! The surprise: a place in the queue is taken before the body is read, so that what is in memory is bounded by the queue.
 
 mod address;
@@ -22,7 +23,7 @@ mod routes;
 mod stop;
 mod worker;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
 use crate::intake::Model;
 use axum::body::{Body, Bytes};
@@ -55,11 +56,11 @@ pub struct Settings {
     pub image_hosts: Vec<ImageHost>,
     /// The name that requests use.
     pub model_name: String,
-    /// Tokens of prompt and answer; the engine has room for as many.
-    pub context: usize,
+    /// What every engine that is made has room for.
+    pub limits: Limits,
     /// Special tokens in text count.
     pub special_tokens_in_text: bool,
-    /// Requests that wait behind the one that runs.
+    /// Requests that wait behind those that run.
     pub queue: usize,
     /// From the arrival of a request to the end of its answer.
     pub deadline: Duration,
@@ -78,11 +79,13 @@ struct App {
     deadline: Duration,
     worker: Worker,
     metrics: Arc<Metrics>,
-    /// Requests that may be in the server.
+    /// Requests that may be in the server, those that run and those that wait.
     places: usize,
     admission: Arc<Semaphore>,
     parsing: Pool,
     preparing: Pool,
+    /// A turn for each prompt that is in memory with its pixels, from its preparation to the end of its answer.
+    prepared: Pool,
     ending: AtomicBool,
 }
 
@@ -101,14 +104,17 @@ pub fn serve(
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|e| Error::io("the server's threads", e))?;
-    let metrics = Arc::new(Metrics::new(&settings.model_name));
+    let Limits { blocks, images, .. } = settings.limits;
+    let metrics = Arc::new(Metrics::new(&settings.model_name, blocks, images));
     let address = settings.address;
     // Before the engine is made, so that a wrong address is known at once.
     let listener = runtime.block_on(TcpListener::bind(address)).map_err(|e| Error::io(address.to_string(), e))?;
-    let worker = Worker::start(make, limits::PREPARED, metrics.clone())?;
+    let worker = Worker::start(make, metrics.clone())?;
     let drain = settings.drain;
     let app = Arc::new(App::new(model, worker, metrics, settings));
-    let drained = runtime.block_on(run(listener, app, drain))?;
+    let drained = runtime.block_on(run(listener, app.clone(), drain))?;
+    // An executor must not be at work while the process is taken down.
+    app.worker.end();
     match drained {
         true => tracing::info!("ended"),
         false => tracing::warn!("ended with requests under way: --drain-seconds is over"),
@@ -138,11 +144,12 @@ async fn run(listener: TcpListener, app: Arc<App>, drain: Duration) -> Result<bo
 
 impl App {
     fn new(model: Arc<Model>, worker: Worker, metrics: Arc<Metrics>, settings: Settings) -> App {
-        let places = settings.queue + 1;
+        let Limits { context, seqs, .. } = settings.limits;
+        let places = seqs + settings.queue;
         App {
             model,
             name: settings.model_name,
-            rules: prompt::Rules { context: settings.context, special: settings.special_tokens_in_text },
+            rules: prompt::Rules { context, special: settings.special_tokens_in_text },
             key: settings.key,
             names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
             fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
@@ -153,6 +160,7 @@ impl App {
             admission: Arc::new(Semaphore::new(places)),
             parsing: Pool::new(limits::WORKERS),
             preparing: Pool::new(limits::WORKERS),
+            prepared: Pool::new(seqs + limits::PREPARED),
             ending: AtomicBool::new(false),
         }
     }

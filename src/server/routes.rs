@@ -83,7 +83,7 @@ async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>
         (None, Some(messages)) => Ok(prompt::conversation(&owner.model, &messages.0, rules)?.prompt.ids),
         _ => Err(ApiError::field("prompt", "give either prompt or messages")),
     };
-    let ids = app.preparing.run(ids).await?;
+    let ids = app.parsing.run(ids).await?;
     Ok(Json(json!({ "count": ids.len(), "max_model_len": app.rules.context, "tokens": ids })))
 }
 

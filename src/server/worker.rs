@@ -1,276 +1,269 @@
-//! The thread that owns the engine: jobs in, events out.
+//! The thread that owns the engine: jobs in, what becomes of them out.
 //!
-//! A job's channel has room for every token it may draw, so a slow reader neither blocks the engine nor loses anything; a reader that drops
-//! its end cancels the job. The surprise: a panic is an event like any other. The engine that had it is thrown away, and a new one is made
-//! before the next job; while that fails the worker is unhealthy, and says so.
+//! Whatever has arrived runs together. Before each step the thread ends the jobs whose readers are gone and takes new ones; after it, it hands out what was
+//! drawn. A job's channel has room for all of its events, so a slow reader neither blocks the engine nor loses anything. The surprise: a panic or a
+//! failed step ends every job under way, by closing its channel, since nothing that the engine holds can be trusted then. A new engine is made at once;
+//! while that fails the worker is unhealthy, and says so.
 
 use super::metrics::Metrics;
-use crate::engine::{Cancel, Engine, Finish, Request, Timing};
+use super::pool::Turn;
+use crate::engine::{Cancel, Engine, Event, Holding, Request, RequestId, Timing, What};
 use crate::error::{Error, Result};
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// A request on its way to the engine.
 pub struct Job {
     pub request: Request,
-    pub cancel: Cancel,
-    pub events: mpsc::Sender<Event>,
+    /// Has room for all that may become of it. Closed without an end where the engine broke; whoever closes the other side cancels the job.
+    pub events: mpsc::Sender<What>,
     /// When the request came in.
     pub arrived: Instant,
-    /// Its place among those that are let in, until it is done.
-    pub place: Option<OwnedSemaphorePermit>,
-}
-
-/// What becomes of a job: tokens, then how it ended.
-#[derive(Debug)]
-pub enum Event {
-    Token(u32),
-    Done(Finish),
-    Failed(Error),
-    /// The engine panicked, or there is none.
-    Broken,
+    /// Kept until the engine lets go of the prompt and its pixels.
+    pub turn: Turn,
 }
 
 /// What a worker runs: the engine, or in tests something that fails on purpose.
 pub trait Core {
-    /// Continues a prompt; `on_token` sees every token and may end the answer.
-    ///
-    /// # Errors
-    /// As [`Engine::generate`].
-    fn generate(
-        &mut self,
-        request: &Request,
-        cancel: &Cancel,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<(Finish, Timing)>;
+    /// As [`Engine::submit`].
+    fn submit(&mut self, request: Request) -> Result<RequestId>;
+    /// As [`Engine::cancel`].
+    fn cancel(&mut self, request: RequestId) -> Option<Timing>;
+    /// As [`Engine::turn`].
+    fn step(&mut self, cancel: &Cancel) -> Result<Vec<Event>>;
+    /// As [`Engine::is_idle`].
+    fn is_idle(&self) -> bool;
+    /// As [`Engine::holding`].
+    fn holding(&self) -> Holding;
 }
 
 impl Core for Engine {
-    fn generate(
-        &mut self,
-        request: &Request,
-        cancel: &Cancel,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<(Finish, Timing)> {
-        Engine::generate(self, request, cancel, on_token).map(|out| (out.finish, out.timing))
+    fn submit(&mut self, request: Request) -> Result<RequestId> {
+        Engine::submit(self, request)
+    }
+
+    fn cancel(&mut self, request: RequestId) -> Option<Timing> {
+        Engine::cancel(self, request)
+    }
+
+    fn step(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
+        self.turn(cancel)
+    }
+
+    fn is_idle(&self) -> bool {
+        Engine::is_idle(self)
+    }
+
+    fn holding(&self) -> Holding {
+        Engine::holding(self)
     }
 }
 
-/// A handle to the thread. It ends when all senders of jobs are gone.
-#[derive(Clone)]
+/// A handle to the thread.
 pub struct Worker {
-    pub jobs: mpsc::Sender<Job>,
+    /// None once it was told to end.
+    thread: Mutex<Option<(Sender<Job>, JoinHandle<()>)>>,
     healthy: Arc<AtomicBool>,
+    ending: Cancel,
 }
 
 impl Worker {
-    /// Starts the thread and makes its engine there; `queue` jobs may wait.
+    /// Starts the thread and makes its engine there.
     ///
     /// # Errors
     /// What `make` reports the first time.
     pub fn start<C: Core>(
         mut make: impl FnMut() -> Result<C> + Send + 'static,
-        queue: usize,
         metrics: Arc<Metrics>,
     ) -> Result<Worker> {
-        let (jobs, waiting) = mpsc::channel(queue);
-        let (made, first) = std::sync::mpsc::sync_channel(1);
-        let healthy = Arc::new(AtomicBool::new(true));
-        let flag = healthy.clone();
+        let (jobs, arriving) = channel();
+        let (made, first) = sync_channel(1);
+        let (healthy, ending) = (Arc::new(AtomicBool::new(true)), Cancel::default());
+        let (health, end) = (healthy.clone(), ending.clone());
         let work = move || match make() {
-            Ok(core) => {
-                let told = made.send(Ok(()));
-                if told.is_ok() {
-                    run(core, make, waiting, &flag, &metrics);
-                }
-            }
+            Ok(core) if made.send(Ok(())).is_ok() => Thread { make, arriving, health, end, metrics }.run(core),
+            Ok(_) => {}
             Err(e) => drop(made.send(Err(e))),
         };
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(work);
-        thread.map_err(|e| Error::io("the engine's thread", e))?;
+        let thread = Builder::new().name("engine".into()).spawn(work);
+        let thread = thread.map_err(|e| Error::io("the engine's thread", e))?;
         first.recv().unwrap_or_else(|_| Err(Error::request("engine", "panicked while it was made")))?;
-        Ok(Worker { jobs, healthy })
+        Ok(Worker { thread: Mutex::new(Some((jobs, thread))), healthy, ending })
+    }
+
+    /// Hands over a job; one that comes too late is broken.
+    pub fn submit(&self, job: Job) {
+        if let Some((jobs, _)) = &*self.thread() {
+            // Without a receiver the job is dropped, which its reader sees.
+            let _ = jobs.send(job);
+        }
     }
 
     /// False while there is no engine that works.
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && !self.jobs.is_closed()
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Cancels every job, gives up the step under way, and waits for the thread to end.
+    pub fn end(&self) {
+        self.ending.cancel();
+        let thread = self.thread().take();
+        if let Some((jobs, thread)) = thread {
+            drop(jobs);
+            // It catches what panics.
+            let _ = thread.join();
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<(Sender<Job>, JoinHandle<()>)>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn run<C: Core>(
-    core: C,
-    mut make: impl FnMut() -> Result<C>,
-    mut waiting: mpsc::Receiver<Job>,
-    healthy: &AtomicBool,
-    metrics: &Metrics,
-) {
-    let mut core = Some(core);
-    while let Some(mut job) = waiting.blocking_recv() {
-        if job.cancel.is_cancelled() {
-            continue;
+/// What the thread has beside its engine.
+struct Thread<M> {
+    make: M,
+    arriving: Receiver<Job>,
+    health: Arc<AtomicBool>,
+    end: Cancel,
+    metrics: Arc<Metrics>,
+}
+
+impl<M> Thread<M> {
+    /// Works until all senders of jobs are gone.
+    fn run<C: Core>(mut self, core: C)
+    where
+        M: FnMut() -> Result<C>,
+    {
+        let mut core = Some(core);
+        while let Ok(first) = self.arriving.recv() {
+            if core.is_none() {
+                core = self.remake(None);
+            }
+            let Some(working) = &mut core else { continue };
+            let mut batch = Batch { jobs: BTreeMap::new(), metrics: &self.metrics };
+            let worked = catch_unwind(AssertUnwindSafe(|| batch.run(working, first, &self.arriving, &self.end)));
+            let why = match worked {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it panicked".into(),
+            };
+            tracing::error!(why, requests = batch.jobs.len(), "the engine failed");
+            self.health.store(false, Ordering::Relaxed);
+            drop(batch);
+            core = self.remake(core);
         }
-        let end = match &mut core {
-            Some(core) => catch_unwind(AssertUnwindSafe(|| serve(core, &job, metrics))).unwrap_or(Event::Broken),
-            None => Event::Broken,
+    }
+
+    /// Another engine in place of a broken one.
+    fn remake<C>(&mut self, broken: Option<C>) -> Option<C>
+    where
+        M: FnMut() -> Result<C>,
+    {
+        self.metrics.hold(Holding::default());
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            // There may not be room for both.
+            drop(broken);
+            (self.make)()
+        }));
+        let core = match made {
+            Ok(Ok(core)) => Some(core),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the engine cannot be made anew");
+                None
+            }
+            Err(_) => None,
         };
-        // After a panic, or a device's error, which lasts, nothing that the engine holds can be trusted.
-        if matches!(end, Event::Broken | Event::Failed(Error::Device { .. })) {
-            healthy.store(false, Ordering::Relaxed);
-            core = None;
+        self.health.store(core.is_some(), Ordering::Relaxed);
+        core
+    }
+}
+
+/// The jobs that an engine works on, until it is idle.
+struct Batch<'m> {
+    jobs: BTreeMap<RequestId, UnderWay>,
+    metrics: &'m Metrics,
+}
+
+/// A job without its request, which the engine has.
+struct UnderWay {
+    events: mpsc::Sender<What>,
+    arrived: Instant,
+    /// Until the engine had it.
+    waited: Duration,
+    last_token: Option<Instant>,
+    _turn: Turn,
+}
+
+impl Batch<'_> {
+    /// Works on `first` and what arrives meanwhile.
+    fn run(&mut self, core: &mut impl Core, first: Job, arriving: &Receiver<Job>, end: &Cancel) -> Result<()> {
+        self.submit(core, first);
+        loop {
+            self.cancel_deserted(core, end);
+            arriving.try_iter().for_each(|job| self.submit(core, job));
+            self.metrics.hold(core.holding());
+            if core.is_idle() {
+                return Ok(());
+            }
+            core.step(end)?.into_iter().for_each(|event| self.deliver(event));
         }
-        // Whoever reads the end finds the place free. Nobody may be left to tell.
-        drop(job.place.take());
-        let _ = job.events.try_send(end);
-        if core.is_none() {
-            core = remade(&mut make);
-            healthy.store(core.is_some(), Ordering::Relaxed);
+    }
+
+    fn submit(&mut self, core: &mut impl Core, job: Job) {
+        let Job { request, events, arrived, turn } = job;
+        match core.submit(request) {
+            Ok(id) => {
+                let waited = arrived.elapsed();
+                self.jobs.insert(id, UnderWay { events, arrived, waited, last_token: None, _turn: turn });
+            }
+            // Nobody may be left to tell.
+            Err(e) => drop(events.try_send(What::Failed(e))),
+        }
+    }
+
+    /// Ends the jobs that nobody reads any more, and all of them at the end.
+    fn cancel_deserted(&mut self, core: &mut impl Core, end: &Cancel) {
+        self.jobs.retain(|id, job| {
+            let keep = !job.events.is_closed() && !end.is_cancelled();
+            if !keep && let Some(timing) = core.cancel(*id) {
+                self.metrics.computed(job.waited, &timing);
+            }
+            keep
+        });
+    }
+
+    fn deliver(&mut self, Event { request, what }: Event) {
+        let Some(job) = self.jobs.get_mut(&request) else { return };
+        let ends = !matches!(what, What::Token { .. });
+        match &what {
+            What::Token { .. } => job.note_token(self.metrics),
+            What::Done(_, timing) => self.metrics.computed(job.waited, timing),
+            What::Failed(_) => {}
+        }
+        // A reader that is gone is seen before the next step.
+        let _ = job.events.try_send(what);
+        if ends {
+            self.jobs.remove(&request);
         }
     }
 }
 
-fn remade<C>(make: &mut impl FnMut() -> Result<C>) -> Option<C> {
-    match catch_unwind(AssertUnwindSafe(make)) {
-        Ok(Ok(core)) => {
-            tracing::warn!("the engine was made anew after a failure");
-            Some(core)
-        }
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the engine cannot be made anew");
-            None
-        }
-        Err(_) => None,
-    }
-}
-
-/// Runs one job; its last event is left to be sent.
-fn serve(core: &mut impl Core, job: &Job, metrics: &Metrics) -> Event {
-    let running = metrics.running(job.arrived);
-    let mut last: Option<Instant> = None;
-    let done = core.generate(&job.request, &job.cancel, &mut |id| {
+impl UnderWay {
+    fn note_token(&mut self, metrics: &Metrics) {
         let now = Instant::now();
-        match last.replace(now) {
-            None => metrics.first_token(now - job.arrived),
+        match self.last_token.replace(now) {
+            None => metrics.first_token(now - self.arrived),
             Some(before) => metrics.next_token(now - before),
         }
-        match job.events.try_send(Event::Token(id)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    });
-    drop(running);
-    match done {
-        Ok((finish, timing)) => {
-            metrics.computed(&timing);
-            Event::Done(finish)
-        }
-        Err(e) => Event::Failed(e),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Sampling;
-    use crate::text::positions::Positions;
-    use crate::text::prompt::Prompt;
-
-    /// Answers with the prompt's ids, each once it is told; 13 panics, 14 breaks the device.
-    struct Parrot;
-
-    impl Core for Parrot {
-        fn generate(
-            &mut self,
-            request: &Request,
-            cancel: &Cancel,
-            on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-        ) -> Result<(Finish, Timing)> {
-            for &id in &request.prompt.ids {
-                assert_ne!(id, 13, "unlucky");
-                if id == 14 {
-                    return Err(Error::Device { at: "launch".into(), why: "gone".into() });
-                }
-                if on_token(id).is_break() || cancel.is_cancelled() {
-                    return Ok((Finish::Cancelled, Timing::default()));
-                }
-            }
-            Ok((Finish::Length, Timing::default()))
-        }
-    }
-
-    fn job(ids: &[u32]) -> (Job, mpsc::Receiver<Event>) {
-        let (events, out) = mpsc::channel(ids.len() + 1);
-        let request = Request {
-            prompt: Prompt { ids: ids.to_vec(), spans: Vec::new() },
-            positions: Positions { thw: Default::default(), next: 0 },
-            media: Vec::new(),
-            sampling: Sampling::GREEDY,
-            max_new_tokens: ids.len(),
-            stop: Vec::new(),
-        };
-        (Job { request, cancel: Cancel::default(), events, arrived: Instant::now(), place: None }, out)
-    }
-
-    /// Everything that becomes of a job, in short.
-    fn outcome(worker: &Worker, ids: &[u32]) -> Vec<String> {
-        let (job, mut out) = job(ids);
-        worker.jobs.blocking_send(job).ok().unwrap();
-        let mut seen = Vec::new();
-        while let Some(event) = out.blocking_recv() {
-            seen.push(match event {
-                Event::Token(id) => id.to_string(),
-                Event::Done(finish) => finish.name().into(),
-                Event::Failed(e) => e.to_string(),
-                Event::Broken => "broken".into(),
-            });
-        }
-        seen
-    }
-
-    /// A worker whose engine can be made as often as `makes` says.
-    fn worker(makes: usize) -> Worker {
-        let mut left = makes;
-        let make = move || {
-            left = left.checked_sub(1).ok_or_else(|| Error::request("engine", "is no more"))?;
-            Ok(Parrot)
-        };
-        Worker::start(make, 4, Arc::new(Metrics::new("m"))).unwrap()
-    }
-
-    #[test]
-    fn a_panic_ends_its_request_and_no_other() {
-        let worker = worker(2);
-        assert_eq!(outcome(&worker, &[1, 2]), ["1", "2", "length"]);
-        assert_eq!(outcome(&worker, &[1, 13, 2]), ["1", "broken"]);
-        assert_eq!(outcome(&worker, &[3]), ["3", "length"]);
-        assert!(worker.is_healthy());
-    }
-
-    #[test]
-    fn an_engine_that_cannot_be_made_anew_is_unhealthy() {
-        let worker = worker(1);
-        assert_eq!(outcome(&worker, &[14]), ["launch: gone"]);
-        assert_eq!(outcome(&worker, &[1]), ["broken"]);
-        assert!(!worker.is_healthy());
-    }
-
-    #[test]
-    fn an_engine_that_cannot_be_made_at_all_is_an_error_at_the_start() {
-        let make = || -> Result<Parrot> { Err(Error::request("--model", "is bad")) };
-        let error = Worker::start(make, 4, Arc::new(Metrics::new("m"))).err().unwrap();
-        assert_eq!(error.to_string(), "--model: is bad");
-    }
-
-    #[test]
-    fn a_reader_that_is_gone_ends_the_work() {
-        let worker = worker(1);
-        let (first, out) = job(&vec![1; 1000]);
-        drop(out);
-        worker.jobs.blocking_send(first).ok().unwrap();
-        assert_eq!(outcome(&worker, &[2]), ["2", "length"]);
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use osprey::checkpoint::ModelFiles;
 use osprey::cpu::{Cpu, Isa};
 use osprey::dtype::DType;
 use osprey::engine::trace::Detail;
-use osprey::engine::{Cancel, Engine, Limits, Request, Sampling};
+use osprey::engine::{Cancel, Engine, Limits, Picture, Request, Sampling};
 use osprey::error::Result;
 use osprey::exec::cpu::CpuExecutor;
 use osprey::exec::cuda::CudaExecutor;
@@ -73,7 +73,7 @@ pub fn request(len: usize, seed: u32, shade: f32) -> Request {
     let ids = (0..len as u32).map(|i| (i * 131 + seed * 7 + 3) % 1000).collect();
     let spans = vec![MediaSpan { start: 9, len: 6, kind: MediaKind::Image, grid_thw: grid, index: 0 }];
     let data = (0..24 * 1176).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0 + shade).collect();
-    let media = vec![Arc::new(Patches { data, grid_thw: grid.map(|x| x as usize), resized: (56, 84) })];
+    let media = vec![Picture::new(Patches { data, grid_thw: grid.map(|x| x as usize), resized: (56, 84) })];
     let positions = positions(len, &spans, 2).unwrap();
     let sampling = Sampling { temperature: 0.9, top_p: 0.95, seed: 11, repetition_penalty: 1.1, ..Sampling::GREEDY };
     Request { prompt: Prompt { ids, spans }, positions, media, sampling, max_new_tokens: 24, stop: vec![] }

@@ -4,13 +4,12 @@ use super::picture::generate;
 use super::table::Row;
 use super::weights::mix;
 use crate::cli::terminal::Progress;
-use crate::engine::{Cancel, Engine, Request, Sampling, Timing};
+use crate::engine::{Cancel, Engine, Picture, Request, Sampling, Timing};
 use crate::error::Result;
-use crate::media::patches::{ImageProcessor, Patches};
+use crate::media::patches::ImageProcessor;
 use crate::text::positions::positions;
 use crate::text::prompt::{MediaKind, MediaSpan, Prompt};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What to time.
@@ -54,13 +53,13 @@ pub fn measure(subjects: &mut [Subject], work: &Work) -> Result<Vec<Row>> {
 
 fn image(engine: &mut Engine, (width, height): (usize, usize), runs: u64) -> Result<Row> {
     let _progress = Progress::start(format!("encoding {width}x{height}"));
-    let patches = Arc::new(ImageProcessor::default().process_image(&generate((width, height)))?);
-    let (tokens, mut best) = (patches.tokens(merge(engine)), Duration::MAX);
+    let picture = Picture::new(ImageProcessor::default().process_image(&generate((width, height)))?);
+    let (tokens, mut best) = (picture.tokens(merge(engine)), Duration::MAX);
     for run in 0..runs {
-        let request = about_picture(engine, &patches, run)?;
+        let request = about_picture(engine, &picture, run)?;
         best = best.min(timing(engine, &request)?.vision);
     }
-    let cost = engine.vision_cost(patches.grid_thw)?;
+    let cost = engine.vision_cost(picture.grid_thw)?;
     Ok(Row::timed(format!("encode {width}x{height}"), best, tokens).with_cost(best, cost))
 }
 
@@ -96,17 +95,17 @@ fn timing(engine: &mut Engine, request: &Request) -> Result<Timing> {
 }
 
 /// A picture between two tokens, of which the first is new in each run.
-fn about_picture(engine: &Engine, patches: &Arc<Patches>, run: u64) -> Result<Request> {
+fn about_picture(engine: &Engine, picture: &Picture, run: u64) -> Result<Request> {
     let merge = merge(engine);
-    let len = patches.tokens(merge);
+    let len = picture.tokens(merge);
     let pad = engine.model().config.image_token_id;
     let ids = [token(engine, run, 0)].into_iter().chain(std::iter::repeat_n(pad, len)).chain([0]).collect();
-    let grid_thw = patches.grid_thw.map(|n| n as u32);
+    let grid_thw = picture.grid_thw.map(|n| n as u32);
     let span = MediaSpan { start: 1, len, kind: MediaKind::Image, grid_thw, index: 0 };
-    request(Prompt { ids, spans: vec![span] }, vec![patches.clone()], 1, merge)
+    request(Prompt { ids, spans: vec![span] }, vec![picture.clone()], 1, merge)
 }
 
-fn request(prompt: Prompt, media: Vec<Arc<Patches>>, max_new_tokens: usize, merge: usize) -> Result<Request> {
+fn request(prompt: Prompt, media: Vec<Picture>, max_new_tokens: usize, merge: usize) -> Result<Request> {
     let positions = positions(prompt.ids.len(), &prompt.spans, merge as u32)?;
     Ok(Request { prompt, positions, media, sampling: Sampling::GREEDY, max_new_tokens, stop: Vec::new() })
 }

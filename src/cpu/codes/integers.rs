@@ -7,7 +7,6 @@ use super::LINE;
 use crate::cpu::simd::{Isa, Kernel, Simd};
 use crate::cpu::{BLOCK, Buffer, Cpu};
 use bytemuck::cast_slice_mut;
-use rayon::prelude::*;
 use std::marker::PhantomData;
 
 /// The largest integer of a block: 256 products with codes of 8 bits stay below 2^31.
@@ -18,6 +17,9 @@ const LEAST: f32 = 1e-30;
 
 /// Adding it rounds a number below 2^22 to the nearest even integer, which is then in the low bits.
 const MAGIC: f32 = 12_582_912.0;
+
+/// Rows that a thread converts at a time.
+const PIECE: usize = 4;
 
 /// Rows to multiply with codes, `[t, k]`.
 #[derive(Debug, Clone, Copy)]
@@ -160,18 +162,20 @@ impl<'a> Integers<'a> {
         // Whole lines of codes, and a line so that rows a power of two long do not share the sets of L1.
         let stride = k.div_ceil(O::LINE.1) * O::LINE.0 + LINE;
         let [mut bytes, mut scales, mut sums] = [stride / 4, blocks, blocks].map(|len| cpu.buffer(rows * len));
-        let to = cast_slice_mut(&mut bytes).par_chunks_mut(each * stride);
-        let to =
-            to.zip(scales.par_chunks_mut(each * blocks)).zip(cast_slice_mut(&mut sums).par_chunks_mut(each * blocks));
-        cpu.install(|| {
-            to.enumerate().with_min_len(4).for_each(|(i, ((bytes, scales), sums))| {
-                let at = i * k..(i + 1) * k;
+        let to = cast_slice_mut(&mut bytes).chunks_mut(PIECE * each * stride);
+        let to = to.zip(scales.chunks_mut(PIECE * each * blocks));
+        let to = to.zip(cast_slice_mut(&mut sums).chunks_mut(PIECE * each * blocks));
+        cpu.for_each_of(to, |piece, ((bytes, scales), sums)| {
+            let to = bytes.chunks_mut(each * stride).zip(scales.chunks_mut(each * blocks));
+            for (i, ((bytes, scales), sums)) in to.zip(sums.chunks_mut(each * blocks)).enumerate() {
+                let row = piece * PIECE + i;
+                let at = row * k..(row + 1) * k;
                 let x = match x {
                     Operand::Half(x) | Operand::Full(x) => Values::Floats(&x[at]),
-                    Operand::Int8 { rows, scales } => Values::Int8(&rows[at], scales[i]),
+                    Operand::Int8 { rows, scales } => Values::Int8(&rows[at], scales[row]),
                 };
                 cpu.isa().run(Convert::<O> { x, block, each, bytes, scales, sums, order: PhantomData });
-            });
+            }
         });
         Integers { each, bytes, stride, block, blocks, scales, sums, whole: matches!(x, Operand::Int8 { .. }) }
     }

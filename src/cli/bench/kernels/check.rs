@@ -76,11 +76,9 @@ impl<'c> OnCpu<'c> {
     /// If a case is wrong: its operands overlap.
     pub fn run(&mut self, cpu: &Cpu) -> Result<()> {
         let OnCpu { memory, ops, weights } = self;
-        cpu.install(|| {
-            ops.iter().try_for_each(|(op, launch)| {
-                op.cpu(&memory.view(launch, &[], weights)?, cpu);
-                Ok(())
-            })
+        ops.iter().try_for_each(|(op, launch)| {
+            op.cpu(&memory.view(launch, &[], weights)?, cpu);
+            Ok(())
         })
     }
 }
