@@ -1,29 +1,28 @@
-"""What a user of the openai package does, against the server whose log is the argument."""
+"""What users of the openai and langchain-openai packages do, against the server at the address that is the argument."""
 
 import base64
-import json
+import importlib.metadata
+import os
 import sys
 from typing import Literal
 
 import openai
 import pydantic
+from langchain_core.messages import HumanMessage
+from langchain_openai import ChatOpenAI
 
-address = next(entry["address"] for entry in map(json.loads, open(sys.argv[1])) if "address" in entry)
-client = openai.OpenAI(base_url=f"http://{address}/v1", api_key="test-key", max_retries=0)
+base_url, key = f"{sys.argv[1]}/v1", os.environ["OSPREY_API_KEY"]
+client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
 
 model = client.models.list().data[0].id
 assert client.models.retrieve(model).id == model
 
 picture = base64.b64encode(open("examples/shapes.png", "rb").read()).decode()
-messages = [
-    {
-        "role": "user",
-        "content": [
-            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}", "detail": "auto"}},
-            {"type": "text", "text": "What color is the star?"},
-        ],
-    }
+content = [
+    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}", "detail": "auto"}},
+    {"type": "text", "text": "What color is the star?"},
 ]
+messages = [{"role": "user", "content": content}]
 whole = client.chat.completions.create(model=model, messages=messages)
 assert whole.choices[0].message.content == "yellow" and whole.choices[0].finish_reason == "stop", whole
 assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
@@ -69,15 +68,25 @@ def refused(kind, param, **more):
     raise AssertionError(f"{more} should be refused")
 
 
-refused(openai.BadRequestError, "n", n=2)
+refused(openai.BadRequestError, "temperature", temperature=-1)
 refused(openai.BadRequestError, "top_logprobs", top_logprobs=2)
 refused(openai.BadRequestError, "messages[0].content[0].image_url", messages=[
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}
 ])
 refused(openai.NotFoundError, "model", model="gpt-4o")
 try:
-    openai.OpenAI(base_url=f"http://{address}/v1", api_key="wrong", max_retries=0).models.list()
+    openai.OpenAI(base_url=base_url, api_key="wrong", max_retries=0).models.list()
     raise AssertionError("a wrong key should be refused")
 except openai.AuthenticationError:
     pass
-print(f"openai {openai.__version__}: all right")
+print(f"openai {openai.__version__} for Python: all right")
+
+chat = ChatOpenAI(model=model, base_url=base_url, api_key=key, max_retries=0, temperature=0, max_tokens=16)
+said = chat.invoke([HumanMessage(content)])
+assert said.content == "yellow" and said.response_metadata["finish_reason"] == "stop", said
+assert said.usage_metadata["total_tokens"] == whole.usage.total_tokens, said
+pieces = list(chat.stream([HumanMessage(content)], stream_usage=True))
+assert "".join(piece.content for piece in pieces) == "yellow", pieces
+both = chat.batch([[HumanMessage(content)], [HumanMessage("hi")]])
+assert both[0].content == "yellow" and isinstance(both[1].content, str)
+print(f"langchain-openai {importlib.metadata.version('langchain-openai')}: all right")

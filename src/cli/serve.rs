@@ -8,7 +8,7 @@ use crate::checkpoint::Summary;
 use crate::engine::Limits;
 use crate::error::{Error, Result};
 use crate::model::qwen2_vl::Qwen2Vl;
-use crate::server::{Settings, serve};
+use crate::server::{ImageHost, Settings, serve};
 use clap::{Args, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -33,6 +33,12 @@ pub struct ServeArgs {
     /// What clients must send as `Authorization: Bearer KEY` [default: the variable OSPREY_API_KEY]
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
+    /// Another name that clients reach the server by, as that of a proxy before it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    allowed_host: Vec<String>,
+    /// Fetch pictures that requests name by address from this host: HOST, *.SUFFIX, HOST:PORT, or http://HOST without TLS; may be repeated
+    #[arg(long, value_name = "HOST")]
+    allow_image_host: Vec<ImageHost>,
     /// Listen on a public address without a key
     #[arg(long)]
     insecure: bool,
@@ -87,6 +93,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let settings = Settings {
         address: SocketAddr::new(args.host, args.port),
         key,
+        allowed_hosts: args.allowed_host.clone(),
+        image_hosts: args.allow_image_host.clone(),
         model_name: public_name(&model.name),
         limits,
         special_tokens_in_text: args.text.special_tokens_in_text,

@@ -1,12 +1,17 @@
 //! Who may ask, and the id, the log line and the last resort of every request.
+//!
+//! The surprise: a browser on this machine is a stranger. Any page may have a name that leads to 127.0.0.1 (DNS rebinding), so names are checked
+//! where only this machine can ask, and a request that a page of another origin sends is refused everywhere.
 
 use super::error::ApiError;
-use super::{App, RequestId, unique};
+use super::{App, RequestId, page, unique};
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,12 +19,64 @@ use subtle::ConstantTimeEq;
 
 const ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Lets only those in who have the key, if there is one. `/health` is for anybody.
+/// Lets only those in who have the key, if there is one. Probes have none, and the page says nothing without it.
 pub async fn keyed(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let open = request.uri().path() == "/health";
+    let path = request.uri().path();
+    let open = ["/health", "/ready"].contains(&path) || page::has(path);
     match &app.key {
         Some(key) if !open && !has_key(request.headers(), key) => ApiError::key().into_response(),
         _ => next.run(request).await,
+    }
+}
+
+/// The names that a request may be for.
+pub struct Names {
+    /// Any will do: others can reach the server anyway.
+    any: bool,
+    allowed: Vec<String>,
+}
+
+impl Names {
+    /// Those of this machine and `allowed`, or any where others may ask and none is named.
+    pub fn new(address: IpAddr, allowed: Vec<String>) -> Names {
+        Names { any: !address.is_loopback() && allowed.is_empty(), allowed }
+    }
+
+    /// Whether `authority`, a name or an address and maybe a port, is one of them. Ports are not compared: a tunnel's other end may have any.
+    fn has(&self, authority: &str) -> bool {
+        let Ok(authority) = authority.parse::<Authority>() else { return false };
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let local = name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        !authority.as_str().contains('@') && (self.any || local || self.listed(name))
+    }
+
+    fn listed(&self, name: &str) -> bool {
+        self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a page at `origin` may ask the server that it calls `host`: its own pages, also behind a proxy that is named and renames.
+    fn serves(&self, origin: &str, host: &str) -> bool {
+        let Some((_, authority)) = origin.split_once("://") else { return false };
+        let name = authority.parse::<Authority>().map(|a| a.host().to_string()).unwrap_or_default();
+        authority.eq_ignore_ascii_case(host) || self.listed(&name)
+    }
+}
+
+/// Lets only those in who call the server by its name, and no pages of others.
+pub async fn at_home(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match check_names(&app.names, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(e) => e.into_response(),
+    }
+}
+
+fn check_names(names: &Names, headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(header::HOST).unwrap_or_default();
+    match text(header::ORIGIN) {
+        _ if !names.has(host) => Err(ApiError::stranger("the Host", host)),
+        Some(origin) if !names.serves(origin, host) => Err(ApiError::stranger("the Origin", origin)),
+        _ => Ok(()),
     }
 }
 
@@ -53,4 +110,77 @@ fn known_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(ID)?.to_str().ok()?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     ((1..=128).contains(&id.len()) && id.chars().all(plain)).then(|| id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(names: &Names, host: Option<&'static str>, origin: Option<&'static str>) -> Result<(), u16> {
+        let pairs = [(header::HOST, host), (header::ORIGIN, origin)];
+        let given = pairs.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_static(value?))));
+        check_names(names, &given.collect()).map_err(|e| e.status.as_u16())
+    }
+
+    fn names(address: &str, allowed: &[&str]) -> Names {
+        Names::new(address.parse().unwrap(), allowed.iter().map(|name| name.to_string()).collect())
+    }
+
+    #[test]
+    fn only_this_machine_s_names_reach_a_loopback_server() {
+        let local = names("127.0.0.1", &[]);
+        for host in ["localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "127.1.2.3:80", "[::1]", "[::1]:8000"] {
+            assert_eq!(verdict(&local, Some(host), None), Ok(()), "{host}");
+        }
+        let strangers = [
+            "evil.test",
+            "evil.test:8000",
+            "localhost.evil.test",
+            "127.0.0.1.evil.test:8000",
+            "localhost@evil.test",
+            "evil.test@localhost",
+            "192.168.0.1",
+            "0.0.0.0:8000",
+            "[::]",
+            "",
+            "a b",
+        ];
+        for host in strangers {
+            assert_eq!(verdict(&local, Some(host), None), Err(403), "{host}");
+        }
+        assert_eq!(verdict(&local, None, None), Err(403));
+    }
+
+    #[test]
+    fn a_name_that_is_allowed_counts_and_others_do_not() {
+        let named = names("0.0.0.0", &["Osprey.test"]);
+        for host in ["osprey.test", "OSPREY.test:443", "localhost:8000"] {
+            assert_eq!(verdict(&named, Some(host), None), Ok(()), "{host}");
+        }
+        assert_eq!(verdict(&named, Some("evil.test"), None), Err(403));
+        assert_eq!(verdict(&names("0.0.0.0", &[]), Some("any.test"), None), Ok(()));
+        assert_eq!(verdict(&names("::1", &[]), Some("any.test"), None), Err(403));
+    }
+
+    #[test]
+    fn pages_of_other_origins_may_not_ask() {
+        let (local, public) = (names("127.0.0.1", &[]), names("0.0.0.0", &[]));
+        let host = Some("localhost:8000");
+        for (origin, want) in [
+            ("http://localhost:8000", Ok(())),
+            ("HTTP://LOCALHOST:8000", Ok(())),
+            ("http://localhost:3000", Err(403)),
+            ("http://127.0.0.1:8000", Err(403)),
+            ("http://evil.test", Err(403)),
+            ("http://evil.test:8000", Err(403)),
+            ("null", Err(403)),
+            ("", Err(403)),
+        ] {
+            assert_eq!(verdict(&local, host, Some(origin)), want, "{origin}");
+            assert_eq!(verdict(&public, host, Some(origin)), want, "{origin}");
+        }
+        let named = names("127.0.0.1", &["osprey.test"]);
+        assert_eq!(verdict(&named, host, Some("https://osprey.test")), Ok(()));
+        assert_eq!(verdict(&named, host, Some("https://evil.test")), Err(403));
+    }
 }

@@ -9,6 +9,7 @@ use super::limits::{IMAGES, MESSAGES, STOP_BYTES, TOOLS};
 use super::tools::{Tool, ToolChoice};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use std::sync::Arc;
 
 /// The fields of `/v1/chat/completions` and `/v1/completions`.
 #[derive(Deserialize, Debug, Default)]
@@ -161,6 +162,9 @@ pub enum Kind {
 pub struct ImageUrl {
     pub url: String,
     detail: Option<String>,
+    /// The file, once it is fetched.
+    #[serde(skip)]
+    pub file: Option<Arc<[u8]>>,
 }
 
 impl Body {

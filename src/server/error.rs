@@ -51,6 +51,13 @@ impl ApiError {
         Self::invalid(StatusCode::UNAUTHORIZED, message).coded("invalid_api_key")
     }
 
+    /// 403: the request came by a name that is not this server's, or from a page of another.
+    pub fn stranger(header: &str, value: &str) -> Self {
+        let short: String = value.chars().take(100).collect();
+        let message = format!("{header} {short:?} is not allowed here: start the server with --allowed-host NAME");
+        Self::invalid(StatusCode::FORBIDDEN, message).coded("host_not_allowed")
+    }
+
     /// 404 for a model that is not served.
     pub fn model(asked: &str, served: &str) -> Self {
         let short: String = asked.chars().take(100).collect();

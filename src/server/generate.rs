@@ -43,8 +43,11 @@ pub async fn answer(
     let deadline = admitted.deadline;
     let work = async {
         let bytes = app.read(body).await?;
-        let body = app.parsing.run(move || parse(&bytes, kind)).await?;
+        let mut body = app.parsing.run(move || parse(&bytes, kind)).await?;
         app.check_model(body.model.as_deref())?;
+        if let Some(List(messages)) = &mut body.messages {
+            app.fetcher.fill(messages).await?;
+        }
         let turn = app.prepared.turn().await?;
         let owner = app.clone();
         // The body and its pictures end here.
@@ -69,7 +72,11 @@ struct Form {
     stream: Option<StreamOptions>,
 }
 
-fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
+/// Reads and checks a body.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
     let body: Body = json::parse(bytes)?;
     body.check()?;
     match (kind, &body.messages, &body.prompt) {

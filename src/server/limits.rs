@@ -3,7 +3,7 @@
 use crate::media::rgb::DecodeLimits;
 use std::time::Duration;
 
-/// Bytes of a request body.
+/// Bytes of a request body, and of the pictures that are fetched for it.
 pub const BODY: usize = 50 << 20;
 /// Pictures of a request.
 pub const IMAGES: usize = 16;
@@ -31,3 +31,8 @@ pub const BODY_TIME: Duration = Duration::from_secs(60);
 pub const HEADER_TIME: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is gone.
 pub const STALL: Duration = Duration::from_secs(60);
+/// Pictures that are fetched at the same time, how long each may take, how often it may be elsewhere, and bytes of its address.
+pub const FETCHES: usize = 8;
+pub const FETCH_TIME: Duration = Duration::from_secs(10);
+pub const REDIRECTS: usize = 3;
+pub const URL: usize = 2048;

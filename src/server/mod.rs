@@ -5,12 +5,14 @@
 //! `answer`.
 //! The surprise: a place in the queue is taken before the body is read, so that what is in memory is bounded by the queue.
 
+mod address;
 mod answer;
 mod auth;
 mod body;
 mod calls;
 mod controls;
 mod error;
+mod fetch;
 mod form;
 mod generate;
 mod json;
@@ -18,6 +20,7 @@ mod limits;
 mod listen;
 mod logprobs;
 mod metrics;
+mod page;
 mod pool;
 mod prompt;
 mod reader;
@@ -34,6 +37,8 @@ use crate::intake::Model;
 use crate::intake::grammar::Grammars;
 use axum::body::{Body, Bytes};
 use error::ApiError;
+use fetch::Fetcher;
+pub use fetch::ImageHost;
 use futures_util::StreamExt;
 use metrics::Metrics;
 use pool::Pool;
@@ -54,6 +59,10 @@ pub struct Settings {
     pub address: SocketAddr,
     /// Whoever asks must have it.
     pub key: Option<String>,
+    /// Names under which browsers and proxies reach it, beside those of this machine.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that pictures are fetched from.
+    pub image_hosts: Vec<ImageHost>,
     /// The name that requests use.
     pub model_name: String,
     /// What every engine that is made has room for.
@@ -74,6 +83,8 @@ struct App {
     name: String,
     rules: prompt::Rules,
     key: Option<String>,
+    names: auth::Names,
+    fetcher: Arc<Fetcher>,
     deadline: Duration,
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -151,6 +162,8 @@ impl App {
             name: settings.model_name,
             rules: prompt::Rules { context, special: settings.special_tokens_in_text },
             key: settings.key,
+            names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
+            fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
             deadline: settings.deadline,
             worker,
             metrics,
@@ -192,6 +205,21 @@ impl App {
         match asked {
             Some(asked) if asked != self.name => Err(ApiError::model(asked, &self.name)),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a body as the routes of answers do; `fuzz/` throws anything at it.
+///
+/// # Panics
+/// If what is wrong with it is called the server's fault.
+#[cfg(fuzzing)]
+pub fn read_body(bytes: &[u8]) {
+    for kind in [generate::Kind::Chat, generate::Kind::Plain] {
+        let read = generate::parse(&Bytes::copy_from_slice(bytes), kind);
+        let read = read.and_then(|body| prompt::turns(body.messages.as_ref().map_or(&[], |list| &list.0)).map(drop));
+        if let Err(error) = read {
+            assert!(error.status.is_client_error(), "{error:?}");
         }
     }
 }

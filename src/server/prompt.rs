@@ -1,6 +1,6 @@
 //! From a body's messages or prompt to a request that the engine takes. Runs on a thread that may block: pictures are decoded here.
 
-use super::body::{Body, Message, Role};
+use super::body::{Body, ImageUrl, Message, Role};
 use super::error::ApiError;
 use super::json::{Content, List, Prompt};
 use super::limits::IMAGE;
@@ -159,8 +159,11 @@ pub fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Re
     }
 }
 
-/// The turns of a conversation; results of tools that follow each other are one turn of the user.
-fn turns(messages: &[Message]) -> Result<Vec<messages::Message>, ApiError> {
+/// The turns of a conversation, with the files of their pictures; results of tools that follow each other are one turn of the user.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn turns(messages: &[Message]) -> Result<Vec<messages::Message>, ApiError> {
     let mut turns = Vec::new();
     let mut messages = messages.iter().enumerate().peekable();
     while let Some((i, message)) = messages.next() {
@@ -195,7 +198,7 @@ fn content(at: &str, message: &Message) -> Result<messages::Content, ApiError> {
             let parts = parts.iter().enumerate().map(|(k, part)| {
                 let picture = part.image_url.as_ref().map(|image| {
                     let name = format!("{at}.content[{k}].image_url");
-                    picture(name, &image.url).map(messages::Part::Image)
+                    picture(name, image).map(messages::Part::Image)
                 });
                 picture.unwrap_or_else(|| Ok(messages::Part::Text(part.text.clone().unwrap_or_default())))
             });
@@ -204,16 +207,14 @@ fn content(at: &str, message: &Message) -> Result<messages::Content, ApiError> {
     })
 }
 
-/// The file in a `data:` URL. Nothing else is ever opened for a request: no address, no path.
-fn picture(name: String, url: &str) -> Result<Media, ApiError> {
-    let start = |scheme: &str| url.get(..scheme.len()).is_some_and(|s| s.eq_ignore_ascii_case(scheme));
-    if !start("data:") {
-        let why = if start("http:") || start("https:") {
-            "remote pictures are not supported: send the file as data:image/png;base64,..."
-        } else {
-            "must be a data: URL, data:image/png;base64,..."
-        };
-        return Err(ApiError::field(name, why));
+/// The file that was fetched, or that in a `data:` URL. Nothing else is ever opened for a request.
+fn picture(name: String, image: &ImageUrl) -> Result<Media, ApiError> {
+    if let Some(file) = &image.file {
+        return Ok(Media::Bytes { name, bytes: file.clone() });
+    }
+    let url = &image.url;
+    if !url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        return Err(ApiError::field(name, "must be a data: URL, data:image/png;base64,..."));
     }
     let Some((head, data)) = url.split_once(',') else {
         return Err(ApiError::field(name, "the data: URL has no comma before its data"));

@@ -4,7 +4,7 @@ use super::body::{Tokenize, check_messages};
 use super::error::ApiError;
 use super::generate::{Kind, answer};
 use super::limits::BODY;
-use super::{App, auth, json, prompt};
+use super::{App, auth, json, page, prompt};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -28,6 +28,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route_layer(middleware::from_fn(json_only));
     Router::new()
         .merge(bodies)
+        .merge(page::routes())
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(one_model))
         .route("/health", get(health))
@@ -39,6 +40,7 @@ pub fn router(app: Arc<App>) -> Router {
             ApiError::invalid(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods: see /openapi.json")
         })
         .layer(middleware::from_fn_with_state(app.clone(), auth::keyed))
+        .layer(middleware::from_fn_with_state(app.clone(), auth::at_home))
         .layer(middleware::from_fn_with_state(app.clone(), auth::watched))
         .with_state(app)
 }
@@ -69,15 +71,16 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
 async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>, ApiError> {
     let _place = app.admission.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     let bytes = app.read(body).await?;
-    let body: Tokenize = app.parsing.run(move || json::parse(&bytes)).await?;
+    let mut body: Tokenize = app.parsing.run(move || json::parse(&bytes)).await?;
     app.check_model(body.model.as_deref())?;
+    if let (None, Some(messages)) = (&body.prompt, &mut body.messages) {
+        check_messages(&messages.0)?;
+        app.fetcher.fill(&mut messages.0).await?;
+    }
     let (owner, rules) = (app.clone(), app.rules);
     let ids = move || match (&body.prompt, &body.messages) {
         (Some(prompt), None) => prompt::plain(&owner.model, prompt, rules),
-        (None, Some(messages)) => {
-            check_messages(&messages.0)?;
-            Ok(prompt::conversation(&owner.model, &messages.0, None, rules)?.prompt.ids)
-        }
+        (None, Some(messages)) => Ok(prompt::conversation(&owner.model, &messages.0, None, rules)?.prompt.ids),
         _ => Err(ApiError::field("prompt", "give either prompt or messages")),
     };
     let ids = app.parsing.run(ids).await?;
