@@ -83,7 +83,7 @@ impl Axis {
 
 fn curve(s: &mut String, class: &str, ms: &[f64], axis: &Axis) {
     let Some(last) = ms.len().checked_sub(1) else { return };
-    let points = last.min(POINTS).max(1);
+    let points = last.clamp(1, POINTS);
     let point = |i: usize| {
         let at = i * last / points;
         format!("{:.1},{:.1}", axis.x(ms[at]), Axis::y((at + 1) as f64 / ms.len() as f64))
