@@ -2,6 +2,8 @@
 
 mod command;
 
+#[path = "server/bench.rs"]
+mod bench;
 #[path = "server/client.rs"]
 mod client;
 #[path = "server/load.rs"]

@@ -53,7 +53,7 @@ enum Command {
     MergeLora(Box<merge_lora::MergeLoraArgs>),
     /// Round a model's weights to int8 or int4 and write the result as a model folder
     Quantize(Box<quantize::QuantizeArgs>),
-    /// Measure the speed of a model's shape with random weights
+    /// Measure the speed of a model's shape with random weights, or of a server
     #[command(subcommand)]
     Bench(bench::BenchCommand),
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}\
 pre{overflow-x:auto;font-size:12px;line-height:1.35}svg{width:100%;height:auto}text{font-size:12px;fill:#222}\
 .axis{stroke:#bbb;stroke-width:1}.roof{stroke:#222;stroke-width:2;fill:none}.decode{fill:#0072b2}.prefill{fill:#d55e00}.vision{fill:#009e73}\
-.limit{stroke:#222;stroke-width:1;stroke-dasharray:4 3}";
+.limit{stroke:#222;stroke-width:1;stroke-dasharray:4 3}\
+.curve{fill:none;stroke-width:2}.curve.decode{stroke:#0072b2}.curve.prefill{stroke:#d55e00}.curve.vision{stroke:#009e73}";
 
 /// A plot's width.
 pub const WIDTH: f64 = 960.0;
@@ -15,6 +16,14 @@ pub fn html(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n{body}</html>\n"
+    )
+}
+
+/// A plot as a file of its own.
+pub fn standalone(height: f64, body: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"system-ui,sans-serif\">\n<style>{STYLE}</style>\n\
+         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>\n{body}</svg>\n"
     )
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 /// Where the key is if no flag says it; other users of the machine can read a command line.
-const KEY_VARIABLE: &str = "OSPREY_API_KEY";
+pub const KEY_VARIABLE: &str = "OSPREY_API_KEY";
 
 /// Flags of `serve`.
 #[derive(Args, Debug)]

@@ -37,7 +37,8 @@ impl Engine {
         self.tower_was_last = tower;
         if tower {
             let streams = self.schedule.running.iter().any(|live| live.drawn > 0);
-            self.encode_slice(streams, cancel)?;
+            let prompts = parts.iter().any(|part| part.range.len() > 1);
+            self.encode_slice(streams.then(|| self.pace.slice(prompts).unwrap_or_default()), cancel)?;
         } else if !parts.is_empty() {
             self.run_parts(&parts, cancel, &mut events)?;
         }

@@ -1,4 +1,4 @@
-//! How much a step may take on beside running streams: no slice of work should last longer than about two decode steps, whatever the machine.
+//! How much a step may take on beside running streams: between two of their tokens no more than about three decode steps should pass, whatever the machine.
 //!
 //! It only decides when something is computed. What comes out does not depend on it.
 
@@ -42,9 +42,10 @@ impl Pace {
         sorted.get(sorted.len() / 2).copied()
     }
 
-    /// How long a slice of vision may last: two decode steps; none before one was measured.
-    pub fn slice(&self) -> Option<Duration> {
-        self.decode().map(|d| 2 * d)
+    /// How long a slice of vision may last: two decode steps, or one before a step that has prompts too, so that both together last as long as three;
+    /// none before one was measured.
+    pub fn slice(&self, before_prompts: bool) -> Option<Duration> {
+        self.decode().map(|d| if before_prompts { d } else { 2 * d })
     }
 
     /// Prefill rows that make a step last as long as two.
@@ -64,9 +65,9 @@ mod tests {
     fn a_step_lasts_two_medians() {
         let ms = Duration::from_millis;
         let mut pace = Pace::default();
-        assert_eq!((pace.slice(), pace.rows()), (None, FIRST_ROWS));
+        assert_eq!((pace.slice(false), pace.rows()), (None, FIRST_ROWS));
         [9, 10, 500, 10, 11].into_iter().for_each(|t| pace.note(3, 0, ms(t)));
-        assert_eq!(pace.slice(), Some(ms(20)));
+        assert_eq!([false, true].map(|prompts| pace.slice(prompts)), [20, 10].map(|t| Some(ms(t))));
         // 20 rows beside a decode step took 40 ms more than it.
         pace.note(3, 20, ms(50));
         assert_eq!(pace.rows(), LEAST_ROWS);

@@ -22,23 +22,26 @@ pub(super) struct Encoding {
 }
 
 impl Engine {
-    /// Runs the next ops of the tower for the picture that is wanted first, if any. Beside streams they end in time for the next token.
-    pub(super) fn encode_slice(&mut self, beside_streams: bool, cancel: &Cancel) -> Result<()> {
+    /// Runs the next ops of the tower for the picture that is wanted first, if any: beside streams no longer than `budget`, so that they end in time for the
+    /// next token.
+    pub(super) fn encode_slice(&mut self, budget: Option<Duration>, cancel: &Cancel) -> Result<()> {
         let Some(wanted) = self.pool.pictures.wanted() else { return Ok(()) };
         let started = Instant::now();
         let mut work = self.resume(wanted)?;
-        let budget = self.pace.slice().unwrap_or_default();
         let (first, mut longest) = (work.done, Duration::ZERO);
         while work.done < work.ops && !cancel.is_cancelled() {
             let start = Instant::now();
             self.exec.run(work.plan, work.done..work.done + 1)?;
             work.done += 1;
-            if beside_streams {
+            if budget.is_some() {
                 // A device runs behind; only what is done has a duration.
                 self.exec.wait()?;
                 longest = longest.max(start.elapsed());
             }
-            let enough = if beside_streams { started.elapsed() + longest > budget } else { work.done - first == SLICE };
+            let enough = match budget {
+                Some(budget) => started.elapsed() + longest > budget,
+                None => work.done - first == SLICE,
+            };
             if enough {
                 break;
             }
@@ -56,7 +59,7 @@ impl Engine {
     /// Encodes all that is wanted.
     pub(super) fn encode_all(&mut self) -> Result<()> {
         while self.pool.pictures.wanted().is_some() {
-            self.encode_slice(false, &Cancel::default())?;
+            self.encode_slice(None, &Cancel::default())?;
         }
         Ok(())
     }

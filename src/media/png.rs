@@ -16,6 +16,8 @@ const MAX_ROW_BYTES: usize = 2 << 20;
 const ROWS_HELD: usize = 8;
 /// Text and EXIF, with what their reading costs: about thrice their size.
 const MAX_METADATA_BYTES: usize = 40 << 20;
+/// The longest text that is unpacked, as Pillow's `MAX_TEXT_CHUNK`. What is longer says nothing of orientation.
+const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// Decodes a PNG file, upright or not.
 pub(super) fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded> {
@@ -154,10 +156,16 @@ fn read_orientation(info: &png::Info<'_>) -> u8 {
     const RAW_PROFILE: &str = "Raw profile type exif";
     let exif = info.exif_metadata.as_deref().map(<[u8]>::to_vec).or_else(|| {
         let plain = info.uncompressed_latin1_text.iter().find(|t| t.keyword == RAW_PROFILE).map(|t| t.text.clone());
-        let packed = || info.compressed_latin1_text.iter().find(|t| t.keyword == RAW_PROFILE)?.get_text().ok();
+        let packed = || {
+            let mut text = info.compressed_latin1_text.iter().find(|t| t.keyword == RAW_PROFILE)?.clone();
+            text.decompress_text_with_limit(MAX_TEXT_BYTES).and_then(|()| text.get_text()).ok()
+        };
         raw_profile(&plain.or_else(packed)?)
     });
-    let xmp = info.utf8_text.iter().find(|t| t.keyword == "XML:com.adobe.xmp").and_then(|t| t.get_text().ok());
+    let xmp = info.utf8_text.iter().find(|t| t.keyword == "XML:com.adobe.xmp").and_then(|text| {
+        let mut text = text.clone();
+        text.decompress_text_with_limit(MAX_TEXT_BYTES).and_then(|()| text.get_text()).ok()
+    });
     orientation::find(exif.as_deref(), xmp.as_deref().map(str::as_bytes))
 }
 

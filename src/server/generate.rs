@@ -38,7 +38,10 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     // Before the body is read: what is let in bounds the memory.
-    let place = app.admission.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
+    let Ok(place) = app.admission.clone().try_acquire_owned() else {
+        app.discard(body).await;
+        return Err(ApiError::busy());
+    };
     let admitted = Admitted { arrived, deadline: arrived + app.deadline, place, log: id.0 };
     let deadline = admitted.deadline;
     let work = async {

@@ -200,6 +200,20 @@ impl App {
         async { tokio::time::timeout(limits::BODY_TIME, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body())) }
     }
 
+    /// Drops the body of a refused request as it comes, for a while: a client that still writes when the connection is closed may never see why.
+    fn discard(&self, body: Body) -> impl Future<Output = ()> + use<> {
+        let whole = async move {
+            let (mut bytes, mut stream) = (0, body.into_data_stream());
+            while bytes <= limits::BODY
+                && let Some(Ok(part)) = stream.next().await
+            {
+                bytes += part.len();
+            }
+        };
+        // One that takes longer has had its time.
+        async { tokio::time::timeout(limits::DISCARD_TIME, whole).await.unwrap_or_default() }
+    }
+
     /// Refuses a model that is not served; none is the one that is.
     fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {

@@ -29,6 +29,17 @@ fn a_full_queue_refuses_and_a_client_that_leaves_frees_it() {
     server.until("vllm:request_success_total{model_name=\"demo\",finished_reason=\"abort\"}", 3.0);
 }
 
+/// One that hears nothing until it has sent all it has, as most do.
+#[test]
+fn a_refusal_reaches_a_client_that_still_writes() {
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0"]);
+    let _long = server.open(&message("POST", PLAIN, JSON, long(1900).to_string().as_bytes()));
+    server.until("vllm:num_requests_running", 1.0);
+    let reply = server.send("POST", CHAT, JSON, &vec![b' '; 8 << 20]);
+    error(&reply, 429);
+    assert!(reply.headers.contains_key("retry-after"));
+}
+
 #[test]
 fn an_answer_that_ended_holds_no_place() {
     let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0"]);

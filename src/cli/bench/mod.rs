@@ -1,4 +1,4 @@
-//! `osprey bench`: how fast this machine runs a model's shape, whole or op by op, next to what the machine can do at most.
+//! `osprey bench`: how fast this machine runs a model's shape, whole or op by op, next to what the machine can do at most; and a server under load.
 //!
 //! Owns its random weights: no checkpoint is needed. Work and bytes are the ops' own cost formulas (the plan's cost), which count the least that
 //! must be done; rates are held against probes taken before and after, since on a shared machine they change meanwhile.
@@ -6,6 +6,7 @@
 mod kernels;
 mod measure;
 mod picture;
+mod serve;
 mod shapes;
 mod table;
 mod weights;
@@ -38,6 +39,8 @@ pub enum BenchCommand {
     Generate(GenerateArgs),
     /// Every kernel at a model's real sizes, on the CPU, on the emulator or on a GPU
     Kernels(kernels::KernelsArgs),
+    /// A running server under load, as its clients feel it
+    Serve(Box<serve::ServeArgs>),
 }
 
 /// Flags of `bench generate`.
@@ -111,6 +114,7 @@ pub fn run(command: &BenchCommand) -> anyhow::Result<Exit> {
     match command {
         BenchCommand::Generate(args) => generate(args),
         BenchCommand::Kernels(args) => kernels::run(args),
+        BenchCommand::Serve(args) => serve::run(args),
     }
 }
 

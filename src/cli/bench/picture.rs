@@ -20,6 +20,21 @@ pub fn generate((width, height): (usize, usize)) -> Rgb {
     Rgb::new(width, height, (0..width * height).flat_map(pixel).collect())
 }
 
+/// The PNG file of a picture that no other seed makes.
+///
+/// # Errors
+/// If the PNG encoder fails.
+pub fn png(size: (usize, usize), seed: u64) -> anyhow::Result<Vec<u8>> {
+    let mut image = generate(size);
+    let row = 3 * image.width;
+    image.data[..row].iter_mut().enumerate().for_each(|(i, v)| *v = mix(seed ^ i as u64) as u8);
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, image.width as u32, image.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(&image.data)?;
+    Ok(file)
+}
+
 /// The time to decode and to preprocess a JPEG; the best of `runs`.
 ///
 /// # Errors
