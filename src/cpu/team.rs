@@ -106,12 +106,12 @@ impl Drop for Team {
 impl Shared {
     fn open(&self, job: Job) {
         // SAFETY: only the lifetime changes. `close` returns when nobody is inside, and before `job` ends.
-        let job: Job<'static> = unsafe { std::mem::transmute(job) };
+        let job = unsafe { std::mem::transmute::<Job<'_>, Job<'static>>(job) };
         // SAFETY: this thread has `taken`, the state is closed and nobody is inside: nobody else looks.
         unsafe { *self.job.get() = Some(job) };
         let jobs = self.state.load(Ordering::Relaxed) / JOB;
         // In one order with the sleepers' count: either they see the job or they are seen.
-        self.state.store((jobs + 1) * JOB | OPEN, Ordering::SeqCst);
+        self.state.store(((jobs + 1) * JOB) | OPEN, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake();
         }
@@ -120,7 +120,7 @@ impl Shared {
     fn close(&self) {
         let mut state = self.state.fetch_and(!OPEN, Ordering::Relaxed) & !OPEN;
         let mut looks = 0;
-        while state % JOB != 0 {
+        while !state.is_multiple_of(JOB) {
             looks += 1;
             // One of them may have lost its core.
             if looks > LOOKS {
@@ -232,7 +232,9 @@ mod tests {
         let team = Team::new(2);
         let all = std::sync::Barrier::new(3);
         // Only if three threads come does it end.
-        team.run(&|| drop(all.wait()));
+        team.run(&|| {
+            all.wait();
+        });
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Fetcher {
     pub async fn fill(self: &Arc<Self>, messages: &mut [Message]) -> Result<(), ApiError> {
         let mut left = BODY as u64;
         for (i, message) in messages.iter_mut().enumerate() {
-            let Content::Parts(parts) = &mut message.content else { continue };
+            let Some(Content::Parts(parts)) = &mut message.content else { continue };
             for (k, part) in parts.0.iter_mut().enumerate() {
                 let Some(image) = part.image_url.as_mut().filter(|image| is_remote(&image.url)) else { continue };
                 let (fetcher, url, most) = (self.clone(), image.url.clone(), left.min(IMAGE.max_file_bytes));
@@ -377,7 +377,7 @@ mod tests {
         let mut messages: json::List<Message, 9> = json::parse(body.to_string().as_bytes()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(host.fetcher.fill(&mut messages.0)).unwrap();
-        let Content::Parts(parts) = &messages.0[0].content else { panic!() };
+        let Some(Content::Parts(parts)) = &messages.0[0].content else { panic!() };
         let files: Vec<_> = parts.0.iter().map(|part| part.image_url.as_ref().unwrap().file.as_deref()).collect();
         assert_eq!(files, [Some(b"one".as_slice()), None, Some(b"two")]);
         // The host has no more answers.
