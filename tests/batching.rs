@@ -1,10 +1,14 @@
 //! Requests that run together: each gets what it gets alone, bit for bit, whatever the mix, and what it held is given back.
 
 mod bits;
+mod constraint;
 
 use bits::{Setup, generate, setup};
+use constraint::Turns;
 use osprey::dtype::DType;
-use osprey::engine::{BLOCK_SIZE, Cancel, Engine, Event, Finish, Limits, Picture, Request, RequestId, Sampling, What};
+use osprey::engine::{
+    BLOCK_SIZE, Cancel, Controls, Engine, Event, Finish, Limits, Logprobs, Picture, Request, RequestId, Sampling, What,
+};
 use osprey::exec::cuda::driver::Driver;
 use osprey::media::patches::Patches;
 use osprey::text::positions::positions;
@@ -40,6 +44,7 @@ fn prompt(len: usize, seed: u32, pictures: &[(usize, [usize; 2], f32)]) -> Reque
         media: pictures.iter().map(patches).collect(),
         prompt: Prompt { ids, spans },
         sampling: Sampling::GREEDY,
+        controls: Controls::default(),
         max_new_tokens: 20,
         stop: vec![],
     }
@@ -50,7 +55,18 @@ fn drawn(r: Request, seed: u64) -> Request {
     Request { sampling, max_new_tokens: 30, ..r }
 }
 
-/// Text, pictures, common beginnings, the same picture twice, penalties, nothing to draw, and one whose pixels are not numbers.
+/// Penalties, a bias and log probabilities.
+fn penalised(r: Request) -> Request {
+    let logit_bias = vec![(3, 0.5), (500, -2.0)];
+    let controls = Controls { presence_penalty: 0.5, frequency_penalty: 0.3, logit_bias, ..Controls::default() };
+    Request { controls: Controls { top_logprobs: Some(4), ..controls }, ..r }
+}
+
+fn constrained(r: Request) -> Request {
+    Request { controls: Controls { constraint: Some(Box::new(Turns::default())), ..Controls::default() }, ..r }
+}
+
+/// Text, pictures, common beginnings, the same picture twice, penalties, constraints, nothing to draw, and two whose pixels are not numbers.
 fn requests() -> Vec<Request> {
     vec![
         prompt(40, 0, &[]),
@@ -62,14 +78,36 @@ fn requests() -> Vec<Request> {
         Request { max_new_tokens: 1, ..prompt(1, 4, &[]) },
         Request { max_new_tokens: 0, ..prompt(33, 5, &[]) },
         prompt(50, 6, &[(8, [4, 4], f32::NAN)]),
+        penalised(drawn(prompt(97, 1, &[(9, [4, 6], 0.0)]), 11)),
+        penalised(prompt(40, 0, &[])),
+        constrained(drawn(prompt(66, 3, &[(30, [4, 6], 0.0), (36, [4, 6], 0.0)]), 14)),
+        penalised(prompt(50, 6, &[(8, [4, 4], f32::NAN)])),
     ]
 }
 
+/// A token and the bits of its log probabilities.
+type Token = (u32, Vec<u32>);
+
+fn token(what: &What) -> Option<Token> {
+    let What::Token { id, logprobs } = what else { return None };
+    let listed =
+        |l: &Logprobs| [vec![l.drawn.to_bits()], l.top.iter().flat_map(|(id, p)| [*id, p.to_bits()]).collect()];
+    Some((*id, logprobs.iter().flat_map(|l| listed(l).concat()).collect()))
+}
+
 /// What each request gives alone; none if it fails.
-fn alone(s: Setup) -> Vec<Option<Vec<u32>>> {
-    let limits = Limits::single(160, 160, 64, 1);
-    let answer = |r: &Request| engine(s, limits).generate(r, &Cancel::default(), |_| ControlFlow::Continue(())).ok();
-    requests().iter().map(|r| answer(r).map(|a| a.ids)).collect()
+fn alone(s: Setup) -> Vec<Option<Vec<Token>>> {
+    let answer = |r: &Request| {
+        let mut e = engine(s, Limits::single(160, 160, 64, 1));
+        e.submit(r.clone()).unwrap();
+        let mut all = Vec::new();
+        while !e.is_idle() {
+            all.extend(e.step().unwrap().into_iter().map(|event| event.what));
+        }
+        let failed = all.iter().any(|what| matches!(what, What::Failed(_)));
+        (!failed).then(|| all.iter().filter_map(token).collect())
+    };
+    requests().iter().map(answer).collect()
 }
 
 #[derive(Debug, Clone)]
@@ -82,7 +120,7 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        4 => (0..9usize).prop_map(Act::Submit),
+        4 => (0..13usize).prop_map(Act::Submit),
         1 => (0..9usize).prop_map(Act::Cancel),
         4 => (1..12usize).prop_map(Act::Step),
     ];
@@ -90,14 +128,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 /// Requests under way by id: which it is, and its tokens so far.
-type UnderWay = HashMap<RequestId, (usize, Vec<u32>)>;
+type UnderWay = HashMap<RequestId, (usize, Vec<Token>)>;
 
-fn note(events: Vec<Event>, under_way: &mut UnderWay, want: &[Option<Vec<u32>>]) {
+fn note(events: Vec<Event>, under_way: &mut UnderWay, want: &[Option<Vec<Token>>]) {
     for Event { request, what } in events {
         let (which, ids) = under_way.get_mut(&request).expect("an event of a request that is under way");
+        ids.extend(token(&what));
         match what {
-            What::Token { id } => {
-                ids.push(id);
+            What::Token { .. } => {
                 let want = want[*which].as_ref().expect("no token of a broken request");
                 assert!(want.starts_with(ids), "request {which}: {ids:?} instead of {want:?}");
             }
@@ -115,7 +153,7 @@ fn note(events: Vec<Event>, under_way: &mut UnderWay, want: &[Option<Vec<u32>>])
 }
 
 /// Runs a schedule to its end; every request must be answered as alone, and the engine hold nothing but its caches.
-fn run(s: Setup, limits: Limits, acts: &[Act], want: &[Option<Vec<u32>>]) {
+fn run(s: Setup, limits: Limits, acts: &[Act], want: &[Option<Vec<Token>>]) {
     let (all, mut e, mut under_way) = (requests(), engine(s, limits), UnderWay::new());
     for act in acts {
         match *act {
@@ -152,8 +190,8 @@ fn setups() -> [Setup; 4] {
     [setup(DType::F32), bf16, Setup { int8_cache: true, ..setup(DType::F32) }, Setup { int8_cache: true, ..bf16 }]
 }
 
-fn wants() -> &'static [Vec<Option<Vec<u32>>>] {
-    static WANTS: OnceLock<Vec<Vec<Option<Vec<u32>>>>> = OnceLock::new();
+fn wants() -> &'static [Vec<Option<Vec<Token>>>] {
+    static WANTS: OnceLock<Vec<Vec<Option<Vec<Token>>>>> = OnceLock::new();
     WANTS.get_or_init(|| setups().into_iter().map(alone).collect())
 }
 
@@ -175,14 +213,14 @@ fn kernels_give_in_a_mix_what_they_give_alone() {
     let s = bits::under(Driver::Emulator, DType::Bf16);
     let mut all = requests();
     all.iter_mut().for_each(|r| r.max_new_tokens = r.max_new_tokens.min(3));
-    let some = [0, 4, 6].map(|i| all[i].clone());
+    let some = [0, 4, 6, 9, 11].map(|i| all[i].clone());
     let want = some.each_ref().map(|r| generate(&mut engine(s, Limits::single(160, 160, 64, 1)), r));
     let mut e = engine(s, Limits { chunk: 48, ..WIDE });
     let ids = some.map(|r| e.submit(r).unwrap());
     let mut got: HashMap<RequestId, Vec<u32>> = HashMap::new();
     while !e.is_idle() {
         for event in e.step().unwrap() {
-            if let What::Token { id } = event.what {
+            if let What::Token { id, .. } = event.what {
                 got.entry(event.request).or_default().push(id);
             }
         }
@@ -196,7 +234,7 @@ fn a_sequence_that_loses_its_blocks_draws_the_same_tokens() {
     let s = setup(DType::Bf16);
     let long =
         |seed, first: usize| Request { max_new_tokens: 90, ..drawn(prompt(30 + first, seed, &[(9, [4, 6], 0.0)]), 5) };
-    let pair = [long(1, 0), long(8, 1)];
+    let pair = [long(1, 0), constrained(long(8, 1))];
     let want = pair.each_ref().map(|r| generate(&mut engine(s, Limits::single(160, 160, 64, 1)), r));
     // Each takes four blocks in the end.
     let mut e = engine(s, Limits { seqs: 2, blocks: 6, ..WIDE });
@@ -204,7 +242,7 @@ fn a_sequence_that_loses_its_blocks_draws_the_same_tokens() {
     let (mut got, mut overlap) = ([Vec::new(), Vec::new()], 0);
     while !e.is_idle() {
         for event in e.step().unwrap() {
-            if let What::Token { id } = event.what {
+            if let What::Token { id, .. } = event.what {
                 got[usize::from(event.request == ids[1])].push(id);
             }
         }

@@ -3,8 +3,10 @@
 import base64
 import json
 import sys
+from typing import Literal
 
 import openai
+import pydantic
 
 address = next(entry["address"] for entry in map(json.loads, open(sys.argv[1])) if "address" in entry)
 client = openai.OpenAI(base_url=f"http://{address}/v1", api_key="test-key", max_retries=0)
@@ -35,6 +37,28 @@ assert chunks[-1].usage == whole.usage and not chunks[-1].choices
 plain = client.completions.create(model=model, prompt="the the the the", max_tokens=4)
 assert plain.object == "text_completion" and plain.usage.completion_tokens <= 4
 
+listed = client.chat.completions.create(model=model, messages=messages, logprobs=True, top_logprobs=2).choices[0]
+assert bytes(b for entry in listed.logprobs.content for b in entry.bytes) == b"yellow", listed
+assert all(len(entry.top_logprobs) == 2 for entry in listed.logprobs.content), listed
+
+
+class Star(pydantic.BaseModel):
+    color: Literal["green", "yellow"]
+    points: Literal[4, 5, 6]
+
+
+parsed = client.chat.completions.parse(model=model, messages=messages, response_format=Star).choices[0].message.parsed
+assert isinstance(parsed, Star), parsed
+tool = openai.pydantic_function_tool(Star, name="report")
+for choice in ["required", {"type": "function", "function": {"name": "report"}}]:
+    asked = {"model": model, "messages": messages, "tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    with client.chat.completions.stream(**asked) as stream:
+        called = stream.get_final_completion().choices[0].message
+    assert isinstance(called.tool_calls[0].function.parsed_arguments, Star), called
+    answer = client.chat.completions.create(**asked).choices[0].message
+    result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "thanks"}
+    client.chat.completions.create(model=model, messages=[*messages, answer, result], max_tokens=2)
+
 
 def refused(kind, param, **more):
     try:
@@ -46,7 +70,7 @@ def refused(kind, param, **more):
 
 
 refused(openai.BadRequestError, "n", n=2)
-refused(openai.BadRequestError, "logprobs", logprobs=True)
+refused(openai.BadRequestError, "top_logprobs", top_logprobs=2)
 refused(openai.BadRequestError, "messages[0].content[0].image_url", messages=[
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}
 ])

@@ -1,11 +1,14 @@
 //! One step of many sequences: who has how many rows in it, and what came of them.
 
 use super::Engine;
+use super::draw::{Drawn, unusable};
 use super::request::{Cancel, Event, What};
-use crate::error::{Error, Result};
-use crate::model::text::Tail;
+use crate::error::Result;
+use crate::model::text::{Tail, outputs};
 use crate::step::{HostStep, RowSampling};
-use crate::tensor::Region;
+use crate::tensor::{Place, Region, Tensor};
+use rayon::prelude::*;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -71,15 +74,12 @@ impl Engine {
         if !self.run_step(&step, tail, cancel)? {
             return Ok(());
         }
-        let mut ids = vec![0i32; step.layout.shape.samples];
-        if tail == Tail::Sample {
-            self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut ids))?;
-        }
+        let drawn = if tail == Tail::Sample { self.drawn(parts, step.layout.shape.samples)? } else { Vec::new() };
         self.exec.wait()?;
         let prompts = parts.iter().map(|p| p.range.len()).filter(|&n| n > 1);
         let (count, prefilling) = prompts.fold((0, 0), |(count, rows), n| (count + 1, rows + n));
         self.pace.note(parts.len() - count, prefilling, start.elapsed());
-        self.take(parts, &ids, events);
+        self.take(parts, drawn, events);
         Ok(())
     }
 
@@ -99,29 +99,63 @@ impl Engine {
             row += part.range.len();
             if part.draws {
                 step.i32s_mut(&sample_rows)[i] = row as i32 - 1;
+            }
+            if part.draws && live.controls.is_plain() {
                 step.set_sampling(i, &live.sampling.row(live.state_row as i32, live.drawn as i32));
             }
         }
         step
     }
 
-    /// Notes what a step computed and drew; `ids` has a token for every part that draws.
-    fn take(&mut self, parts: &[Part], ids: &[i32], events: &mut Vec<Event>) {
-        let mut ended = Vec::new();
+    /// What each part draws: on the device, or here where its request asks for more than that.
+    fn drawn(&mut self, parts: &[Part], samples: usize) -> Result<Vec<Result<Drawn>>> {
+        let (ids, logits) = outputs(samples, self.model.config.text.vocab_size);
+        let mut there = vec![0i32; ids.elements()];
+        self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut there))?;
+        let mut here = self.drawn_here(parts, &logits)?;
+        let of = |(part, id): (&Part, i32)| {
+            let there = || u32::try_from(id).map(Drawn::plain).map_err(|_| unusable(part.range.end - 1));
+            here.remove(&part.index).unwrap_or_else(there)
+        };
+        Ok(parts.iter().zip(there).map(of).collect())
+    }
+
+    /// What the host draws, by place among those that run.
+    fn drawn_here(&mut self, parts: &[Part], logits: &Tensor) -> Result<HashMap<usize, Result<Drawn>>> {
+        let mut rows = HashMap::new();
         for (i, part) in parts.iter().enumerate() {
-            let live = &mut self.schedule.running[part.index];
-            self.pool.advance(&mut live.sequence, part.range.end);
-            if !part.draws {
-                continue;
+            if part.draws && !self.schedule.running[part.index].controls.is_plain() {
+                let mut row = vec![0.0; logits.cols()];
+                let Place::At { region, offset } = logits.row_range(i, 1).place else {
+                    unreachable!("outputs are fixed")
+                };
+                self.exec.read(region, offset, bytemuck::cast_slice_mut(&mut row))?;
+                rows.insert(part.index, row);
             }
+        }
+        if rows.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let draws = self.schedule.running.par_iter_mut().enumerate();
+        Ok(draws.filter_map(|(index, live)| Some((index, live.draw(rows.get(&index)?)))).collect())
+    }
+
+    /// Notes what a step computed and drew; `drawn` is empty or says of every part what came of it, if it draws.
+    fn take(&mut self, parts: &[Part], drawn: Vec<Result<Drawn>>, events: &mut Vec<Event>) {
+        let mut ended = Vec::new();
+        for part in parts {
+            self.pool.advance(&mut self.schedule.running[part.index].sequence, part.range.end);
+        }
+        for (part, drawn) in parts.iter().zip(drawn).filter(|(part, _)| part.draws) {
+            let live = &mut self.schedule.running[part.index];
             let request = live.id;
-            match u32::try_from(ids[i]) {
-                Ok(id) => {
+            match drawn {
+                Ok(Drawn { id, logprobs }) => {
                     let finish = live.push(id);
-                    events.push(Event { request, what: What::Token { id } });
+                    events.push(Event { request, what: What::Token { id, logprobs } });
                     ended.extend(finish.map(|finish| (request, What::Done(finish, live.timing()))));
                 }
-                Err(_) => ended.push((request, What::Failed(unusable(part.range.end - 1)))),
+                Err(error) => ended.push((request, What::Failed(error))),
             }
         }
         for (request, what) in ended {
@@ -129,9 +163,4 @@ impl Engine {
             events.push(Event { request, what });
         }
     }
-}
-
-fn unusable(position: usize) -> Error {
-    let hint = "the weights may be damaged, or overflow in f16: try --dtype bf16 or f32";
-    Error::Numerics(format!("the step at token {position} gave logits that are NaN or infinite; {hint}"))
 }

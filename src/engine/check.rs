@@ -20,6 +20,7 @@ impl Engine {
         if let Some(id) = request.prompt.ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::request("prompt", format!("token id {id} is outside the vocabulary of {vocab}")));
         }
+        request.controls.check(vocab)?;
         self.check_media(request)?;
         let (need, have) = ((have + new).div_ceil(BLOCK_SIZE), self.limits.blocks);
         if need > have {

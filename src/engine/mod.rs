@@ -6,6 +6,7 @@
 mod batch;
 mod check;
 mod cost;
+mod draw;
 mod layers;
 mod memory;
 mod pace;
@@ -18,6 +19,7 @@ mod sequence;
 pub mod trace;
 mod vision;
 
+pub use draw::{Constraint, Controls, Logprobs, MAX_TOP_LOGPROBS};
 pub use memory::{Limits, needs};
 pub use picture::Picture;
 pub use request::{Cancel, Event, Finish, Generated, Request, RequestId, Sampling, Timing, What};
@@ -212,7 +214,7 @@ impl Engine {
         while !self.is_idle() && !enough && !cancel.is_cancelled() {
             for event in self.turn(cancel)? {
                 match event.what {
-                    What::Token { id } => {
+                    What::Token { id, .. } => {
                         out.ids.push(id);
                         enough = on_token(id).is_break() || cancel.is_cancelled();
                     }

@@ -1,6 +1,7 @@
 //! What the engine is asked and what it answers.
 
 use super::Picture;
+use super::draw::{Controls, Logprobs};
 use crate::checkpoint::GenerationConfig;
 use crate::error::Error;
 use crate::step::RowSampling;
@@ -67,6 +68,7 @@ pub struct Request {
     /// The pixels of each of the prompt's spans, in order.
     pub media: Vec<Picture>,
     pub sampling: Sampling,
+    pub controls: Controls,
     pub max_new_tokens: usize,
     /// Tokens that end the answer; they are part of it.
     pub stop: Vec<u32>,
@@ -123,8 +125,8 @@ pub struct Event {
 /// A request's tokens come one by one, then one of the two others as its last event.
 #[derive(Debug)]
 pub enum What {
-    /// A token was drawn.
-    Token { id: u32 },
+    /// A token was drawn; with what its logits said, if that was asked for.
+    Token { id: u32, logprobs: Option<Box<Logprobs>> },
     /// The answer is complete.
     Done(Finish, Timing),
     /// The request cannot go on; others can.

@@ -1,6 +1,7 @@
 //! Who runs: first come, first served. A request waits until there is room for its whole prompt; when blocks run out the youngest one gives
 //! its own back and waits at the front, to compute its tokens again.
 
+use super::draw::Controls;
 use super::pool::Pool;
 use super::request::{Event, Finish, RequestId, Sampling, Timing, What};
 use super::sequence::Sequence;
@@ -17,6 +18,7 @@ pub(super) struct Live {
     pub id: RequestId,
     pub sequence: Sequence,
     pub sampling: Sampling,
+    pub controls: Controls,
     max_new_tokens: usize,
     stop: Vec<u32>,
     pub drawn: usize,
@@ -36,6 +38,7 @@ impl Live {
             id,
             sequence: Sequence::new(&request),
             sampling: request.sampling,
+            controls: request.controls,
             max_new_tokens: request.max_new_tokens,
             stop: request.stop,
             drawn: 0,
@@ -164,8 +167,8 @@ impl Engine {
                 schedule.remove(id, pool);
                 continue;
             }
-            // A penalty asks for the tokens that the prompt or the answer so far contains.
-            if live.sampling.repetition_penalty != 1.0 {
+            // On the device a penalty asks for the tokens that the prompt or the answer so far contains.
+            if live.sampling.repetition_penalty != 1.0 && live.controls.is_plain() {
                 let vocab = model.config.text.vocab_size;
                 let mut seen = vec![0u8; vocab];
                 live.sequence.ids().iter().for_each(|&id| seen[id as usize] = 1);

@@ -1,6 +1,7 @@
-//! From the messages of a conversation to a request that the engine takes: media are read, the template rendered, the text tokenised. The
+//! From the messages of a conversation to a request that the engine takes: media are read, the template rendered, the text tokenised, the form of an answer compiled. The
 //! command line and the server share it; it refuses to know flags, sockets and executors.
 
+pub mod grammar;
 pub mod media;
 pub mod prepare;
 pub mod sampling;

@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::media::{Budget, Info, Item, Library};
-use crate::engine::{Picture, Request, Sampling};
+use crate::engine::{Controls, Picture, Request, Sampling};
 use crate::error::{Error, Result};
 use crate::text::messages::{self, Message};
 use crate::text::positions::{Positions, positions};
@@ -121,6 +121,7 @@ impl Prepared {
             positions: self.positions.clone(),
             media: self.media.clone(),
             sampling,
+            controls: Controls::default(),
             max_new_tokens,
             stop: model.files.eos_token_ids().to_vec(),
         }

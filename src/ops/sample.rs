@@ -131,24 +131,30 @@ fn draw(logits: &[f32], seen: &[u8], row: &RowSampling) -> i32 {
     if logits.iter().any(|x| !x.is_finite()) {
         return -1;
     }
-    let penalised = |i: usize| f64::from(penalise(logits[i], seen[i] != 0, row.repetition_penalty));
+    let penalised = logits.iter().zip(seen).map(|(&x, &seen)| penalise(x, seen != 0, row.repetition_penalty));
+    choose(penalised.zip(0..), row).map_or(-1, |id| id as i32)
+}
+
+/// The token that a row draws among `candidates`, each with its logit after all penalties, by ascending id; none if there is no candidate.
+/// Where the host draws, it draws with this.
+pub fn choose(candidates: impl Iterator<Item = (f32, u32)>, row: &RowSampling) -> Option<u32> {
     if row.is_greedy() {
-        return argmax((0..logits.len()).map(penalised)) as i32;
+        return argmax(candidates);
     }
     // In f64 a tiny temperature does not turn finite logits into infinities.
-    let mut kept: Vec<(f64, usize)> = (0..logits.len()).map(|i| (penalised(i) / row.temperature as f64, i)).collect();
+    let mut kept: Vec<(f64, u32)> = candidates.map(|(x, id)| (f64::from(x) / row.temperature as f64, id)).collect();
     // Most probable first, ties by id: the order that every later step depends on.
     kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     keep_top_k(&mut kept, row.top_k as usize);
     soften(&mut kept);
     keep_top_p(&mut kept, row.top_p as f64);
-    let threshold = row.min_p as f64 * kept[0].0;
+    let threshold = row.min_p as f64 * kept.first()?.0;
     kept.retain(|(p, _)| *p >= threshold);
-    pick(&kept, uniform(row.seed, row.counter as u32)) as i32
+    Some(pick(&kept, uniform(row.seed, row.counter as u32)))
 }
 
 /// Keskar et al. 2019, as transformers applies it, in f32: positive logits are divided, negative ones multiplied.
-fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
+pub fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
     match (seen, x > 0.0) {
         (false, _) => x,
         (true, true) => x / penalty,
@@ -156,33 +162,28 @@ fn penalise(x: f32, seen: bool, penalty: f32) -> f32 {
     }
 }
 
-fn argmax(values: impl Iterator<Item = f64>) -> usize {
-    let mut best = (0, f64::NEG_INFINITY);
-    for (i, x) in values.enumerate() {
-        if x > best.1 {
-            best = (i, x);
-        }
-    }
-    best.0
+/// The first of the largest.
+fn argmax(candidates: impl Iterator<Item = (f32, u32)>) -> Option<u32> {
+    candidates.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, id)| id)
 }
 
 /// Keeps the `k` largest and what equals the last of them, as transformers does; 0 keeps all.
-fn keep_top_k(kept: &mut Vec<(f64, usize)>, k: usize) {
+fn keep_top_k(kept: &mut Vec<(f64, u32)>, k: usize) {
     if let Some(&(last, _)) = k.checked_sub(1).and_then(|i| kept.get(i)) {
         kept.truncate(kept.partition_point(|(x, _)| *x >= last));
     }
 }
 
 /// Turns sorted logits into probabilities.
-fn soften(kept: &mut [(f64, usize)]) {
-    let top = kept[0].0;
+fn soften(kept: &mut [(f64, u32)]) {
+    let top = kept.first().map_or(0.0, |k| k.0);
     kept.iter_mut().for_each(|k| k.0 = (k.0 - top).exp());
     let total: f64 = kept.iter().map(|k| k.0).sum();
     kept.iter_mut().for_each(|k| k.0 /= total);
 }
 
 /// Keeps the fewest most probable tokens whose sum reaches `p`, at least one.
-fn keep_top_p(kept: &mut Vec<(f64, usize)>, p: f64) {
+fn keep_top_p(kept: &mut Vec<(f64, u32)>, p: f64) {
     if p >= 1.0 {
         return;
     }
@@ -194,7 +195,7 @@ fn keep_top_p(kept: &mut Vec<(f64, usize)>, p: f64) {
     kept.truncate(enough.map_or(kept.len(), |i| i + 1));
 }
 
-fn pick(kept: &[(f64, usize)], u: f64) -> usize {
+fn pick(kept: &[(f64, u32)], u: f64) -> u32 {
     let target = u * kept.iter().map(|k| k.0).sum::<f64>();
     let mut sum = 0.0;
     let found = kept.iter().find(|k| {

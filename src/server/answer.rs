@@ -5,10 +5,11 @@
 
 use super::App;
 use super::error::ApiError;
+use super::logprobs::{Entries, Entry};
 use super::pool::Turn;
 use super::stop::Stops;
 use super::worker::Job;
-use crate::engine::{Finish, Request, What};
+use crate::engine::{Finish, Logprobs, Request, What};
 use crate::text::stream::StreamDecoder;
 use crate::text::tokenizer::Show;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub struct Answer {
     events: mpsc::Receiver<What>,
     decoder: StreamDecoder,
     stops: Stops,
+    entries: Entries,
     arrived: Instant,
     deadline: Instant,
     /// The request's id in the logs.
@@ -40,9 +42,10 @@ pub struct Usage {
 }
 
 /// What an answer gives next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
-    Text(String),
+    /// With the log probabilities of the tokens that begin in it, where they were asked for.
+    Text { text: String, entries: Vec<Entry> },
     /// The reason, as OpenAI names it.
     End(&'static str),
 }
@@ -64,7 +67,8 @@ impl Answer {
         let usage = Usage { prompt: request.prompt.ids.len(), completion: 0 };
         app.worker.submit(Job { request, events: sender, arrived, turn });
         let (decoder, stops) = (StreamDecoder::new(Show::Grounding), Stops::new(stops));
-        Answer { app, events, decoder, stops, arrived, deadline, log, end: None, _place: place, usage }
+        let entries = Entries::default();
+        Answer { app, events, decoder, stops, entries, arrived, deadline, log, end: None, _place: place, usage }
     }
 
     /// The next piece of text, and at last the end.
@@ -74,22 +78,23 @@ impl Answer {
     pub async fn next(&mut self) -> Result<Piece, ApiError> {
         while self.end.is_none() {
             let text = match tokio::time::timeout_at(self.deadline.into(), self.events.recv()).await {
-                Ok(Some(What::Token { id })) => self.token(id),
+                Ok(Some(What::Token { id, logprobs })) => self.token(id, logprobs),
                 Ok(Some(What::Done(finish, _))) => self.done(finish),
                 Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
                 Ok(None) => return Err(self.failed(ApiError::internal())),
                 Err(_) => return Err(ApiError::deadline()),
             };
             if !text.is_empty() {
-                return Ok(Piece::Text(text));
+                return Ok(Piece::Text { entries: self.entries.show(text.len()), text });
             }
         }
         Ok(Piece::End(self.end.unwrap_or_default()))
     }
 
-    fn token(&mut self, id: u32) -> String {
+    fn token(&mut self, id: u32, logprobs: Option<Box<Logprobs>>) -> String {
         self.usage.completion += 1;
         let piece = self.decoder.push(&self.app.model.tokenizer, id);
+        self.entries.push(id, logprobs, piece.len());
         let passed = self.stops.push(&piece);
         if passed.stopped {
             self.end = Some("stop");

@@ -3,8 +3,10 @@
 //! Nothing is ignored that would change an answer: an unknown field is an error, and so is a known one that asks for what is not supported.
 
 use super::error::ApiError;
-use super::json::{Content, List, Prompt, Stop, Unsupported};
-use super::limits::{IMAGES, MESSAGES, STOP_BYTES};
+use super::form::{ResponseFormat, StructuredOutputs};
+use super::json::{Biases, Content, List, Prompt, Stop, Switch, Unsupported};
+use super::limits::{IMAGES, MESSAGES, STOP_BYTES, TOOLS};
+use super::tools::{Tool, ToolChoice};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -27,17 +29,19 @@ pub struct Body {
     pub repetition_penalty: Option<f64>,
     pub seed: Option<i64>,
     pub stop: Option<Stop>,
+    pub logprobs: Option<Switch>,
+    pub top_logprobs: Option<u64>,
+    pub logit_bias: Option<Biases>,
+    pub presence_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub response_format: Option<ResponseFormat>,
+    pub structured_outputs: Option<StructuredOutputs>,
+    pub tools: Option<List<Tool, TOOLS>>,
+    pub tool_choice: Option<ToolChoice>,
+    pub parallel_tool_calls: Option<bool>,
     n: Option<u64>,
     best_of: Option<u64>,
     suffix: Option<String>,
-    logprobs: Unsupported,
-    top_logprobs: Unsupported,
-    logit_bias: Unsupported,
-    presence_penalty: Unsupported,
-    frequency_penalty: Unsupported,
-    response_format: Unsupported,
-    tools: Unsupported,
-    tool_choice: Unsupported,
     functions: Unsupported,
     function_call: Unsupported,
     modalities: Unsupported,
@@ -57,8 +61,6 @@ pub struct Body {
     _safety_identifier: IgnoredAny,
     #[serde(rename = "prompt_cache_key")]
     _prompt_cache_key: IgnoredAny,
-    #[serde(rename = "parallel_tool_calls")]
-    _parallel_tool_calls: IgnoredAny,
 }
 
 /// What `/tokenize` takes, as vLLM's.
@@ -81,8 +83,13 @@ pub struct StreamOptions {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    pub role: String,
-    pub content: Content<Part>,
+    pub role: Role,
+    /// May be left out beside calls.
+    pub content: Option<Content<Part>>,
+    /// What an assistant called.
+    pub tool_calls: Option<List<ToolCall, TOOLS>>,
+    /// Which call a tool's message answers. Results are told in order, as the template has it.
+    pub tool_call_id: Option<String>,
     #[serde(default)]
     name: Unsupported,
     #[serde(default)]
@@ -90,9 +97,45 @@ pub struct Message {
     #[serde(default)]
     audio: Unsupported,
     #[serde(default)]
-    tool_calls: Unsupported,
-    #[serde(default)]
     function_call: Unsupported,
+}
+
+/// Whose turn it is.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    // OpenAI's newer name of the system.
+    #[serde(alias = "developer")]
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A call that an assistant made.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct ToolCall {
+    #[serde(rename = "id")]
+    _id: Option<String>,
+    #[serde(rename = "type")]
+    _kind: ToolKind,
+    pub function: FunctionCall,
+}
+
+/// What can be called.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolKind {
+    Function,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionCall {
+    pub name: String,
+    /// A JSON object, as text.
+    pub arguments: String,
 }
 
 /// A piece of a turn: text or a picture, as its type says.
@@ -127,14 +170,6 @@ impl Body {
     /// 400, naming the field.
     pub fn check(&self) -> Result<(), ApiError> {
         let unsupported = [
-            ("logprobs", &self.logprobs),
-            ("top_logprobs", &self.top_logprobs),
-            ("logit_bias", &self.logit_bias),
-            ("presence_penalty", &self.presence_penalty),
-            ("frequency_penalty", &self.frequency_penalty),
-            ("response_format", &self.response_format),
-            ("tools", &self.tools),
-            ("tool_choice", &self.tool_choice),
             ("functions", &self.functions),
             ("function_call", &self.function_call),
             ("modalities", &self.modalities),
@@ -184,11 +219,11 @@ pub fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
             (format!("messages[{i}].name"), &message.name),
             (format!("messages[{i}].refusal"), &message.refusal),
             (format!("messages[{i}].audio"), &message.audio),
-            (format!("messages[{i}].tool_calls"), &message.tool_calls),
             (format!("messages[{i}].function_call"), &message.function_call),
         ];
         refuse(&unsupported)?;
-        let Content::Parts(List(list)) = &message.content else { continue };
+        check_calls(i, message)?;
+        let Some(Content::Parts(List(list))) = &message.content else { continue };
         parts += list.len();
         for (k, part) in list.iter().enumerate() {
             let at = format!("messages[{i}].content[{k}]");
@@ -210,6 +245,21 @@ pub fn check_messages(messages: &[Message]) -> Result<(), ApiError> {
     match () {
         _ if parts > MESSAGES => Err(ApiError::field("messages", format!("more than {MESSAGES} parts"))),
         _ if images > IMAGES => Err(ApiError::field("messages", format!("{images} pictures, {IMAGES} are allowed"))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses calls, their results and empty turns where they have no place.
+fn check_calls(i: usize, message: &Message) -> Result<(), ApiError> {
+    let wrong = |field: &str, why: &str| Err(ApiError::field(format!("messages[{i}].{field}"), why));
+    let calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.0.is_empty());
+    match message.role {
+        Role::System | Role::User | Role::Tool if calls => wrong("tool_calls", "are an assistant's"),
+        Role::Tool if message.tool_call_id.is_none() => wrong("tool_call_id", "is missing"),
+        Role::System | Role::User | Role::Assistant if message.tool_call_id.is_some() => {
+            wrong("tool_call_id", "is a tool's")
+        }
+        _ if message.content.is_none() && !calls => wrong("content", "is missing"),
         _ => Ok(()),
     }
 }

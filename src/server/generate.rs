@@ -1,9 +1,13 @@
 //! `/v1/chat/completions` and `/v1/completions`: from a body to an answer, whole or as a stream of server-sent events.
 
-use super::answer::{Admitted, Answer, Piece, Usage};
+use super::answer::{Admitted, Answer};
 use super::body::{Body, StreamOptions, check_messages};
+use super::controls::controls;
 use super::error::ApiError;
 use super::json::{self, List};
+use super::reader::{Delta, Reader, Reading};
+use super::shape::Shape;
+use super::tools::Tools;
 use super::{App, RequestId, prompt};
 use crate::engine::Request;
 use axum::body::Bytes;
@@ -12,10 +16,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::stream;
-use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,33 +48,25 @@ pub async fn answer(
         let turn = app.prepared.turn().await?;
         let owner = app.clone();
         // The body and its pictures end here.
-        let prepare = move || Ok((request(&owner, kind, &body)?, Form::new(body)));
-        let (request, form) = app.preparing.run(prepare).await?;
-        Ok::<_, ApiError>((Answer::begin(app.clone(), request, form.stops, admitted, turn), form.stream))
+        let (request, form) = app.preparing.run(move || prepare(&owner, kind, body)).await?;
+        let shape = Shape::new(app.clone(), kind, request.controls.top_logprobs.is_some());
+        let answer = Answer::begin(app.clone(), request, form.stops, admitted, turn);
+        Ok::<_, ApiError>((Reader::new(answer, form.reading), shape, form.stream))
     };
-    let (answer, stream) = tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| ApiError::deadline())??;
-    let head = Head::new(kind, &app.name);
+    let worked = tokio::time::timeout_at(deadline.into(), work).await;
+    let (reader, shape, stream) = worked.map_err(|_| ApiError::deadline())??;
     match stream {
-        Some(options) => Ok(streamed(answer, head, options.include_usage)),
-        None => whole(answer, &head).await,
+        Some(options) => Ok(streamed(reader, shape, kind, options.include_usage)),
+        None => whole(reader, shape).await,
     }
 }
 
 /// What a body says about the form of the answer.
 struct Form {
     stops: Vec<String>,
+    reading: Reading,
     /// If it is to be a stream.
     stream: Option<StreamOptions>,
-}
-
-impl Form {
-    fn new(body: Body) -> Form {
-        let options = body.stream_options.unwrap_or_default();
-        Form {
-            stops: body.stop.map(|stop| stop.0).unwrap_or_default(),
-            stream: (body.stream == Some(true)).then_some(options),
-        }
-    }
 }
 
 fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
@@ -91,90 +86,42 @@ fn parse(bytes: &Bytes, kind: Kind) -> Result<Body, ApiError> {
     Ok(body)
 }
 
-fn request(app: &App, kind: Kind, body: &Body) -> Result<Request, ApiError> {
-    let rules = app.rules;
-    match kind {
+/// The engine's request, and the form of its answer.
+fn prepare(app: &App, kind: Kind, body: Body) -> Result<(Request, Form), ApiError> {
+    let (model, rules) = (&app.model, app.rules);
+    let tools = Tools::new(&body)?;
+    if kind == Kind::Plain && tools.is_some() {
+        return Err(ApiError::field("tools", "is a field of /v1/chat/completions"));
+    }
+    let controls = controls(app, kind, &body, tools.as_ref())?;
+    let reading = tools.as_ref().map_or(Reading::Text, Tools::reading);
+    let request = match kind {
         Kind::Chat => {
             let messages = body.messages.as_ref().map_or(&[][..], |list| &list.0);
-            let prepared = prompt::conversation(&app.model, messages, rules)?;
-            prompt::chat_request(&app.model, &prepared, body, rules)
+            let prepared = prompt::conversation(model, messages, tools.as_ref(), rules)?;
+            prompt::chat_request(model, &prepared, &body, rules)?
         }
         Kind::Plain => {
             let prompt = body.prompt.as_ref().ok_or_else(|| ApiError::field("prompt", "is missing"))?;
-            prompt::plain_request(&app.model, prompt::plain(&app.model, prompt, rules)?, body, rules)
+            prompt::plain_request(model, prompt::plain(model, prompt, rules)?, &body, rules)?
         }
-    }
+    };
+    let stream = (body.stream == Some(true)).then(|| body.stream_options.unwrap_or_default());
+    let stops = body.stop.map(|stop| stop.0).unwrap_or_default();
+    Ok((Request { controls, ..request }, Form { stops, reading, stream }))
 }
 
-/// What every object of an answer says.
-#[derive(Clone)]
-struct Head {
-    kind: Kind,
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Head {
-    fn new(kind: Kind, model: &str) -> Head {
-        let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Head { kind, id: format!("{prefix}-{}", super::unique()), created, model: model.into() }
-    }
-
-    fn object(&self, object: &str, choices: Value, usage: Value) -> Value {
-        let Head { id, created, model, .. } = self;
-        let mut value = json!({ "id": id, "object": object, "created": created, "model": model, "choices": choices });
-        if !usage.is_null() {
-            value["usage"] = usage;
-        }
-        value
-    }
-
-    /// A whole answer.
-    fn whole(&self, text: &str, finish: &str, usage: Usage) -> Value {
-        let (object, mut choice) = match self.kind {
-            Kind::Chat => {
-                ("chat.completion", json!({ "message": { "role": "assistant", "content": text, "refusal": null } }))
-            }
-            Kind::Plain => ("text_completion", json!({ "text": text })),
-        };
-        choice["index"] = 0.into();
-        choice["logprobs"] = Value::Null;
-        choice["finish_reason"] = finish.into();
-        self.object(object, json!([choice]), usage.json())
-    }
-
-    /// A piece of a stream; `first` names the role.
-    fn chunk(&self, text: Option<&str>, first: bool, finish: Option<&str>) -> Value {
-        let mut choice = json!({ "index": 0, "logprobs": null, "finish_reason": finish });
-        match (self.kind, text) {
-            (Kind::Plain, text) => choice["text"] = text.unwrap_or_default().into(),
-            (Kind::Chat, Some(text)) if first => choice["delta"] = json!({ "role": "assistant", "content": text }),
-            (Kind::Chat, Some(text)) => choice["delta"] = json!({ "content": text }),
-            (Kind::Chat, None) => choice["delta"] = json!({}),
-        }
-        self.object(self.chunk_object(), json!([choice]), Value::Null)
-    }
-
-    fn chunk_object(&self) -> &'static str {
-        if self.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" }
-    }
-}
-
-impl Usage {
-    fn json(self) -> Value {
-        let Usage { prompt, completion } = self;
-        json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
-    }
-}
-
-async fn whole(mut answer: Answer, head: &Head) -> Result<Response, ApiError> {
-    let mut text = String::new();
+async fn whole(mut reader: Reader, mut shape: Shape) -> Result<Response, ApiError> {
+    let (mut text, mut calls, mut all) = (String::new(), Vec::new(), Vec::new());
     loop {
-        match answer.next().await? {
-            Piece::Text(piece) => text += &piece,
-            Piece::End(finish) => return Ok(Json(head.whole(&text, finish, answer.usage)).into_response()),
+        let (delta, entries) = reader.next().await?;
+        all.extend(entries);
+        match delta {
+            Delta::Text(piece) => text += &piece,
+            Delta::Call(call) => calls.push(call),
+            Delta::End(finish) => {
+                return Ok(Json(shape.whole(&text, &calls, finish, &all, reader.usage())).into_response());
+            }
         }
     }
 }
@@ -189,21 +136,23 @@ enum At {
 }
 
 /// The answer as server-sent events. An error in the middle is an event of its own, after which nothing follows.
-fn streamed(answer: Answer, head: Head, usage: bool) -> Response {
-    let start = if head.kind == Kind::Chat { At::Start } else { At::Middle };
-    let events = stream::unfold((answer, head, start), move |(mut answer, head, at)| async move {
+fn streamed(reader: Reader, shape: Shape, kind: Kind, usage: bool) -> Response {
+    let start = if kind == Kind::Chat { At::Start } else { At::Middle };
+    let events = stream::unfold((reader, shape, start), move |(mut reader, mut shape, at)| async move {
         let (value, next) = match at {
-            At::Start => (head.chunk(Some(""), true, None), At::Middle),
-            At::Middle => match answer.next().await {
-                Ok(Piece::Text(text)) => (head.chunk(Some(&text), false, None), At::Middle),
-                Ok(Piece::End(why)) => (head.chunk(None, false, Some(why)), if usage { At::Usage } else { At::Done }),
+            At::Start => (shape.first(), At::Middle),
+            At::Middle => match reader.next().await {
+                Ok((delta @ Delta::End(_), entries)) => {
+                    (shape.chunk(&delta, &entries), if usage { At::Usage } else { At::Done })
+                }
+                Ok((delta, entries)) => (shape.chunk(&delta, &entries), At::Middle),
                 Err(e) => (e.json(), At::End),
             },
-            At::Usage => (head.object(head.chunk_object(), json!([]), answer.usage.json()), At::Done),
-            At::Done => return Some((Ok(Event::default().data("[DONE]")), (answer, head, At::End))),
+            At::Usage => (shape.usage(reader.usage()), At::Done),
+            At::Done => return Some((Ok(Event::default().data("[DONE]")), (reader, shape, At::End))),
             At::End => return None,
         };
-        Some((Ok::<_, Infallible>(Event::default().data(value.to_string())), (answer, head, next)))
+        Some((Ok::<_, Infallible>(Event::default().data(value.to_string())), (reader, shape, next)))
     });
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }

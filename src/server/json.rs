@@ -2,7 +2,7 @@
 //! is buffered, so that a small body cannot become a large structure.
 
 use super::error::ApiError;
-use super::limits::{MESSAGES, STOPS};
+use super::limits::{BIASES, MESSAGES, STOPS};
 use axum::http::StatusCode;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -33,6 +33,17 @@ pub enum Prompt {
 /// Strings that end an answer.
 #[derive(Debug)]
 pub struct Stop(pub Vec<String>);
+
+/// Biases by token id.
+#[derive(Debug)]
+pub struct Biases(pub Vec<(u32, f64)>);
+
+/// `logprobs`: whether (chats), or how many (texts).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    Flag(bool),
+    Count(u64),
+}
 
 /// A field that is understood and not supported. It may be there if it asks for nothing: null, false, 0, an empty string, the API's own
 /// default (`none`, `auto`, `default`, `text`), and lists and objects of these.
@@ -194,6 +205,54 @@ impl<'de> Deserialize<'de> for Stop {
             }
         }
         deserializer.deserialize_any(StopVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Biases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BiasesVisitor;
+        impl<'de> Visitor<'de> for BiasesVisitor {
+            type Value = Biases;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {BIASES} biases by token id")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Biases, A::Error> {
+                let mut list = Vec::new();
+                while let Some((id, bias)) = map.next_entry::<String, f64>()? {
+                    if list.len() == BIASES {
+                        return Err(A::Error::custom(format!("more than {BIASES}")));
+                    }
+                    let id = id.parse().map_err(|_| A::Error::custom("must have token ids as names"))?;
+                    list.push((id, bias));
+                }
+                Ok(Biases(list))
+            }
+        }
+        deserializer.deserialize_map(BiasesVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SwitchVisitor;
+        impl Visitor<'_> for SwitchVisitor {
+            type Value = Switch;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or a count")
+            }
+
+            fn visit_bool<E>(self, flag: bool) -> Result<Switch, E> {
+                Ok(Switch::Flag(flag))
+            }
+
+            fn visit_u64<E>(self, count: u64) -> Result<Switch, E> {
+                Ok(Switch::Count(count))
+            }
+        }
+        deserializer.deserialize_any(SwitchVisitor)
     }
 }
 

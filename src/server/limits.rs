@@ -14,6 +14,11 @@ pub const MESSAGES: usize = 4096;
 /// Strings that end an answer, and bytes of each.
 pub const STOPS: usize = 16;
 pub const STOP_BYTES: usize = 1024;
+/// Tools of a request, or calls of a message, and bytes of a tool's name.
+pub const TOOLS: usize = 128;
+pub const TOOL_NAME: usize = 64;
+/// Tokens with a bias.
+pub const BIASES: usize = 1024;
 /// Connections, of which each may wait or read.
 pub const CONNECTIONS: usize = 1024;
 /// Prompts that are prepared beyond those that may run, so that the next one need not be waited for. More would hold their pixels in memory; those

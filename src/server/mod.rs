@@ -8,21 +8,30 @@
 mod answer;
 mod auth;
 mod body;
+mod calls;
+mod controls;
 mod error;
+mod form;
 mod generate;
 mod json;
 mod limits;
 mod listen;
+mod logprobs;
 mod metrics;
 mod pool;
 mod prompt;
+mod reader;
 mod routes;
+mod shape;
 mod stop;
+mod tools;
+mod value;
 mod worker;
 
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
 use crate::intake::Model;
+use crate::intake::grammar::Grammars;
 use axum::body::{Body, Bytes};
 use error::ApiError;
 use futures_util::StreamExt;
@@ -31,8 +40,8 @@ use pool::Pool;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,6 +84,8 @@ struct App {
     preparing: Pool,
     /// A turn for each prompt that is in memory with its pixels, from its preparation to the end of its answer.
     prepared: Pool,
+    /// For requests that want an answer of some form; made for the first of them.
+    grammars: OnceLock<Result<Grammars, ApiError>>,
     ending: AtomicBool,
 }
 
@@ -148,8 +159,16 @@ impl App {
             parsing: Pool::new(limits::WORKERS),
             preparing: Pool::new(limits::WORKERS),
             prepared: Pool::new(seqs + limits::PREPARED),
+            grammars: OnceLock::new(),
             ending: AtomicBool::new(false),
         }
+    }
+
+    /// What compiles forms for the model's vocabulary.
+    fn grammars(&self) -> Result<&Grammars, ApiError> {
+        let Model { tokenizer, files, .. } = &*self.model;
+        let make = || Ok(Grammars::new(tokenizer, files.config.text.vocab_size, files.eos_token_ids())?);
+        self.grammars.get_or_init(make).as_ref().map_err(ApiError::clone)
     }
 
     /// Reads a body within the limits of bytes and time.

@@ -1,10 +1,11 @@
 //! From a body's messages or prompt to a request that the engine takes. Runs on a thread that may block: pictures are decoded here.
 
-use super::body::{Body, Message};
+use super::body::{Body, Message, Role};
 use super::error::ApiError;
-use super::json::{Content, Prompt};
+use super::json::{Content, List, Prompt};
 use super::limits::IMAGE;
-use crate::engine::{Request, Sampling};
+use super::tools::{self, Tools};
+use crate::engine::{Controls, Request, Sampling};
 use crate::intake::media::{Budget, Library};
 use crate::intake::prepare::{Prepared, prepare};
 use crate::intake::{Model, sampling};
@@ -27,12 +28,20 @@ pub struct Rules {
     pub special: bool,
 }
 
-/// A conversation, rendered and tokenised, with its pictures decoded.
+/// A conversation, rendered and tokenised, with its pictures decoded and the tools that may be used.
 ///
 /// # Errors
 /// 400, naming the field.
-pub fn conversation(model: &Model, messages: &[Message], rules: Rules) -> Result<Prepared, ApiError> {
-    let messages = messages.iter().enumerate().map(|(i, m)| message(i, m)).collect::<Result<Vec<_>, _>>()?;
+pub fn conversation(
+    model: &Model,
+    messages: &[Message],
+    tools: Option<&Tools>,
+    rules: Rules,
+) -> Result<Prepared, ApiError> {
+    let mut messages = turns(messages)?;
+    if let Some(tools) = tools {
+        tools.describe(&mut messages);
+    }
     let budget = Budget::new(rules.context, LIMIT);
     Ok(prepare(model, &mut Library::new(IMAGE), &messages, rules.special, budget)?)
 }
@@ -83,6 +92,7 @@ pub fn plain_request(model: &Model, ids: Vec<u32>, body: &Body, rules: Rules) ->
         prompt: Ids { ids, spans: Vec::new() },
         media: Vec::new(),
         sampling: draw(model, body)?,
+        controls: Controls::default(),
         max_new_tokens,
         stop: model.files.eos_token_ids().to_vec(),
     })
@@ -136,7 +146,11 @@ fn draw(model: &Model, body: &Body) -> Result<Sampling, ApiError> {
     })
 }
 
-fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
+/// A field's number, if it is there and lies in `range`.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f32>, ApiError> {
     match value {
         Some(x) if !range.contains(&x) => {
             Err(ApiError::field(param, format!("must be from {} to {}", range.start(), range.end())))
@@ -145,29 +159,49 @@ fn within(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result
     }
 }
 
-fn message(i: usize, message: &Message) -> Result<messages::Message, ApiError> {
-    let role = match message.role.as_str() {
-        // OpenAI's newer name.
-        "developer" => "system",
-        known @ ("system" | "user" | "assistant") => known,
-        _ => {
-            return Err(ApiError::field(format!("messages[{i}].role"), "must be system, developer, user or assistant"));
-        }
-    };
-    let content = match &message.content {
-        Content::Text(text) => messages::Content::Text(text.clone()),
-        Content::Parts(parts) => {
-            let parts = parts.0.iter().enumerate().map(|(k, part)| {
+/// The turns of a conversation; results of tools that follow each other are one turn of the user.
+fn turns(messages: &[Message]) -> Result<Vec<messages::Message>, ApiError> {
+    let mut turns = Vec::new();
+    let mut messages = messages.iter().enumerate().peekable();
+    while let Some((i, message)) = messages.next() {
+        let at = format!("messages[{i}]");
+        let calls = message.tool_calls.as_ref().map_or(&[][..], |calls| &calls.0);
+        turns.push(match message.role {
+            Role::System => messages::Message { role: "system".into(), content: content(&at, message)? },
+            Role::User => messages::Message { role: "user".into(), content: content(&at, message)? },
+            Role::Assistant if calls.is_empty() => {
+                messages::Message { role: "assistant".into(), content: content(&at, message)? }
+            }
+            Role::Assistant => {
+                messages::Message::text("assistant", tools::called(&at, &tools::only_text(&at, message)?, calls)?)
+            }
+            Role::Tool => {
+                let mut results = vec![tools::only_text(&at, message)?];
+                while let Some((i, next)) = messages.next_if(|(_, next)| next.role == Role::Tool) {
+                    results.push(tools::only_text(&format!("messages[{i}]"), next)?);
+                }
+                messages::Message::text("user", tools::responses(&results))
+            }
+        });
+    }
+    Ok(turns)
+}
+
+fn content(at: &str, message: &Message) -> Result<messages::Content, ApiError> {
+    Ok(match &message.content {
+        None => messages::Content::Text(String::new()),
+        Some(Content::Text(text)) => messages::Content::Text(text.clone()),
+        Some(Content::Parts(List(parts))) => {
+            let parts = parts.iter().enumerate().map(|(k, part)| {
                 let picture = part.image_url.as_ref().map(|image| {
-                    let name = format!("messages[{i}].content[{k}].image_url");
+                    let name = format!("{at}.content[{k}].image_url");
                     picture(name, &image.url).map(messages::Part::Image)
                 });
                 picture.unwrap_or_else(|| Ok(messages::Part::Text(part.text.clone().unwrap_or_default())))
             });
             messages::Content::Parts(parts.collect::<Result<_, ApiError>>()?)
         }
-    };
-    Ok(messages::Message { role: role.into(), content })
+    })
 }
 
 /// The file in a `data:` URL. Nothing else is ever opened for a request: no address, no path.

@@ -76,7 +76,7 @@ async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Result<Json<Value>
         (Some(prompt), None) => prompt::plain(&owner.model, prompt, rules),
         (None, Some(messages)) => {
             check_messages(&messages.0)?;
-            Ok(prompt::conversation(&owner.model, &messages.0, rules)?.prompt.ids)
+            Ok(prompt::conversation(&owner.model, &messages.0, None, rules)?.prompt.ids)
         }
         _ => Err(ApiError::field("prompt", "give either prompt or messages")),
     };

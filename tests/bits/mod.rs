@@ -9,7 +9,7 @@ use osprey::checkpoint::ModelFiles;
 use osprey::cpu::{Cpu, Isa};
 use osprey::dtype::DType;
 use osprey::engine::trace::Detail;
-use osprey::engine::{Cancel, Engine, Limits, Picture, Request, Sampling};
+use osprey::engine::{Cancel, Controls, Engine, Limits, Picture, Request, Sampling};
 use osprey::error::Result;
 use osprey::exec::cpu::CpuExecutor;
 use osprey::exec::cuda::CudaExecutor;
@@ -76,7 +76,8 @@ pub fn request(len: usize, seed: u32, shade: f32) -> Request {
     let media = vec![Picture::new(Patches { data, grid_thw: grid.map(|x| x as usize), resized: (56, 84) })];
     let positions = positions(len, &spans, 2).unwrap();
     let sampling = Sampling { temperature: 0.9, top_p: 0.95, seed: 11, repetition_penalty: 1.1, ..Sampling::GREEDY };
-    Request { prompt: Prompt { ids, spans }, positions, media, sampling, max_new_tokens: 24, stop: vec![] }
+    let (prompt, controls) = (Prompt { ids, spans }, Controls::default());
+    Request { prompt, positions, media, sampling, controls, max_new_tokens: 24, stop: vec![] }
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {

@@ -209,7 +209,7 @@ pub fn error(reply: &Reply, status: u16) -> Value {
     assert_eq!(reply.status, status, "{}", reply.body);
     let body: Value = serde_json::from_str(&reply.body).unwrap();
     let error = body["error"].as_object().unwrap();
-    assert_eq!(error.keys().collect::<Vec<_>>(), ["code", "message", "param", "type"]);
+    assert_eq!(error.keys().collect::<Vec<_>>(), ["message", "type", "param", "code"]);
     assert!(!error["message"].as_str().unwrap().is_empty() && error["type"].is_string(), "{body}");
     error["param"].clone()
 }

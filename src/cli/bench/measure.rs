@@ -4,7 +4,7 @@ use super::picture::generate;
 use super::table::Row;
 use super::weights::mix;
 use crate::cli::terminal::Progress;
-use crate::engine::{Cancel, Engine, Picture, Request, Sampling, Timing};
+use crate::engine::{Cancel, Controls, Engine, Picture, Request, Sampling, Timing};
 use crate::error::Result;
 use crate::media::patches::ImageProcessor;
 use crate::text::positions::positions;
@@ -107,7 +107,8 @@ fn about_picture(engine: &Engine, picture: &Picture, run: u64) -> Result<Request
 
 fn request(prompt: Prompt, media: Vec<Picture>, max_new_tokens: usize, merge: usize) -> Result<Request> {
     let positions = positions(prompt.ids.len(), &prompt.spans, merge as u32)?;
-    Ok(Request { prompt, positions, media, sampling: Sampling::GREEDY, max_new_tokens, stop: Vec::new() })
+    let (sampling, controls) = (Sampling::GREEDY, Controls::default());
+    Ok(Request { prompt, positions, media, sampling, controls, max_new_tokens, stop: Vec::new() })
 }
 
 /// Any text token; token 0 of two runs never is the same one.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::{Finish, Sampling};
+use crate::engine::{Controls, Finish, Sampling};
 use crate::server::pool::Pool;
 use crate::text::positions::Positions;
 use crate::text::prompt::Prompt;
@@ -52,7 +52,7 @@ impl Core for Parrot {
             match ids.pop() {
                 Some(MEET) if alone => ids.push(MEET),
                 Some(POISON) => tell(What::Failed(Error::Numerics("NaN".into()))),
-                Some(id) => tell(What::Token { id }),
+                Some(id) => tell(What::Token { id, logprobs: None }),
                 None => tell(What::Done(Finish::Length, Timing::default())),
             }
             !matches!(events.last(), Some(Event { request: r, what: What::Done(..) | What::Failed(_) }) if r == request)
@@ -77,6 +77,7 @@ fn submit(worker: &Worker, ids: &[u32]) -> mpsc::Receiver<What> {
         positions: Positions { thw: Default::default(), next: 0 },
         media: Vec::new(),
         sampling: Sampling::GREEDY,
+        controls: Controls::default(),
         max_new_tokens: ids.len(),
         stop: Vec::new(),
     };
@@ -90,7 +91,7 @@ fn read(mut out: mpsc::Receiver<What>) -> Vec<String> {
     let mut seen = Vec::new();
     while let Some(what) = out.blocking_recv() {
         seen.push(match what {
-            What::Token { id } => id.to_string(),
+            What::Token { id, .. } => id.to_string(),
             What::Done(finish, _) => finish.name().into(),
             What::Failed(e) => e.to_string(),
         });
@@ -168,7 +169,7 @@ fn an_engine_that_cannot_be_made_at_all_is_an_error_at_the_start() {
 fn a_reader_that_is_gone_ends_its_job_before_the_next_step() {
     let (worker, cancelled) = worker(1);
     let mut first = submit(&worker, &[1, MEET]);
-    assert!(matches!(first.blocking_recv(), Some(What::Token { id: 1 })));
+    assert!(matches!(first.blocking_recv(), Some(What::Token { id: 1, .. })));
     // Closed is as good as dropped.
     first.close();
     assert_eq!(outcomes(&worker, [&[2]]), [["2", "length"]]);
@@ -180,7 +181,7 @@ fn a_reader_that_is_gone_ends_its_job_before_the_next_step() {
 fn the_end_cancels_what_is_under_way_and_waits_for_the_thread() {
     let (worker, cancelled) = worker(1);
     let mut first = submit(&worker, &[1, MEET]);
-    assert!(matches!(first.blocking_recv(), Some(What::Token { id: 1 })));
+    assert!(matches!(first.blocking_recv(), Some(What::Token { id: 1, .. })));
     worker.end();
     assert_eq!(read(first), [""; 0]);
     assert_eq!(*cancelled.lock().unwrap(), [0]);

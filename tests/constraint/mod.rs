@@ -1,0 +1,74 @@
+//! Constraints that need no grammar.
+#![allow(dead_code)] // Every test uses a part of it.
+
+use osprey::engine::Constraint;
+use osprey::error::Result;
+
+/// One of a few tokens, always.
+#[derive(Debug, Clone)]
+pub struct Few(Vec<u32>);
+
+impl Few {
+    pub fn new(ids: &[u32]) -> Few {
+        Few(mask(ids.iter().copied()))
+    }
+}
+
+impl Constraint for Few {
+    fn allowed(&mut self) -> Result<&[u32]> {
+        Ok(&self.0)
+    }
+
+    fn take(&mut self, id: u32) -> Result<()> {
+        assert!(self.0[id as usize / 32] >> (id % 32) & 1 == 1, "{id} was not allowed");
+        Ok(())
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+/// Tokens below 1000 of a remainder by 7 that all tokens before have a part in.
+#[derive(Debug, Clone, Default)]
+pub struct Turns {
+    sum: u32,
+    mask: Vec<u32>,
+}
+
+impl Turns {
+    pub fn follows(ids: &[u32]) -> bool {
+        let mut sum = 0;
+        ids.iter().all(|&id| {
+            let fits = id < 1000 && id % 7 == sum % 7;
+            sum += id + 1;
+            fits
+        })
+    }
+}
+
+impl Constraint for Turns {
+    fn allowed(&mut self) -> Result<&[u32]> {
+        self.mask = mask((self.sum % 7..1000).step_by(7));
+        Ok(&self.mask)
+    }
+
+    fn take(&mut self, id: u32) -> Result<()> {
+        self.sum += id + 1;
+        Ok(())
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+fn mask(ids: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut words = Vec::new();
+    for id in ids {
+        let word = id as usize / 32;
+        words.resize(words.len().max(word + 1), 0);
+        words[word] |= 1 << (id % 32);
+    }
+    words
+}
