@@ -36,7 +36,7 @@ use crate::weights::WeightSet;
 use memory::surroundings;
 use pace::Pace;
 use pool::Pool;
-use schedule::Schedule;
+use schedule::{Live, Schedule};
 use sequence::Sequence;
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -140,7 +140,7 @@ impl Engine {
 
     /// What requests and caches hold now.
     pub fn holding(&self) -> Holding {
-        let Pool { blocks, prefix, pictures } = &self.pool;
+        let Pool { blocks, prefix, pictures, .. } = &self.pool;
         Holding {
             running: self.schedule.running.len(),
             free_blocks: blocks.free_blocks(),
@@ -162,12 +162,12 @@ impl Engine {
     /// [`Error::Request`] naming the field if it could never be answered within the limits.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check(&request)?;
-        Ok(self.schedule.submit(request))
+        Ok(self.schedule.submit(&request))
     }
 
     /// Ends a request, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
     pub fn cancel(&mut self, request: RequestId) -> Option<Timing> {
-        self.schedule.remove(request, &mut self.pool).map(|live| live.timing())
+        self.schedule.remove_all(request, &mut self.pool).first().map(Live::timing)
     }
 
     /// True if no request is under way.

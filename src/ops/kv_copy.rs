@@ -80,16 +80,13 @@ impl Op for KvCopy {
 /// One pair and several with a common source, blocks shorter and longer than what the threads load at once.
 pub fn cases() -> Vec<Case> {
     let case = |planes: usize, blocks: usize, words: usize, pairs: &[[i32; 2]]| {
-        let mut b = CaseBuilder::new(format!("{planes} planes, {blocks} blocks of {words} words, {} pairs", pairs.len()));
+        let mut b =
+            CaseBuilder::new(format!("{planes} planes, {blocks} blocks of {words} words, {} pairs", pairs.len()));
         let values: Vec<i32> = (0..(planes * blocks * words) as i32).map(|i| i * 7 + 1).collect();
         let bytes = bytemuck::cast_slice(&values);
         let cache = b.changed(DType::I32, &[planes, blocks * words], bytes, Tolerance::Exact);
         let pairs = b.bytes(DType::I32, &[pairs.len(), 2], bytemuck::cast_slice(pairs));
         b.finish(KvCopy { cache, words, pairs })
     };
-    vec![
-        case(2, 3, 64, &[[2, 0]]),
-        case(3, 5, 1040, &[[1, 4], [1, 0], [3, 2]]),
-        case(56, 2, 4096, &[[0, 1]]),
-    ]
+    vec![case(2, 3, 64, &[[2, 0]]), case(3, 5, 1040, &[[1, 4], [1, 0], [3, 2]]), case(56, 2, 4096, &[[0, 1]])]
 }
