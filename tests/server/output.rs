@@ -102,7 +102,8 @@ fn biases_and_penalties_change_what_is_said() {
     let count = |name: &str| said(&server.chat(&with(star(), once(name)))).matches(token.as_str().unwrap()).count();
     assert_eq!(count("presence_penalty"), 200);
     let drawn = |penalty: i32| {
-        let body = with(long(40), json!({ "temperature": 1, "stream": false, "presence_penalty": penalty }));
+        let drawn = json!({ "temperature": 1, "repetition_penalty": 1, "logit_bias": { "1130": -100, "1132": -100 } });
+        let body = with(with(long(40), drawn), json!({ "stream": false, "presence_penalty": penalty }));
         serde_json::from_str::<Value>(&server.post(PLAIN, &body).body).unwrap()["choices"][0]["text"].clone()
     };
     assert_ne!(drawn(2), drawn(0));
