@@ -234,14 +234,8 @@ impl Engine {
             }
         }
         for (request, choice, what) in ended {
-            let gone = match what {
-                What::Failed(_) => self.schedule.remove_all(request, &mut self.pool).is_empty(),
-                _ => self.schedule.remove(request, choice, &mut self.pool).is_none(),
-            };
-            // One failure is told for all answers of a request.
-            if !gone {
-                events.push(Event { request, choice, what });
-            }
+            self.schedule.remove(request, choice, &mut self.pool);
+            events.push(Event { request, choice, what });
         }
     }
 

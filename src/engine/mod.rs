@@ -36,7 +36,7 @@ use crate::weights::WeightSet;
 use memory::surroundings;
 use pace::Pace;
 use pool::Pool;
-use schedule::{Live, Schedule};
+use schedule::Schedule;
 use sequence::Sequence;
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -165,9 +165,9 @@ impl Engine {
         Ok(self.schedule.submit(&request))
     }
 
-    /// Ends a request, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
-    pub fn cancel(&mut self, request: RequestId) -> Option<Timing> {
-        self.schedule.remove_all(request, &mut self.pool).first().map(Live::timing)
+    /// Ends an answer, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
+    pub fn cancel(&mut self, request: RequestId, choice: usize) -> Option<Timing> {
+        self.schedule.remove(request, choice, &mut self.pool).map(|live| live.timing())
     }
 
     /// True if no request is under way.
@@ -194,10 +194,10 @@ impl Engine {
         on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generated> {
         self.require_idle()?;
-        let id = self.submit(request.clone())?;
+        let id = self.submit(Request { choices: 1, ..request.clone() })?;
         let mut out = Generated { ids: Vec::new(), finish: Finish::Cancelled, timing: Timing::default() };
         let ended = self.drive(cancel, on_token, &mut out);
-        if let Some(timing) = self.cancel(id) {
+        if let Some(timing) = self.cancel(id, 0) {
             out.timing = timing;
         }
         ended.map(|()| out)

@@ -126,19 +126,19 @@ pub struct RequestId(pub u64);
 #[derive(Debug)]
 pub struct Event {
     pub request: RequestId,
-    /// Which of its answers; 0 for what concerns all.
+    /// Which of its answers.
     pub choice: usize,
     pub what: What,
 }
 
-/// An answer's tokens come one by one, then one of the two others as its last event. A failure ends all answers of a request.
+/// An answer's tokens come one by one, then one of the two others as its last event.
 #[derive(Debug)]
 pub enum What {
     /// A token was drawn; with what its logits said, if that was asked for.
     Token { id: u32, logprobs: Option<Box<Logprobs>> },
     /// The answer is complete.
     Done(Finish, Timing),
-    /// The request cannot go on; others can.
+    /// The answer cannot go on; others can.
     Failed(Error),
 }
 

@@ -142,17 +142,27 @@ impl Schedule {
         if let Some(i) = self.running.iter().position(is_it) {
             let mut live = self.running.remove(i);
             pool.unseat(&mut live.sequence);
+            if live.drawn == 0 && !live.follows {
+                self.strand(id);
+            }
             return Some(live);
         }
         let i = self.waiting.iter().position(is_it)?;
         self.waiting.remove(i)
     }
 
-    /// Takes all answers of a request out.
-    pub fn remove_all(&mut self, id: RequestId, pool: &mut Pool) -> Vec<Live> {
-        let all = self.running.iter().chain(&self.waiting).filter(|live| live.id == id);
-        let choices: Vec<usize> = all.map(|live| live.choice).collect();
-        choices.into_iter().filter_map(|choice| self.remove(id, choice, pool)).collect()
+    /// Lets those that followed an answer that is gone wait for a seat again.
+    fn strand(&mut self, id: RequestId) {
+        while let Some(at) = self.running.iter().rposition(|live| live.id == id && live.follows) {
+            let live = self.running.remove(at);
+            self.wait_first(live);
+        }
+    }
+
+    /// Puts one that ran before its equals that wait.
+    fn wait_first(&mut self, live: Live) {
+        let before = self.waiting.partition_point(|other| other.priority < live.priority);
+        self.waiting.insert(before, Live { follows: false, ..live });
     }
 
     /// Lets the first of those that wait run, if there is room. Those that run keep a block each to grow into.
@@ -189,10 +199,8 @@ impl Schedule {
         let (at, _) = self.running.iter().enumerate().max_by_key(|(_, live)| live.priority)?;
         let mut live = self.running.remove(at);
         pool.unseat(&mut live.sequence);
-        live.follows = false;
         self.preemptions += 1;
-        let before = self.waiting.partition_point(|other| other.priority < live.priority);
-        self.waiting.insert(before, live);
+        self.wait_first(live);
         Some(at)
     }
 }
