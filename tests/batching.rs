@@ -291,7 +291,7 @@ fn tokens_that_repeat_are_tried_ahead() {
     let (ids, fewer, (drafted, accepted)) = answer(3);
     assert_eq!((&ids, none), (&plain, (0, 0)));
     assert_eq!(steps - fewer, accepted, "each token that was right saves a step");
-    assert!(accepted > 10 && accepted <= drafted, "{accepted} of {drafted}");
+    assert!(accepted > 5 && accepted <= drafted, "{accepted} of {drafted}");
 }
 
 /// Both begin, but their answers do not fit together.

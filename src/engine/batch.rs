@@ -22,8 +22,10 @@ use std::time::Instant;
 struct Part {
     /// Among those that run.
     index: usize,
-    /// Its tokens; none if it follows another part's sequence.
+    /// Its tokens; none if it follows.
     range: Range<usize>,
+    /// If it follows, who computes its prompt, in whose last row both draw.
+    leader: Option<usize>,
     /// Tokens behind its newest one that are tried ahead of their turn.
     drafts: Vec<u32>,
     /// Rows that tokens are drawn from: none, or its last ones, from the newest token's on.
@@ -78,7 +80,7 @@ impl Engine {
             let most = self.limits.drafts.min(room).min(live.sequence.table.room(BLOCK_SIZE) - live.sequence.len());
             let drafts = live.drafts(most).to_vec();
             room -= drafts.len();
-            parts.push(Part { index, range, draws: 1 + drafts.len(), drafts });
+            parts.push(Part { index, range, leader: None, draws: 1 + drafts.len(), drafts });
         }
         if !parts.is_empty() {
             room = room.min(self.pace.rows());
@@ -90,7 +92,7 @@ impl Engine {
             let range = range.start..range.end.min(range.start + most);
             room -= range.len();
             let draws = usize::from(range.end == running[index].sequence.len());
-            parts.extend((!range.is_empty()).then_some(Part { index, range, draws, drafts: Vec::new() }));
+            parts.extend((!range.is_empty()).then_some(Part { index, range, leader: None, draws, drafts: Vec::new() }));
         }
         parts.extend(self.followers(&parts));
         parts
@@ -98,13 +100,17 @@ impl Engine {
 
     /// The answers that draw from the rows of others in `parts`.
     fn followers(&self, parts: &[Part]) -> Vec<Part> {
-        let running = self.schedule.running.iter().enumerate();
+        let running = &self.schedule.running;
         let follows = |(index, live): (usize, &Live)| {
-            let leads = |part: &&Part| self.schedule.running[part.index].id == live.id && part.draws > 0;
-            let end = live.follows.then(|| parts.iter().find(leads)).flatten()?.range.end;
-            Some(Part { index, range: end..end, draws: 1, drafts: Vec::new() })
+            let leads = |part: &&Part| {
+                let other = &running[part.index];
+                other.id == live.id && other.drawn == 0 && part.draws > 0
+            };
+            let leader = live.follows.then(|| parts.iter().find(leads)).flatten()?;
+            let range = leader.range.end..leader.range.end;
+            Some(Part { index, range, leader: Some(leader.index), draws: 1, drafts: Vec::new() })
         };
-        running.filter_map(follows).collect()
+        running.iter().enumerate().filter_map(follows).collect()
     }
 
     fn run_parts(&mut self, parts: &[Part], cancel: &Cancel, events: &mut Vec<Event>) -> Result<()> {
@@ -143,14 +149,14 @@ impl Engine {
         let padding = RowSampling { state_row: self.limits.spare_state(), ..RowSampling::default() };
         (0..samples).for_each(|i| step.set_sampling(i, &padding));
         let (mut row, mut sample, sample_rows) = (0, 0, step.layout.sample_rows);
-        // The row that answers of the same request draw their first tokens from.
+        // Of each part, for those that follow.
         let mut last_rows = HashMap::new();
         for (i, part) in parts.iter().enumerate() {
             let live = &self.schedule.running[part.index];
             live.sequence.fill(&mut step, row, i, part.range.start..part.range.end + part.drafts.len());
             row += part.rows();
-            let last = if part.rows() > 0 { row - 1 } else { last_rows[&live.id] };
-            last_rows.insert(live.id, last);
+            let last = part.leader.map_or(row.wrapping_sub(1), |leader| last_rows[&leader]);
+            last_rows.insert(part.index, last);
             for draw in 0..part.draws {
                 step.i32s_mut(&sample_rows)[sample] = (last + 1 + draw - part.draws) as i32;
                 if live.controls.is_plain() {
@@ -203,8 +209,8 @@ impl Engine {
         let mut drawn = drawn.into_iter();
         let mut ended = Vec::new();
         for part in parts {
-            if part.range.is_empty() {
-                self.follow(part.index);
+            if let Some(leader) = part.leader {
+                self.follow(part.index, leader);
             }
             self.pool.advance(&mut self.schedule.running[part.index].sequence, part.range.end);
             let draws: Vec<_> = drawn.by_ref().take(part.draws).collect();
@@ -240,14 +246,11 @@ impl Engine {
     }
 
     /// Gives an answer the blocks of the prompt that another one of its request has computed.
-    fn follow(&mut self, index: usize) {
-        let id = self.schedule.running[index].id;
-        let leads = |live: &&Live| live.id == id && !live.follows;
-        let Some(leader) = self.schedule.running.iter().find(leads) else { return };
-        let (table, prompt) =
-            (leader.sequence.table.fork(&mut self.pool.blocks), self.schedule.running[index].sequence.len());
-        let live = &mut self.schedule.running[index];
-        (live.sequence.table, live.sequence.computed, live.follows) = (table, prompt, false);
+    fn follow(&mut self, index: usize, leader: usize) {
+        let running = &mut self.schedule.running;
+        let table = running[leader].sequence.table.fork(&mut self.pool.blocks);
+        let live = &mut running[index];
+        (live.sequence.table, live.sequence.computed, live.follows) = (table, live.sequence.len(), false);
     }
 
     /// Copies the blocks that sequences part with.
