@@ -18,7 +18,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
-const WIDE: Limits = Limits { context: 160, chunk: 64, patches: 64, samples: 1, seqs: 4, blocks: 40, images: 100 };
+const WIDE: Limits =
+    Limits { context: 160, chunk: 64, patches: 64, samples: 1, seqs: 4, blocks: 40, images: 100, drafts: 3 };
 
 fn engine(s: Setup, limits: Limits) -> Engine {
     Engine::new(bits::model(s), limits, |needs, weights| bits::executor(s, &needs, weights)).unwrap()
@@ -45,6 +46,8 @@ fn prompt(len: usize, seed: u32, pictures: &[(usize, [usize; 2], f32)]) -> Reque
         prompt: Prompt { ids, spans },
         sampling: Sampling::GREEDY,
         controls: Controls::default(),
+        choices: 1,
+        priority: 0,
         max_new_tokens: 20,
         stop: vec![],
     }
@@ -82,6 +85,11 @@ fn requests() -> Vec<Request> {
         penalised(prompt(40, 0, &[])),
         constrained(drawn(prompt(66, 3, &[(30, [4, 6], 0.0), (36, [4, 6], 0.0)]), 14)),
         penalised(prompt(50, 6, &[(8, [4, 4], f32::NAN)])),
+        // Several answers: drawn, equal, and none.
+        Request { choices: 3, ..drawn(prompt(85, 7, &[(9, [4, 6], 0.0)]), 15) },
+        Request { choices: 2, priority: -1, ..penalised(drawn(prompt(96, 8, &[]), 16)) },
+        Request { choices: 2, priority: 1, max_new_tokens: 40, ..prompt(41, 9, &[]) },
+        Request { choices: 2, ..prompt(50, 6, &[(8, [4, 4], f32::NAN)]) },
     ]
 }
 
@@ -95,11 +103,16 @@ fn token(what: &What) -> Option<Token> {
     Some((*id, logprobs.iter().flat_map(|l| listed(l).concat()).collect()))
 }
 
-/// What each request gives alone; none if it fails.
-fn alone(s: Setup) -> Vec<Option<Vec<Token>>> {
-    let answer = |r: &Request| {
+/// What an answer is; none if it fails.
+type Answer = Option<Vec<Token>>;
+
+/// What each answer of each request is alone, with the seed that is its own.
+fn alone(s: Setup) -> Vec<Vec<Answer>> {
+    let answer = |r: &Request, choice: usize| {
+        let sampling = Sampling { seed: r.sampling.seed + choice as u64, ..r.sampling };
+        let r = Request { sampling, choices: 1, ..r.clone() };
         let mut e = engine(s, Limits::single(160, 160, 64, 1));
-        e.submit(r.clone()).unwrap();
+        e.submit(r).unwrap();
         let mut all = Vec::new();
         while !e.is_idle() {
             all.extend(e.step().unwrap().into_iter().map(|event| event.what));
@@ -107,7 +120,7 @@ fn alone(s: Setup) -> Vec<Option<Vec<Token>>> {
         let failed = all.iter().any(|what| matches!(what, What::Failed(_)));
         (!failed).then(|| all.iter().filter_map(token).collect())
     };
-    requests().iter().map(answer).collect()
+    requests().iter().map(|r| (0..r.choices).map(|choice| answer(r, choice)).collect()).collect()
 }
 
 #[derive(Debug, Clone)]
@@ -120,52 +133,55 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
-        4 => (0..13usize).prop_map(Act::Submit),
+        4 => (0..17usize).prop_map(Act::Submit),
         1 => (0..9usize).prop_map(Act::Cancel),
         4 => (1..12usize).prop_map(Act::Step),
     ];
     prop::collection::vec(act, 1..40)
 }
 
-/// Requests under way by id: which it is, and its tokens so far.
-type UnderWay = HashMap<RequestId, (usize, Vec<Token>)>;
+/// Answers under way by id: whose it is, and its tokens so far.
+type UnderWay = HashMap<(RequestId, usize), (usize, Vec<Token>)>;
 
-fn note(events: Vec<Event>, under_way: &mut UnderWay, want: &[Option<Vec<Token>>]) {
-    for Event { request, what } in events {
-        let (which, ids) = under_way.get_mut(&request).expect("an event of a request that is under way");
+fn note(events: Vec<Event>, under_way: &mut UnderWay, want: &[Vec<Answer>]) {
+    for Event { request, choice, what } in events {
+        let (which, ids) = under_way.get_mut(&(request, choice)).expect("an event of an answer that is under way");
+        let which = *which;
         ids.extend(token(&what));
         match what {
             What::Token { .. } => {
-                let want = want[*which].as_ref().expect("no token of a broken request");
+                let want = want[which][choice].as_ref().expect("no token of a broken request");
                 assert!(want.starts_with(ids), "request {which}: {ids:?} instead of {want:?}");
             }
             What::Done(finish, timing) => {
-                assert_eq!(want[*which].as_ref(), Some(&*ids), "request {which}");
+                assert_eq!(want[which][choice].as_ref(), Some(&*ids), "request {which}");
                 assert_eq!((finish, timing.decoded), (Finish::Length, ids.len().saturating_sub(1)));
-                under_way.remove(&request);
+                under_way.remove(&(request, choice));
             }
             What::Failed(error) => {
-                assert!(want[*which].is_none() && error.to_string().contains("NaN"), "request {which}: {error}");
-                under_way.remove(&request);
+                assert!(want[which][choice].is_none() && error.to_string().contains("NaN"), "request {which}: {error}");
+                under_way.remove(&(request, choice));
             }
         }
     }
 }
 
 /// Runs a schedule to its end; every request must be answered as alone, and the engine hold nothing but its caches.
-fn run(s: Setup, limits: Limits, acts: &[Act], want: &[Option<Vec<Token>>]) {
+fn run(s: Setup, limits: Limits, acts: &[Act], want: &[Vec<Answer>]) {
+    let fits = |r: Request| Request { choices: r.choices.min(limits.seqs), ..r };
     let (all, mut e, mut under_way) = (requests(), engine(s, limits), UnderWay::new());
     for act in acts {
         match *act {
             Act::Submit(which) => {
-                let id = e.submit(all[which].clone()).unwrap();
-                under_way.insert(id, (which, Vec::new()));
+                let id = e.submit(fits(all[which].clone())).unwrap();
+                let choices = all[which].choices.min(limits.seqs);
+                (0..choices).for_each(|choice| drop(under_way.insert((id, choice), (which, Vec::new()))));
             }
             Act::Cancel(i) => {
-                let mut ids: Vec<RequestId> = under_way.keys().copied().collect();
+                let mut ids: Vec<(RequestId, usize)> = under_way.keys().copied().collect();
                 ids.sort_unstable();
                 if let Some(&id) = ids.get(i) {
-                    e.cancel(id);
+                    e.cancel(id.0, id.1);
                     under_way.remove(&id);
                 }
             }
@@ -190,8 +206,8 @@ fn setups() -> [Setup; 4] {
     [setup(DType::F32), bf16, Setup { int8_cache: true, ..setup(DType::F32) }, Setup { int8_cache: true, ..bf16 }]
 }
 
-fn wants() -> &'static [Vec<Option<Vec<Token>>>] {
-    static WANTS: OnceLock<Vec<Vec<Option<Vec<Token>>>>> = OnceLock::new();
+fn wants() -> &'static [Vec<Vec<Answer>>] {
+    static WANTS: OnceLock<Vec<Vec<Vec<Answer>>>> = OnceLock::new();
     WANTS.get_or_init(|| setups().into_iter().map(alone).collect())
 }
 
@@ -226,6 +242,56 @@ fn kernels_give_in_a_mix_what_they_give_alone() {
         }
     }
     assert_eq!(ids.map(|id| got[&id].clone()), want);
+}
+
+/// Answers of one request compute its prompt once, and copy the block that it ends in for all but one of them.
+#[test]
+fn answers_share_their_prompt() {
+    let s = setup(DType::Bf16);
+    let request = Request { choices: 4, ..drawn(prompt(70, 1, &[(9, [4, 6], 0.0)]), 11) };
+    let mut e = engine(s, WIDE);
+    e.submit(request).unwrap();
+    let (mut least, mut computed) = (WIDE.blocks, Vec::new());
+    while !e.is_idle() {
+        for event in e.step().unwrap() {
+            if let What::Done(_, timing) = event.what {
+                computed.push((event.choice, timing.prefilled, timing.encoded));
+            }
+        }
+        least = least.min(e.holding().free_blocks);
+    }
+    computed.sort_unstable();
+    assert_eq!(computed, [(0, 70, 1), (1, 0, 0), (2, 0, 0), (3, 0, 0)]);
+    // Two full blocks of the prompt are everybody's; the third is copied three times, and each answer of 30 tokens takes one more.
+    assert_eq!(WIDE.blocks - least, 2 + 4 + 4);
+}
+
+/// A stream that repeats itself gets several tokens a step, the same ones.
+#[test]
+fn tokens_that_repeat_are_tried_ahead() {
+    let s = setup(DType::F32);
+    let request = Request { max_new_tokens: 90, ..prompt(40, 0, &[]) };
+    let answer = |drafts| {
+        let mut e = engine(s, Limits { drafts, ..WIDE });
+        let (mut ids, mut steps, mut tried) = (Vec::new(), 0, (0, 0));
+        e.submit(request.clone()).unwrap();
+        while !e.is_idle() {
+            steps += 1;
+            for event in e.step().unwrap() {
+                match event.what {
+                    What::Token { id, .. } => ids.push(id),
+                    What::Done(_, timing) => tried = (timing.drafted, timing.accepted),
+                    What::Failed(error) => panic!("{error}"),
+                }
+            }
+        }
+        (ids, steps, tried)
+    };
+    let (plain, steps, none) = answer(0);
+    let (ids, fewer, (drafted, accepted)) = answer(3);
+    assert_eq!((&ids, none), (&plain, (0, 0)));
+    assert_eq!(steps - fewer, accepted, "each token that was right saves a step");
+    assert!(accepted > 5 && accepted <= drafted, "{accepted} of {drafted}");
 }
 
 /// Both begin, but their answers do not fit together.

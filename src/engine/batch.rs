@@ -1,15 +1,20 @@
 //! One step of many sequences: who has how many rows in it, and what came of them.
 
-use super::Engine;
 use super::draw::{Drawn, unusable};
 use super::request::{Cancel, Event, What};
+use super::schedule::Live;
+use super::{BLOCK_SIZE, Engine};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::model::text::{Tail, outputs};
+use crate::ops::kv_copy::KvCopy;
+use crate::plan::Recorder;
 use crate::step::{HostStep, RowSampling};
 use crate::tensor::{Place, Region, Tensor};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Rows of one sequence in a step.
@@ -17,10 +22,25 @@ use std::time::Instant;
 struct Part {
     /// Among those that run.
     index: usize,
-    /// Its tokens.
+    /// Its tokens; none if it follows.
     range: Range<usize>,
-    /// True if the last one is the sequence's newest token, so that the next is drawn from it.
-    draws: bool,
+    /// If it follows, who computes its prompt, in whose last row both draw.
+    leader: Option<usize>,
+    /// Tokens behind its newest one that are tried ahead of their turn.
+    drafts: Vec<u32>,
+    /// Rows that tokens are drawn from: none, or its last ones, from the newest token's on.
+    draws: usize,
+}
+
+impl Part {
+    fn rows(&self) -> usize {
+        self.range.len() + self.drafts.len()
+    }
+
+    /// True if it has a prompt's tokens.
+    fn prefills(&self) -> bool {
+        self.range.len() > 1
+    }
 }
 
 impl Engine {
@@ -32,6 +52,7 @@ impl Engine {
         let mut events = Vec::new();
         self.seat_waiting(&mut events)?;
         self.schedule.grow(&mut self.pool);
+        self.copy_blocks()?;
         let parts = self.choose();
         let tower = self.pool.pictures.wanted().is_some() && (parts.is_empty() || !self.tower_was_last);
         self.tower_was_last = tower;
@@ -45,94 +66,137 @@ impl Engine {
         Ok(events)
     }
 
-    /// One row of every sequence that needs no more, and beside them prompts, the oldest first, as far as the step has room.
+    /// One row of every sequence that needs no more, with what may follow it, and beside them prompts, the most important and the oldest first, as far
+    /// as the step has room.
     fn choose(&self) -> Vec<Part> {
         let running = &self.schedule.running;
         let ready = running.iter().map(|live| live.sequence.computed..self.pool.ready(&live.sequence)).enumerate();
-        let (decoding, prompts): (Vec<_>, Vec<_>) =
-            ready.filter(|(_, range)| !range.is_empty()).partition(|(i, _)| running[*i].sequence.pending() == 1);
+        let ready = ready.filter(|(i, range)| !range.is_empty() && !running[*i].follows);
+        let (decoding, mut prompts): (Vec<_>, Vec<_>) = ready.partition(|(i, _)| running[*i].sequence.pending() == 1);
+        prompts.sort_by_key(|(i, _)| running[*i].priority);
         let mut room = self.limits.chunk - decoding.len();
-        if !decoding.is_empty() {
+        let mut parts: Vec<Part> = Vec::new();
+        for (index, range) in decoding {
+            let live = &running[index];
+            let most = self.limits.drafts.min(room).min(live.sequence.table.room(BLOCK_SIZE) - live.sequence.len());
+            let drafts = live.drafts(most).to_vec();
+            room -= drafts.len();
+            parts.push(Part { index, range, leader: None, draws: 1 + drafts.len(), drafts });
+        }
+        if !parts.is_empty() {
             room = room.min(self.pace.rows());
         }
-        let cut = |(index, range): (usize, Range<usize>)| {
-            let range = range.start..range.end.min(range.start + room);
+        let waiting = prompts.len();
+        for (place, (index, range)) in prompts.into_iter().enumerate() {
+            // Nobody behind a long prompt waits for its end.
+            let most = if place + 1 < waiting { room - room / 4 } else { room };
+            let range = range.start..range.end.min(range.start + most);
             room -= range.len();
-            (index, range)
+            let draws = usize::from(range.end == running[index].sequence.len());
+            parts.extend((!range.is_empty()).then_some(Part { index, range, leader: None, draws, drafts: Vec::new() }));
+        }
+        parts.extend(self.followers(&parts));
+        parts
+    }
+
+    /// The answers that draw from the rows of others in `parts`.
+    fn followers(&self, parts: &[Part]) -> Vec<Part> {
+        let running = &self.schedule.running;
+        let follows = |(index, live): (usize, &Live)| {
+            let leads = |part: &&Part| {
+                let other = &running[part.index];
+                other.id == live.id && other.drawn == 0 && part.draws > 0
+            };
+            let leader = live.follows.then(|| parts.iter().find(leads)).flatten()?;
+            let range = leader.range.end..leader.range.end;
+            Some(Part { index, range, leader: Some(leader.index), draws: 1, drafts: Vec::new() })
         };
-        let prompts: Vec<_> = prompts.into_iter().map(cut).collect();
-        let part = |(index, range): (usize, Range<usize>)| {
-            let draws = range.end == running[index].sequence.len();
-            (!range.is_empty()).then_some(Part { index, range, draws })
-        };
-        decoding.into_iter().chain(prompts).filter_map(part).collect()
+        running.iter().enumerate().filter_map(follows).collect()
     }
 
     fn run_parts(&mut self, parts: &[Part], cancel: &Cancel, events: &mut Vec<Event>) -> Result<()> {
         let start = Instant::now();
-        let step = self.inputs(parts);
-        let tail = if parts.iter().any(|p| p.draws) { Tail::Sample } else { Tail::None };
-        if !self.run_step(&step, tail, cancel)? {
-            return Ok(());
-        }
-        let drawn = if tail == Tail::Sample { self.drawn(parts, step.layout.shape.samples)? } else { Vec::new() };
-        self.exec.wait()?;
-        let prompts = parts.iter().map(|p| p.range.len()).filter(|&n| n > 1);
-        let (count, prefilling) = prompts.fold((0, 0), |(count, rows), n| (count + 1, rows + n));
-        self.pace.note(parts.len() - count, prefilling, start.elapsed());
+        let lengths: Vec<usize> = parts.iter().map(|p| self.schedule.running[p.index].sequence.len()).collect();
+        parts.iter().for_each(|p| self.schedule.running[p.index].sequence.push_all(&p.drafts));
+        let drawn = self.drawn_in_step(parts, cancel);
+        parts.iter().zip(lengths).for_each(|(p, len)| self.schedule.running[p.index].sequence.truncate(len));
+        let Some(drawn) = drawn? else { return Ok(()) };
+        let prefilling: usize = parts.iter().filter(|p| p.prefills()).map(Part::rows).sum();
+        let decoding = parts.iter().filter(|p| !p.prefills()).count();
+        self.pace.note(decoding, prefilling, start.elapsed());
         self.take(parts, drawn, events);
         Ok(())
     }
 
+    /// Runs a step; gives what its rows draw, if it was not cancelled.
+    fn drawn_in_step(&mut self, parts: &[Part], cancel: &Cancel) -> Result<Option<Vec<Result<Drawn>>>> {
+        let step = self.inputs(parts);
+        let tail = if parts.iter().any(|p| p.draws > 0) { Tail::Sample } else { Tail::None };
+        if !self.run_step(&step, tail, cancel)? {
+            return Ok(None);
+        }
+        let drawn = if tail == Tail::Sample { self.drawn(parts, step.layout.shape.samples)? } else { Vec::new() };
+        self.exec.wait()?;
+        Ok(Some(drawn))
+    }
+
     /// The inputs of a step. Steps that decode only have few sizes, since an executor may keep them; others have as many rows as they need.
     fn inputs(&self, parts: &[Part]) -> HostStep {
-        let rows: usize = parts.iter().map(|p| p.range.len()).sum();
+        let rows: usize = parts.iter().map(Part::rows).sum();
         let seqs = self.limits.bucket(parts.len());
-        let rows = if rows == parts.len() { seqs } else { rows };
-        let samples = if parts.iter().any(|p| p.draws) { seqs } else { 1 };
+        let rows = if parts.iter().all(|p| p.rows() == 1) { seqs } else { rows };
+        let samples = self.limits.samples_of(parts.iter().map(|p| p.draws).sum());
         let mut step = HostStep::new(self.limits.shape(rows, seqs, samples));
         let padding = RowSampling { state_row: self.limits.spare_state(), ..RowSampling::default() };
         (0..samples).for_each(|i| step.set_sampling(i, &padding));
-        let (mut row, sample_rows) = (0, step.layout.sample_rows);
+        let (mut row, mut sample, sample_rows) = (0, 0, step.layout.sample_rows);
+        // Of each part, for those that follow.
+        let mut last_rows = HashMap::new();
         for (i, part) in parts.iter().enumerate() {
             let live = &self.schedule.running[part.index];
-            live.sequence.fill(&mut step, row, i, part.range.clone());
-            row += part.range.len();
-            if part.draws {
-                step.i32s_mut(&sample_rows)[i] = row as i32 - 1;
-            }
-            if part.draws && live.controls.is_plain() {
-                step.set_sampling(i, &live.sampling.row(live.state_row as i32, live.drawn as i32));
+            live.sequence.fill(&mut step, row, i, part.range.start..part.range.end + part.drafts.len());
+            row += part.rows();
+            let last = part.leader.map_or(row.wrapping_sub(1), |leader| last_rows[&leader]);
+            last_rows.insert(part.index, last);
+            for draw in 0..part.draws {
+                step.i32s_mut(&sample_rows)[sample] = (last + 1 + draw - part.draws) as i32;
+                if live.controls.is_plain() {
+                    let counter = (live.drawn + draw) as i32;
+                    step.set_sampling(sample, &live.sampling.row(live.state_row as i32, counter));
+                }
+                sample += 1;
             }
         }
         step
     }
 
-    /// What each part draws: on the device, or here where its request asks for more than that.
+    /// What each row draws, part by part: on the device, or here where its request asks for more than that.
     fn drawn(&mut self, parts: &[Part], samples: usize) -> Result<Vec<Result<Drawn>>> {
         let (ids, logits) = outputs(samples, self.model.config.text.vocab_size);
         let mut there = vec![0i32; ids.elements()];
         self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut there))?;
         let mut here = self.drawn_here(parts, &logits)?;
-        let of = |(part, id): (&Part, i32)| {
-            let there = || u32::try_from(id).map(Drawn::plain).map_err(|_| unusable(part.range.end - 1));
+        let rows = parts.iter().flat_map(|part| (0..part.draws).map(move |draw| (part, draw)));
+        let of = |((part, draw), id): ((&Part, usize), i32)| {
+            let there = || u32::try_from(id).map(Drawn::plain).map_err(|_| unusable(part.range.end - 1 + draw));
             here.remove(&part.index).unwrap_or_else(there)
         };
-        Ok(parts.iter().zip(there).map(of).collect())
+        Ok(rows.zip(there).map(of).collect())
     }
 
     /// What the host draws, by place among those that run.
     fn drawn_here(&mut self, parts: &[Part], logits: &Tensor) -> Result<HashMap<usize, Result<Drawn>>> {
-        let mut rows = HashMap::new();
-        for (i, part) in parts.iter().enumerate() {
-            if part.draws && !self.schedule.running[part.index].controls.is_plain() {
+        let (mut rows, mut sample) = (HashMap::new(), 0);
+        for part in parts {
+            if part.draws > 0 && !self.schedule.running[part.index].controls.is_plain() {
                 let mut row = vec![0.0; logits.cols()];
-                let Place::At { region, offset } = logits.row_range(i, 1).place else {
+                let Place::At { region, offset } = logits.row_range(sample, 1).place else {
                     unreachable!("outputs are fixed")
                 };
                 self.exec.read(region, offset, bytemuck::cast_slice_mut(&mut row))?;
                 rows.insert(part.index, row);
             }
+            sample += part.draws;
         }
         if rows.is_empty() {
             return Ok(HashMap::new());
@@ -141,27 +205,74 @@ impl Engine {
         Ok(draws.filter_map(|(index, live)| Some((index, live.draw(rows.get(&index)?)))).collect())
     }
 
-    /// Notes what a step computed and drew; `drawn` is empty or says of every part what came of it, if it draws.
+    /// Notes what a step computed and drew; `drawn` has what came of every row that draws, part by part.
     fn take(&mut self, parts: &[Part], drawn: Vec<Result<Drawn>>, events: &mut Vec<Event>) {
+        let mut drawn = drawn.into_iter();
         let mut ended = Vec::new();
         for part in parts {
+            if let Some(leader) = part.leader {
+                self.follow(part.index, leader);
+            }
             self.pool.advance(&mut self.schedule.running[part.index].sequence, part.range.end);
-        }
-        for (part, drawn) in parts.iter().zip(drawn).filter(|(part, _)| part.draws) {
+            let draws: Vec<_> = drawn.by_ref().take(part.draws).collect();
             let live = &mut self.schedule.running[part.index];
-            let request = live.id;
-            match drawn {
-                Ok(Drawn { id, logprobs }) => {
-                    let finish = live.push(id);
-                    events.push(Event { request, what: What::Token { id, logprobs } });
-                    ended.extend(finish.map(|finish| (request, What::Done(finish, live.timing()))));
+            live.timing.drafted += part.drafts.len();
+            let (request, choice) = (live.id, live.choice);
+            for (i, draw) in draws.into_iter().enumerate() {
+                let Drawn { id, logprobs } = match draw {
+                    Ok(drawn) => drawn,
+                    Err(error) => {
+                        ended.push((request, choice, What::Failed(error)));
+                        break;
+                    }
+                };
+                let finish = live.push(id);
+                events.push(Event { request, choice, what: What::Token { id, logprobs } });
+                if let Some(finish) = finish {
+                    ended.push((request, choice, What::Done(finish, live.timing())));
+                    break;
                 }
-                Err(error) => ended.push((request, What::Failed(error))),
+                // What was drawn behind a wrong token means nothing.
+                if part.drafts.get(i) != Some(&id) {
+                    break;
+                }
+                live.timing.accepted += 1;
+                self.pool.advance(&mut live.sequence, part.range.end + 1 + i);
             }
         }
-        for (request, what) in ended {
-            self.schedule.remove(request, &mut self.pool);
-            events.push(Event { request, what });
+        for (request, choice, what) in ended {
+            self.schedule.remove(request, choice, &mut self.pool);
+            events.push(Event { request, choice, what });
         }
+    }
+
+    /// Gives an answer the blocks of the prompt that another one of its request has computed.
+    fn follow(&mut self, index: usize, leader: usize) {
+        let running = &mut self.schedule.running;
+        let table = running[leader].sequence.table.fork(&mut self.pool.blocks);
+        let live = &mut running[index];
+        (live.sequence.table, live.sequence.computed, live.follows) = (table, live.sequence.len(), false);
+    }
+
+    /// Copies the blocks that sequences part with.
+    fn copy_blocks(&mut self) -> Result<()> {
+        let copies = self.pool.take_copies();
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let pairs: Vec<i32> = copies.iter().flat_map(|(from, to)| [from.0 as i32, to.0 as i32]).collect();
+        let at = Tensor::at(Region::Step, 0, DType::I32, &[copies.len(), 2]);
+        let mut plan = Recorder::new("kv_copy", Region::Arena, &self.model.weights);
+        for (cache, words) in self.around.kv.words() {
+            plan.push(KvCopy { cache, words, pairs: at })?;
+        }
+        let plan = plan.finish()?;
+        self.exec.write(Region::Step, 0, bytemuck::cast_slice(&pairs))?;
+        let ops = plan.ops().len();
+        let id = self.exec.load(Arc::new(plan))?;
+        self.exec.run(id, 0..ops)?;
+        self.exec.wait()?;
+        self.exec.unload(id);
+        Ok(())
     }
 }

@@ -16,6 +16,10 @@ impl Engine {
                 format!("{have} prompt tokens and {new} new ones exceed the context of {} tokens", self.limits.context);
             return Err(Error::request("prompt", why));
         }
+        if !(1..=self.limits.seqs).contains(&request.choices) {
+            let why = format!("{} answers are asked for, 1 to {} can run together", request.choices, self.limits.seqs);
+            return Err(Error::request("n", why));
+        }
         let vocab = self.model.config.text.vocab_size;
         if let Some(id) = request.prompt.ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::request("prompt", format!("token id {id} is outside the vocabulary of {vocab}")));

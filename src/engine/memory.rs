@@ -30,13 +30,15 @@ pub struct Limits {
     pub blocks: usize,
     /// Rows of encoded pictures that are kept; all of a prompt's must fit.
     pub images: usize,
+    /// Tokens of each sequence that a step may try ahead of their turn.
+    pub drafts: usize,
 }
 
 impl Limits {
     /// Room for one sequence at a time.
     pub const fn single(context: usize, chunk: usize, patches: usize, samples: usize) -> Self {
         let blocks = context.div_ceil(BLOCK_SIZE);
-        Limits { context, chunk, patches, samples, seqs: 1, blocks, images: context }
+        Limits { context, chunk, patches, samples, seqs: 1, blocks, images: context, drafts: 0 }
     }
 
     /// Sequences of a step that has `n`: few sizes, so that few plans are recorded.
@@ -49,9 +51,14 @@ impl Limits {
         StepShape { rows, seqs, blocks: self.context.div_ceil(BLOCK_SIZE), samples }
     }
 
+    /// Rows with logits of a step that has `n`: few sizes likewise, and one where none is wanted.
+    pub(super) fn samples_of(&self, n: usize) -> usize {
+        n.max(1).next_power_of_two().min(self.most_samples())
+    }
+
     /// Rows with logits of any step.
     fn most_samples(&self) -> usize {
-        self.samples.max(self.seqs)
+        self.samples.max((self.seqs * (1 + self.drafts)).min(self.chunk))
     }
 
     /// The row of seen tokens that padding draws into.

@@ -140,7 +140,7 @@ impl Engine {
 
     /// What requests and caches hold now.
     pub fn holding(&self) -> Holding {
-        let Pool { blocks, prefix, pictures } = &self.pool;
+        let Pool { blocks, prefix, pictures, .. } = &self.pool;
         Holding {
             running: self.schedule.running.len(),
             free_blocks: blocks.free_blocks(),
@@ -162,12 +162,12 @@ impl Engine {
     /// [`Error::Request`] naming the field if it could never be answered within the limits.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check(&request)?;
-        Ok(self.schedule.submit(request))
+        Ok(self.schedule.submit(&request))
     }
 
-    /// Ends a request, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
-    pub fn cancel(&mut self, request: RequestId) -> Option<Timing> {
-        self.schedule.remove(request, &mut self.pool).map(|live| live.timing())
+    /// Ends an answer, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.
+    pub fn cancel(&mut self, request: RequestId, choice: usize) -> Option<Timing> {
+        self.schedule.remove(request, choice, &mut self.pool).map(|live| live.timing())
     }
 
     /// True if no request is under way.
@@ -194,10 +194,10 @@ impl Engine {
         on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generated> {
         self.require_idle()?;
-        let id = self.submit(request.clone())?;
+        let id = self.submit(Request { choices: 1, ..request.clone() })?;
         let mut out = Generated { ids: Vec::new(), finish: Finish::Cancelled, timing: Timing::default() };
         let ended = self.drive(cancel, on_token, &mut out);
-        if let Some(timing) = self.cancel(id) {
+        if let Some(timing) = self.cancel(id, 0) {
             out.timing = timing;
         }
         ended.map(|()| out)

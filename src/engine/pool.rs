@@ -4,19 +4,21 @@ use super::BLOCK_SIZE;
 use super::pictures::Pictures;
 use super::sequence::Sequence;
 use crate::kv::prefix::PrefixCache;
-use crate::kv::{BlockAllocator, BlockTable};
+use crate::kv::{BlockAllocator, BlockId, BlockTable};
 
 #[derive(Debug)]
 pub(super) struct Pool {
     pub blocks: BlockAllocator,
     pub prefix: PrefixCache,
     pub pictures: Pictures,
+    /// Blocks to copy before the next step, from and to. The first is held until then.
+    copies: Vec<(BlockId, BlockId)>,
 }
 
 impl Pool {
     pub fn new(blocks: usize, rows: usize) -> Self {
         let blocks = BlockAllocator::new(blocks, BLOCK_SIZE);
-        Pool { blocks, prefix: PrefixCache::default(), pictures: Pictures::new(rows) }
+        Pool { blocks, prefix: PrefixCache::default(), pictures: Pictures::new(rows), copies: Vec::new() }
     }
 
     /// Gives a sequence the blocks of all its tokens, as many as possible with what they hold (below token `reuse`, and never the last one), and the rows of
@@ -35,14 +37,39 @@ impl Pool {
         false
     }
 
-    /// Gives a sequence blocks for all its tokens; false if even without known prefixes too few are free.
+    /// Gives a sequence blocks for all its tokens, and one of its own where it writes next; false if even without known prefixes too few are free.
     pub fn grow(&mut self, sequence: &mut Sequence) -> bool {
         while sequence.table.reserve(sequence.len(), &mut self.blocks).is_err() {
             if !self.prefix.evict(&mut self.blocks) {
                 return false;
             }
         }
-        true
+        self.part(sequence)
+    }
+
+    /// Lets go of the block that a sequence is about to write into, if others hold it too: what it holds is copied to one of its own. Only forks
+    /// share a block that is not full.
+    fn part(&mut self, sequence: &mut Sequence) -> bool {
+        let at = sequence.computed / BLOCK_SIZE;
+        let Some(&shared) = sequence.table.blocks().get(at) else { return true };
+        if self.blocks.references(shared) == 1 || sequence.computed.is_multiple_of(BLOCK_SIZE) {
+            return true;
+        }
+        loop {
+            if let Ok(own) = self.blocks.take() {
+                self.copies.push((sequence.table.replace(at, own), own));
+                return true;
+            }
+            if !self.prefix.evict(&mut self.blocks) {
+                return false;
+            }
+        }
+    }
+
+    /// The blocks to copy before the next step, which the caller copies now.
+    pub fn take_copies(&mut self) -> Vec<(BlockId, BlockId)> {
+        self.copies.iter().for_each(|(from, _)| self.blocks.release(*from));
+        std::mem::take(&mut self.copies)
     }
 
     /// Pins the pictures of tokens that are not computed.
@@ -88,6 +115,9 @@ impl Pool {
     pub fn unseat(&mut self, sequence: &mut Sequence) {
         let full = sequence.computed / BLOCK_SIZE;
         self.prefix.touch(&sequence.keys()[..full]);
+        for (from, _) in self.copies.extract_if(.., |(_, to)| sequence.table.blocks().contains(to)) {
+            self.blocks.release(from);
+        }
         sequence.table.clear(&mut self.blocks);
         sequence.computed = 0;
         self.unpin(sequence, sequence.len());

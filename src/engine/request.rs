@@ -69,6 +69,10 @@ pub struct Request {
     pub media: Vec<Picture>,
     pub sampling: Sampling,
     pub controls: Controls,
+    /// Answers to the same prompt, which is computed once; each draws with a seed of its own, the request's plus the answer's number.
+    pub choices: usize,
+    /// Lower runs first; the same number runs in the order of arrival.
+    pub priority: i32,
     pub max_new_tokens: usize,
     /// Tokens that end the answer; they are part of it.
     pub stop: Vec<u32>,
@@ -109,6 +113,9 @@ pub struct Timing {
     pub reused: usize,
     /// Tokens that decode steps computed: all but the first, which prefill gives.
     pub decoded: usize,
+    /// Tokens that were tried ahead of their turn, and those of them that were right.
+    pub drafted: usize,
+    pub accepted: usize,
 }
 
 /// Names a request that was submitted to an engine.
@@ -119,17 +126,19 @@ pub struct RequestId(pub u64);
 #[derive(Debug)]
 pub struct Event {
     pub request: RequestId,
+    /// Which of its answers.
+    pub choice: usize,
     pub what: What,
 }
 
-/// A request's tokens come one by one, then one of the two others as its last event.
+/// An answer's tokens come one by one, then one of the two others as its last event.
 #[derive(Debug)]
 pub enum What {
     /// A token was drawn; with what its logits said, if that was asked for.
     Token { id: u32, logprobs: Option<Box<Logprobs>> },
     /// The answer is complete.
     Done(Finish, Timing),
-    /// The request cannot go on; others can.
+    /// The answer cannot go on; others can.
     Failed(Error),
 }
 

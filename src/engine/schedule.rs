@@ -1,5 +1,9 @@
-//! Who runs: first come, first served. A request waits until there is room for its whole prompt; when blocks run out the youngest one gives
-//! its own back and waits at the front, to compute its tokens again.
+//! Who runs: by priority, then first come, first served. A request waits until there is room for its whole prompt; when blocks run out the
+//! youngest of the least important gives its own back and waits before its equals, to compute its tokens again.
+//!
+//! The surprise: each answer of a request is a sequence of its own from the start. One that finds another of the same request at the common
+//! prompt follows it: it takes a seat, computes nothing, and shares that one's blocks once the prompt is in them. One that comes too late, or
+//! loses its blocks, computes its tokens like any other.
 
 use super::draw::Controls;
 use super::pool::Pool;
@@ -12,10 +16,14 @@ use crate::tensor::Place;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A request under way.
+/// An answer under way.
 #[derive(Debug)]
 pub(super) struct Live {
     pub id: RequestId,
+    pub choice: usize,
+    pub priority: i32,
+    /// True while it waits for another answer of its request, which runs before it, to compute the prompt.
+    pub follows: bool,
     pub sequence: Sequence,
     pub sampling: Sampling,
     pub controls: Controls,
@@ -32,15 +40,19 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn new(id: RequestId, request: Request) -> Self {
+    fn new(id: RequestId, choice: usize, request: &Request) -> Self {
         let submitted = Instant::now();
+        let seed = request.sampling.seed.wrapping_add(choice as u64);
         Live {
             id,
-            sequence: Sequence::new(&request),
-            sampling: request.sampling,
-            controls: request.controls,
+            choice,
+            priority: request.priority,
+            follows: false,
+            sequence: Sequence::new(request),
+            sampling: Sampling { seed, ..request.sampling },
+            controls: request.controls.clone(),
             max_new_tokens: request.max_new_tokens,
-            stop: request.stop,
+            stop: request.stop.clone(),
             drawn: 0,
             state_row: 0,
             timing: Timing::default(),
@@ -53,6 +65,13 @@ impl Live {
     /// True if it waits for a picture.
     pub fn wants(&self, key: &Key) -> bool {
         self.sequence.media.iter().any(|m| m.row.is_some() && m.key == *key)
+    }
+
+    /// Tokens to try behind the newest one: what followed its like earlier in the sequence. None where the next draw depends on more than the logits.
+    pub fn drafts(&self, most: usize) -> &[u32] {
+        let left = self.max_new_tokens - self.drawn;
+        let plain = self.sampling.repetition_penalty == 1.0 && self.controls.is_plain();
+        if plain { self.sequence.continuation(most.min(left.saturating_sub(1))) } else { &[] }
     }
 
     /// Takes a drawn token; says how the answer ends if it does.
@@ -85,8 +104,10 @@ impl Live {
         self.state_row = state_row;
         if self.seated.is_none() {
             self.seated = Some(Instant::now());
-            self.timing.reused = self.sequence.computed;
-            self.timing.prefilled = self.sequence.pending();
+            if !self.follows {
+                self.timing.reused = self.sequence.computed;
+                self.timing.prefilled = self.sequence.pending();
+            }
         }
     }
 }
@@ -107,22 +128,41 @@ impl Schedule {
     }
 
     /// Queues a request.
-    pub fn submit(&mut self, request: Request) -> RequestId {
+    pub fn submit(&mut self, request: &Request) -> RequestId {
         let id = RequestId(self.submitted);
         self.submitted += 1;
-        self.waiting.push_back(Live::new(id, request));
+        let behind = self.waiting.partition_point(|live| live.priority <= request.priority);
+        (0..request.choices).for_each(|i| self.waiting.insert(behind + i, Live::new(id, i, request)));
         id
     }
 
-    /// Takes a request out, and what it held back.
-    pub fn remove(&mut self, id: RequestId, pool: &mut Pool) -> Option<Live> {
-        if let Some(i) = self.running.iter().position(|live| live.id == id) {
+    /// Takes an answer out, and what it held back.
+    pub fn remove(&mut self, id: RequestId, choice: usize, pool: &mut Pool) -> Option<Live> {
+        let is_it = |live: &Live| (live.id, live.choice) == (id, choice);
+        if let Some(i) = self.running.iter().position(is_it) {
             let mut live = self.running.remove(i);
             pool.unseat(&mut live.sequence);
+            if live.drawn == 0 && !live.follows {
+                self.strand(id);
+            }
             return Some(live);
         }
-        let i = self.waiting.iter().position(|live| live.id == id)?;
+        let i = self.waiting.iter().position(is_it)?;
         self.waiting.remove(i)
+    }
+
+    /// Lets those that followed an answer that is gone wait for a seat again.
+    fn strand(&mut self, id: RequestId) {
+        while let Some(at) = self.running.iter().rposition(|live| live.id == id && live.follows) {
+            let live = self.running.remove(at);
+            self.wait_first(live);
+        }
+    }
+
+    /// Puts one that ran before its equals that wait.
+    fn wait_first(&mut self, live: Live) {
+        let before = self.waiting.partition_point(|other| other.priority < live.priority);
+        self.waiting.insert(before, Live { follows: false, ..live });
     }
 
     /// Lets the first of those that wait run, if there is room. Those that run keep a block each to grow into.
@@ -131,7 +171,8 @@ impl Schedule {
             return None;
         }
         let mut live = self.waiting.pop_front()?;
-        if !pool.seat(&mut live.sequence, usize::MAX, self.running.len()) {
+        live.follows = self.running.iter().any(|other| other.id == live.id && other.drawn == 0 && live.drawn == 0);
+        if !live.follows && !pool.seat(&mut live.sequence, usize::MAX, self.running.len()) {
             self.waiting.push_front(live);
             return None;
         }
@@ -145,14 +186,22 @@ impl Schedule {
     pub fn grow(&mut self, pool: &mut Pool) {
         let mut i = 0;
         while i < self.running.len() {
-            if pool.grow(&mut self.running[i].sequence) {
+            if self.running[i].follows || pool.grow(&mut self.running[i].sequence) {
                 i += 1;
-            } else if let Some(mut youngest) = self.running.pop() {
-                pool.unseat(&mut youngest.sequence);
-                self.preemptions += 1;
-                self.waiting.push_front(youngest);
+            } else if let Some(given_up) = self.preempt(pool) {
+                i -= usize::from(given_up < i);
             }
         }
+    }
+
+    /// Lets the youngest of the least important wait again; says where it ran.
+    fn preempt(&mut self, pool: &mut Pool) -> Option<usize> {
+        let (at, _) = self.running.iter().enumerate().max_by_key(|(_, live)| live.priority)?;
+        let mut live = self.running.remove(at);
+        pool.unseat(&mut live.sequence);
+        self.preemptions += 1;
+        self.wait_first(live);
+        Some(at)
     }
 }
 
@@ -162,9 +211,9 @@ impl Engine {
         let Engine { schedule, pool, exec, limits, model, around, .. } = self;
         while let Some(live) = schedule.seat(limits.seqs, pool) {
             if live.max_new_tokens == 0 {
-                let (id, done) = (live.id, What::Done(Finish::Length, live.timing()));
-                events.push(Event { request: id, what: done });
-                schedule.remove(id, pool);
+                let (request, choice, what) = (live.id, live.choice, What::Done(Finish::Length, live.timing()));
+                events.push(Event { request, choice, what });
+                schedule.remove(request, choice, pool);
                 continue;
             }
             // On the device a penalty asks for the tokens that the prompt or the answer so far contains.

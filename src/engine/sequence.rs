@@ -82,6 +82,17 @@ impl Sequence {
         self.len() - self.computed
     }
 
+    /// At most `most` tokens that followed where the sequence last went on as it does now: the longest end of three tokens or two that came before.
+    /// Prompt lookup decoding (Saxena 2023).
+    pub fn continuation(&self, most: usize) -> &[u32] {
+        let len = self.ids.len();
+        let found = [3, 2].into_iter().filter(|n| len > *n).find_map(|n| {
+            let (end, before) = (&self.ids[len - n..], &self.ids[..len - 1]);
+            before.windows(n).rposition(|ids| ids == end).map(|at| at + n)
+        });
+        found.map_or(&[], |at| &self.ids[at..len.min(at + most)])
+    }
+
     /// The keys of all full blocks, those of generated tokens too.
     pub fn keys(&mut self) -> &[Key] {
         for block in self.keys.len()..self.len() / BLOCK_SIZE {
@@ -105,6 +116,18 @@ impl Sequence {
         self.ids.push(id);
         self.thw.iter_mut().for_each(|axis| axis.push(self.next_position));
         self.next_position += 1;
+    }
+
+    /// Appends tokens that may be wrong.
+    pub fn push_all(&mut self, ids: &[u32]) {
+        ids.iter().for_each(|&id| self.push(id));
+    }
+
+    /// Takes generated tokens back until `len` are left. None of them may be counted as computed.
+    pub fn truncate(&mut self, len: usize) {
+        self.next_position -= (self.ids.len() - len) as i32;
+        self.ids.truncate(len);
+        self.thw.iter_mut().for_each(|axis| axis.truncate(len));
     }
 
     /// Writes tokens `range` into rows from `row` on, and the table as that of sequence `seq` of a step.

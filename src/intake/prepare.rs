@@ -122,6 +122,8 @@ impl Prepared {
             media: self.media.clone(),
             sampling,
             controls: Controls::default(),
+            choices: 1,
+            priority: 0,
             max_new_tokens,
             stop: model.files.eos_token_ids().to_vec(),
         }

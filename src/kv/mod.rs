@@ -107,6 +107,11 @@ impl BlockTable {
         Ok(())
     }
 
+    /// Tokens that fit into the blocks.
+    pub fn room(&self, block_size: usize) -> usize {
+        self.blocks.len() * block_size
+    }
+
     /// The cache slot of a token.
     ///
     /// # Panics
@@ -119,6 +124,11 @@ impl BlockTable {
     pub fn fork(&self, within: &mut BlockAllocator) -> BlockTable {
         self.blocks.iter().for_each(|&b| within.share(b));
         BlockTable { blocks: self.blocks.clone() }
+    }
+
+    /// Puts another block, with its reference, in the place of one; gives that one, whose reference is the caller's then.
+    pub fn replace(&mut self, index: usize, by: BlockId) -> BlockId {
+        std::mem::replace(&mut self.blocks[index], by)
     }
 
     /// Gives all blocks back.

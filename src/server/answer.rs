@@ -30,15 +30,22 @@ pub struct Answer {
     /// Set once no more text comes.
     end: Option<&'static str>,
     /// Among the requests that are let in.
-    _place: OwnedSemaphorePermit,
+    _place: Arc<OwnedSemaphorePermit>,
     pub usage: Usage,
 }
 
 /// Tokens that were read and drawn.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub prompt: usize,
     pub completion: usize,
+}
+
+impl Usage {
+    /// With another answer to the same prompt.
+    pub fn and(self, other: Usage) -> Usage {
+        Usage { prompt: self.prompt.max(other.prompt), completion: self.completion + other.completion }
+    }
 }
 
 /// What an answer gives next.
@@ -60,15 +67,28 @@ pub struct Admitted {
 }
 
 impl Answer {
-    /// Sends a request to the engine; `turn` bounds how many are there.
-    pub fn begin(app: Arc<App>, request: Request, stops: Vec<String>, admitted: Admitted, turn: Turn) -> Answer {
+    /// Sends a request to the engine, and gives its answers; `turn` bounds how many requests are there.
+    pub fn begin(app: Arc<App>, request: Request, stops: Vec<String>, admitted: Admitted, turn: Turn) -> Vec<Answer> {
         let Admitted { arrived, deadline, place, log } = admitted;
-        let (sender, events) = mpsc::channel(request.max_new_tokens + 1);
+        let place = Arc::new(place);
         let usage = Usage { prompt: request.prompt.ids.len(), completion: 0 };
-        app.worker.submit(Job { request, events: sender, arrived, turn });
-        let (decoder, stops) = (StreamDecoder::new(Show::Grounding), Stops::new(stops));
-        let entries = Entries::default();
-        Answer { app, events, decoder, stops, entries, arrived, deadline, log, end: None, _place: place, usage }
+        let channels = (0..request.choices).map(|_| mpsc::channel(request.max_new_tokens + 1));
+        let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
+        app.worker.submit(Job { request, events: senders, arrived, turn });
+        let answer = |events| Answer {
+            app: app.clone(),
+            events,
+            decoder: StreamDecoder::new(Show::Grounding),
+            stops: Stops::new(stops.clone()),
+            entries: Entries::default(),
+            arrived,
+            deadline,
+            log: log.clone(),
+            end: None,
+            _place: place.clone(),
+            usage,
+        };
+        receivers.into_iter().map(answer).collect()
     }
 
     /// The next piece of text, and at last the end.

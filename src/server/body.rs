@@ -40,7 +40,9 @@ pub struct Body {
     pub tools: Option<List<Tool, TOOLS>>,
     pub tool_choice: Option<ToolChoice>,
     pub parallel_tool_calls: Option<bool>,
-    n: Option<u64>,
+    pub n: Option<u64>,
+    /// Lower runs first, as in vLLM.
+    pub priority: Option<i32>,
     best_of: Option<u64>,
     suffix: Option<String>,
     functions: Unsupported,
@@ -186,10 +188,8 @@ impl Body {
             ("echo", &self.echo),
         ];
         refuse(&unsupported)?;
-        for (name, count) in [("n", self.n), ("best_of", self.best_of)] {
-            if count.is_some_and(|n| n != 1) {
-                return Err(ApiError::field(name, "must be 1: several answers are not supported"));
-            }
+        if self.best_of.is_some_and(|best_of| Some(best_of) != self.n.or(Some(1))) {
+            return Err(ApiError::field("best_of", "must be n: all answers are given"));
         }
         if self.suffix.as_ref().is_some_and(|s| !s.is_empty()) {
             return Err(ApiError::field("suffix", "is not supported"));

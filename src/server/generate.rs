@@ -1,6 +1,6 @@
 //! `/v1/chat/completions` and `/v1/completions`: from a body to an answer, whole or as a stream of server-sent events.
 
-use super::answer::{Admitted, Answer};
+use super::answer::{Admitted, Answer, Usage};
 use super::body::{Body, StreamOptions, check_messages};
 use super::controls::controls;
 use super::error::ApiError;
@@ -15,7 +15,8 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::Value;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,14 +57,16 @@ pub async fn answer(
         // The body and its pictures end here.
         let (request, form) = app.preparing.run(move || prepare(&owner, kind, body)).await?;
         let shape = Shape::new(app.clone(), kind, request.controls.top_logprobs.is_some());
-        let answer = Answer::begin(app.clone(), request, form.stops, admitted, turn);
-        Ok::<_, ApiError>((Reader::new(answer, form.reading), shape, form.stream))
+        let answers = Answer::begin(app.clone(), request, form.stops, admitted, turn);
+        let readers = answers.into_iter().map(|answer| Reader::new(answer, form.reading));
+        let choices = readers.enumerate().map(|(i, reader)| (reader, shape.choice(i))).collect();
+        Ok::<_, ApiError>((choices, shape, form.stream))
     };
     let worked = tokio::time::timeout_at(deadline.into(), work).await;
-    let (reader, shape, stream) = worked.map_err(|_| ApiError::deadline())??;
+    let (choices, shape, stream) = worked.map_err(|_| ApiError::deadline())??;
     match stream {
-        Some(options) => Ok(streamed(reader, shape, kind, options.include_usage)),
-        None => whole(reader, shape).await,
+        Some(options) => Ok(streamed(choices, shape, kind, options.include_usage)),
+        None => whole(choices, shape).await,
     }
 }
 
@@ -116,53 +119,99 @@ fn prepare(app: &App, kind: Kind, body: Body) -> Result<(Request, Form), ApiErro
             prompt::plain_request(model, prompt::plain(model, prompt, rules)?, &body, rules)?
         }
     };
+    let (n, priority) = (body.n, body.priority);
     let stream = (body.stream == Some(true)).then(|| body.stream_options.unwrap_or_default());
     let stops = body.stop.map(|stop| stop.0).unwrap_or_default();
-    Ok((Request { controls, ..request }, Form { stops, reading, stream }))
+    let (choices, priority) = (choices(app, n)?, priority.unwrap_or_default());
+    Ok((Request { controls, choices, priority, ..request }, Form { stops, reading, stream }))
 }
 
-async fn whole(mut reader: Reader, mut shape: Shape) -> Result<Response, ApiError> {
-    let (mut text, mut calls, mut all) = (String::new(), Vec::new(), Vec::new());
-    loop {
-        let (delta, entries) = reader.next().await?;
-        all.extend(entries);
-        match delta {
-            Delta::Text(piece) => text += &piece,
-            Delta::Call(call) => calls.push(call),
-            Delta::End(finish) => {
-                return Ok(Json(shape.whole(&text, &calls, finish, &all, reader.usage())).into_response());
-            }
-        }
+/// How many answers are asked for; they run together.
+fn choices(app: &App, n: Option<u64>) -> Result<usize, ApiError> {
+    let most = app.sequences;
+    match n.unwrap_or(1) {
+        n if (1..=most as u64).contains(&n) => Ok(n as usize),
+        n => Err(ApiError::field("n", format!("{n} answers: 1 to {most} can be given"))),
     }
 }
 
-/// Where a stream is.
+async fn whole(choices: Vec<(Reader, Shape)>, shape: Shape) -> Result<Response, ApiError> {
+    let (mut all, mut usage) = (Vec::new(), Usage::default());
+    // One after the other: what the others say meanwhile waits in their channels.
+    for (mut reader, mut shape) in choices {
+        let (mut text, mut calls, mut entries) = (String::new(), Vec::new(), Vec::new());
+        loop {
+            let (delta, more) = reader.next().await?;
+            entries.extend(more);
+            match delta {
+                Delta::Text(piece) => text += &piece,
+                Delta::Call(call) => calls.push(call),
+                Delta::End(finish) => {
+                    all.push(shape.whole(&text, &calls, finish, &entries));
+                    break;
+                }
+            }
+        }
+        usage = usage.and(reader.usage());
+    }
+    Ok(Json(shape.answer(all, usage)).into_response())
+}
+
+/// Where the stream of an answer is.
 enum At {
     Start,
     Middle,
-    Usage,
-    Done,
     End,
 }
 
-/// The answer as server-sent events. An error in the middle is an event of its own, after which nothing follows.
-fn streamed(reader: Reader, shape: Shape, kind: Kind, usage: bool) -> Response {
+/// What the stream of an answer gives.
+enum Sent {
+    Chunk(Value),
+    /// The last chunk, and the tokens that it took.
+    Last(Value, Usage),
+    Error(ApiError),
+}
+
+/// The chunks of one answer.
+fn chunks(reader: Reader, shape: Shape, kind: Kind) -> impl Stream<Item = Sent> {
     let start = if kind == Kind::Chat { At::Start } else { At::Middle };
-    let events = stream::unfold((reader, shape, start), move |(mut reader, mut shape, at)| async move {
-        let (value, next) = match at {
-            At::Start => (shape.first(), At::Middle),
+    stream::unfold((reader, shape, start), |(mut reader, mut shape, at)| async move {
+        let (sent, next) = match at {
+            At::Start => (Sent::Chunk(shape.first()), At::Middle),
             At::Middle => match reader.next().await {
                 Ok((delta @ Delta::End(_), entries)) => {
-                    (shape.chunk(&delta, &entries), if usage { At::Usage } else { At::Done })
+                    (Sent::Last(shape.chunk(&delta, &entries), reader.usage()), At::End)
                 }
-                Ok((delta, entries)) => (shape.chunk(&delta, &entries), At::Middle),
-                Err(e) => (e.json(), At::End),
+                Ok((delta, entries)) => (Sent::Chunk(shape.chunk(&delta, &entries)), At::Middle),
+                Err(e) => (Sent::Error(e), At::End),
             },
-            At::Usage => (shape.usage(reader.usage()), At::Done),
-            At::Done => return Some((Ok(Event::default().data("[DONE]")), (reader, shape, At::End))),
             At::End => return None,
         };
-        Some((Ok::<_, Infallible>(Event::default().data(value.to_string())), (reader, shape, next)))
+        Some((sent, (reader, shape, next)))
+    })
+}
+
+/// The answers as server-sent events, as they come. An error in the middle is an event of its own, after which nothing follows.
+fn streamed(choices: Vec<(Reader, Shape)>, shape: Shape, kind: Kind, with_usage: bool) -> Response {
+    let mut left = choices.len();
+    let mut usage = Usage::default();
+    let all = stream::select_all(choices.into_iter().map(|(reader, shape)| chunks(reader, shape, kind).boxed()));
+    let said = all.map(move |sent| match sent {
+        Sent::Chunk(chunk) => (vec![chunk.to_string()], false),
+        Sent::Error(e) => (vec![e.json().to_string()], true),
+        Sent::Last(chunk, of) => {
+            left -= 1;
+            usage = usage.and(of);
+            let last = with_usage.then(|| shape.usage(usage).to_string()).into_iter().chain(["[DONE]".into()]);
+            let last = last.filter(|_| left == 0);
+            ([chunk.to_string()].into_iter().chain(last).collect(), left == 0)
+        }
     });
+    let until_end = said.scan(false, |ended, (events, ends)| {
+        let before = std::mem::replace(ended, ends || *ended);
+        std::future::ready((!before).then_some(events))
+    });
+    let events =
+        until_end.flat_map(|events| stream::iter(events)).map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }

@@ -88,6 +88,8 @@ struct App {
     deadline: Duration,
     worker: Worker,
     metrics: Arc<Metrics>,
+    /// Answers that may run together.
+    sequences: usize,
     /// Requests that may be in the server, those that run and those that wait.
     places: usize,
     admission: Arc<Semaphore>,
@@ -167,6 +169,7 @@ impl App {
             deadline: settings.deadline,
             worker,
             metrics,
+            sequences: seqs,
             places,
             admission: Arc::new(Semaphore::new(places)),
             parsing: Pool::new(limits::WORKERS),

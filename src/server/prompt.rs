@@ -93,6 +93,8 @@ pub fn plain_request(model: &Model, ids: Vec<u32>, body: &Body, rules: Rules) ->
         media: Vec::new(),
         sampling: draw(model, body)?,
         controls: Controls::default(),
+        choices: 1,
+        priority: 0,
         max_new_tokens,
         stop: model.files.eos_token_ids().to_vec(),
     })

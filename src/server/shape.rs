@@ -16,6 +16,8 @@ pub struct Shape {
     kind: Kind,
     id: String,
     created: u64,
+    /// Which of the answers.
+    index: usize,
     logprobs: bool,
     calls: usize,
     /// Characters of text.
@@ -27,7 +29,12 @@ impl Shape {
     pub fn new(app: Arc<App>, kind: Kind, logprobs: bool) -> Shape {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Shape { app, kind, id: format!("{prefix}-{}", unique()), created, logprobs, calls: 0, offset: 0 }
+        Shape { app, kind, id: format!("{prefix}-{}", unique()), created, index: 0, logprobs, calls: 0, offset: 0 }
+    }
+
+    /// The same for one of the answers.
+    pub fn choice(&self, index: usize) -> Shape {
+        Shape { app: self.app.clone(), id: self.id.clone(), index, ..*self }
     }
 
     fn object(&self, object: &str, choices: Value) -> Value {
@@ -35,10 +42,18 @@ impl Shape {
         json!({ "id": id, "object": object, "created": created, "model": app.name, "choices": choices })
     }
 
+    /// All answers.
+    pub fn answer(&self, choices: Vec<Value>, usage: Usage) -> Value {
+        let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
+        let mut value = self.object(object, choices.into());
+        value["usage"] = usage.json();
+        value
+    }
+
     /// A whole answer.
-    pub fn whole(&mut self, text: &str, calls: &[Call], finish: &str, entries: &[Entry], usage: Usage) -> Value {
-        let (object, mut choice) = match self.kind {
-            Kind::Plain => ("text_completion", json!({ "text": text })),
+    pub fn whole(&mut self, text: &str, calls: &[Call], finish: &str, entries: &[Entry]) -> Value {
+        let mut choice = match self.kind {
+            Kind::Plain => json!({ "text": text }),
             Kind::Chat => {
                 let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
                 if !calls.is_empty() {
@@ -47,26 +62,24 @@ impl Shape {
                         message["content"] = Value::Null;
                     }
                 }
-                ("chat.completion", json!({ "message": message }))
+                json!({ "message": message })
             }
         };
-        choice["index"] = 0.into();
+        choice["index"] = self.index.into();
         choice["logprobs"] = self.logprobs(entries);
         choice["finish_reason"] = finish.into();
-        let mut value = self.object(object, json!([choice]));
-        value["usage"] = usage.json();
-        value
+        choice
     }
 
     /// The first chunk of a chat, which names the role.
     pub fn first(&self) -> Value {
-        let choice = json!({ "index": 0, "logprobs": null, "finish_reason": null, "delta": { "role": "assistant", "content": "" } });
+        let choice = json!({ "index": self.index, "logprobs": null, "finish_reason": null, "delta": { "role": "assistant", "content": "" } });
         self.object(self.chunk_object(), json!([choice]))
     }
 
     /// A chunk with what comes next.
     pub fn chunk(&mut self, delta: &Delta, entries: &[Entry]) -> Value {
-        let mut choice = json!({ "index": 0, "logprobs": null, "finish_reason": null });
+        let mut choice = json!({ "index": self.index, "logprobs": null, "finish_reason": null });
         if !entries.is_empty() {
             choice["logprobs"] = self.logprobs(entries);
         }

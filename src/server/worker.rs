@@ -21,8 +21,9 @@ use tokio::sync::mpsc;
 /// A request on its way to the engine.
 pub struct Job {
     pub request: Request,
-    /// Has room for all that may become of it. Closed without an end where the engine broke; whoever closes the other side cancels the job.
-    pub events: mpsc::Sender<What>,
+    /// One for each of the request's answers, with room for all that may become of it. Closed without an end where the engine broke; whoever closes
+    /// the other side cancels the answer.
+    pub events: Vec<mpsc::Sender<What>>,
     /// When the request came in.
     pub arrived: Instant,
     /// Kept until the engine lets go of the prompt and its pixels.
@@ -34,7 +35,7 @@ pub trait Core {
     /// As [`Engine::submit`].
     fn submit(&mut self, request: Request) -> Result<RequestId>;
     /// As [`Engine::cancel`].
-    fn cancel(&mut self, request: RequestId) -> Option<Timing>;
+    fn cancel(&mut self, request: RequestId, choice: usize) -> Option<Timing>;
     /// As [`Engine::turn`].
     fn step(&mut self, cancel: &Cancel) -> Result<Vec<Event>>;
     /// As [`Engine::is_idle`].
@@ -48,8 +49,8 @@ impl Core for Engine {
         Engine::submit(self, request)
     }
 
-    fn cancel(&mut self, request: RequestId) -> Option<Timing> {
-        Engine::cancel(self, request)
+    fn cancel(&mut self, request: RequestId, choice: usize) -> Option<Timing> {
+        Engine::cancel(self, request, choice)
     }
 
     fn step(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
@@ -185,20 +186,20 @@ impl<M> Thread<M> {
     }
 }
 
-/// The jobs that an engine works on, until it is idle.
+/// The answers that an engine works on, until it is idle.
 struct Batch<'m> {
-    jobs: BTreeMap<RequestId, UnderWay>,
+    jobs: BTreeMap<(RequestId, usize), UnderWay>,
     metrics: &'m Metrics,
 }
 
-/// A job without its request, which the engine has.
+/// An answer without its request, which the engine has.
 struct UnderWay {
     events: mpsc::Sender<What>,
     arrived: Instant,
     /// Until the engine had it.
     waited: Duration,
     last_token: Option<Instant>,
-    _turn: Turn,
+    _turn: Arc<Turn>,
 }
 
 impl Batch<'_> {
@@ -220,27 +221,30 @@ impl Batch<'_> {
         let Job { request, events, arrived, turn } = job;
         match core.submit(request) {
             Ok(id) => {
-                let waited = arrived.elapsed();
-                self.jobs.insert(id, UnderWay { events, arrived, waited, last_token: None, _turn: turn });
+                let (waited, turn) = (arrived.elapsed(), Arc::new(turn));
+                for (choice, events) in events.into_iter().enumerate() {
+                    let job = UnderWay { events, arrived, waited, last_token: None, _turn: turn.clone() };
+                    self.jobs.insert((id, choice), job);
+                }
             }
-            // Nobody may be left to tell.
-            Err(e) => drop(events.try_send(What::Failed(e))),
+            // It is told once, and nobody may be left to tell.
+            Err(e) => drop(events.first().map(|events| events.try_send(What::Failed(e)))),
         }
     }
 
     /// Ends the jobs that nobody reads any more, and all of them at the end.
     fn cancel_deserted(&mut self, core: &mut impl Core, end: &Cancel) {
-        self.jobs.retain(|id, job| {
+        self.jobs.retain(|(id, choice), job| {
             let keep = !job.events.is_closed() && !end.is_cancelled();
-            if !keep && let Some(timing) = core.cancel(*id) {
+            if !keep && let Some(timing) = core.cancel(*id, *choice) {
                 self.metrics.computed(job.waited, &timing);
             }
             keep
         });
     }
 
-    fn deliver(&mut self, Event { request, what }: Event) {
-        let Some(job) = self.jobs.get_mut(&request) else { return };
+    fn deliver(&mut self, Event { request, choice, what }: Event) {
+        let Some(job) = self.jobs.get_mut(&(request, choice)) else { return };
         let ends = !matches!(what, What::Token { .. });
         match &what {
             What::Token { .. } => job.note_token(self.metrics),
@@ -250,7 +254,7 @@ impl Batch<'_> {
         // A reader that is gone is seen before the next step.
         let _ = job.events.try_send(what);
         if ends {
-            self.jobs.remove(&request);
+            self.jobs.remove(&(request, choice));
         }
     }
 }

@@ -77,7 +77,7 @@ pub fn request(len: usize, seed: u32, shade: f32) -> Request {
     let positions = positions(len, &spans, 2).unwrap();
     let sampling = Sampling { temperature: 0.9, top_p: 0.95, seed: 11, repetition_penalty: 1.1, ..Sampling::GREEDY };
     let (prompt, controls) = (Prompt { ids, spans }, Controls::default());
-    Request { prompt, positions, media, sampling, controls, max_new_tokens: 24, stop: vec![] }
+    Request { prompt, positions, media, sampling, controls, choices: 1, priority: 0, max_new_tokens: 24, stop: vec![] }
 }
 
 pub fn bits(values: &[f32]) -> Vec<u32> {

@@ -110,7 +110,7 @@ fn check_bests(name: &str, case: &Case, got: &[u8]) {
         return;
     };
     let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&got[bytes_of(logits)]);
-    let want: Vec<i64> = rows.chunks(logits.cols()).map(osprey::ops::sample::best).collect();
+    let want: Vec<i64> = rows.chunks(logits.cols()).map(|row| osprey::ops::sample::best(0, row) as i64).collect();
     let kept: Vec<i64> = bytemuck::pod_collect_to_vec(&got[bytes_of(bests)]);
     assert_eq!(kept, want, "{name} [{}]: best tokens", case.label);
 }

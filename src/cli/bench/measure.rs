@@ -108,7 +108,17 @@ fn about_picture(engine: &Engine, picture: &Picture, run: u64) -> Result<Request
 fn request(prompt: Prompt, media: Vec<Picture>, max_new_tokens: usize, merge: usize) -> Result<Request> {
     let positions = positions(prompt.ids.len(), &prompt.spans, merge as u32)?;
     let (sampling, controls) = (Sampling::GREEDY, Controls::default());
-    Ok(Request { prompt, positions, media, sampling, controls, max_new_tokens, stop: Vec::new() })
+    Ok(Request {
+        prompt,
+        positions,
+        media,
+        sampling,
+        controls,
+        choices: 1,
+        priority: 0,
+        max_new_tokens,
+        stop: Vec::new(),
+    })
 }
 
 /// Any text token; token 0 of two runs never is the same one.

@@ -32,7 +32,7 @@ impl Core for Parrot {
         Ok(id)
     }
 
-    fn cancel(&mut self, request: RequestId) -> Option<Timing> {
+    fn cancel(&mut self, request: RequestId, _: usize) -> Option<Timing> {
         self.cancelled.lock().unwrap().push(request.0);
         self.under_way.retain(|(id, _)| *id != request);
         Some(Timing::default())
@@ -48,14 +48,14 @@ impl Core for Parrot {
         assert!(!alone || self.born.elapsed() < Duration::from_secs(10), "nobody came");
         let mut events = Vec::new();
         self.under_way.retain_mut(|(request, ids)| {
-            let mut tell = |what| events.push(Event { request: *request, what });
+            let mut tell = |what| events.push(Event { request: *request, choice: 0, what });
             match ids.pop() {
                 Some(MEET) if alone => ids.push(MEET),
                 Some(POISON) => tell(What::Failed(Error::Numerics("NaN".into()))),
                 Some(id) => tell(What::Token { id, logprobs: None }),
                 None => tell(What::Done(Finish::Length, Timing::default())),
             }
-            !matches!(events.last(), Some(Event { request: r, what: What::Done(..) | What::Failed(_) }) if r == request)
+            !matches!(events.last(), Some(Event { request: r, what: What::Done(..) | What::Failed(_), .. }) if r == request)
         });
         Ok(events)
     }
@@ -78,11 +78,13 @@ fn submit(worker: &Worker, ids: &[u32]) -> mpsc::Receiver<What> {
         media: Vec::new(),
         sampling: Sampling::GREEDY,
         controls: Controls::default(),
+        choices: 1,
+        priority: 0,
         max_new_tokens: ids.len(),
         stop: Vec::new(),
     };
     let turn = Pool::new(1).turn().now_or_never().unwrap().unwrap();
-    worker.submit(Job { request, events, arrived: Instant::now(), turn });
+    worker.submit(Job { request, events: vec![events], arrived: Instant::now(), turn });
     out
 }
 
