@@ -132,7 +132,8 @@ fn what_is_not_supported_or_wrong_is_refused_by_name() {
     let pictures: Vec<Value> = (0..17).map(|_| image(&example("digit"))).collect();
     let many = vec!["a"; 17];
     let cases = [
-        (CHAT, with(hi(), json!({ "n": 2 })), "n"),
+        (CHAT, with(hi(), json!({ "n": 17 })), "n"),
+        (CHAT, with(hi(), json!({ "best_of": 2 })), "best_of"),
         (CHAT, with(hi(), json!({ "ignore_eos": true })), "ignore_eos"),
         (CHAT, with(hi(), json!({ "temperature": -1 })), "temperature"),
         (CHAT, with(hi(), json!({ "temperature": "hot" })), "temperature"),

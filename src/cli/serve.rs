@@ -45,6 +45,9 @@ pub struct ServeArgs {
     /// Requests that run together
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
     max_num_seqs: u64,
+    /// Tokens that each answer may try ahead of their turn, where it repeats what came before; answers are the same
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=16))]
+    num_speculative_tokens: u64,
     /// Memory for the caches and buffers, such as 8GiB; weights are mapped and do not count [default: caches of 4 contexts]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_memory: Option<u64>,
@@ -85,7 +88,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let least = limits(context(args.context, &model.files)?, &model.images, 1);
     let seqs = args.max_num_seqs as usize;
     // Each has a row in every step.
-    let least = Limits { seqs, chunk: least.chunk.max(seqs), ..least };
+    let drafts = args.num_speculative_tokens as usize;
+    let least = Limits { seqs, drafts, chunk: least.chunk.max(seqs), ..least };
     let loaded = Qwen2Vl::load(&model.files.config, &model.files.weights, placement.precision)?;
     let budget = Budget::new(&loaded, least, args.max_memory)?;
     announce(&budget, Summary::new(&model.files).total.bytes);

@@ -58,7 +58,7 @@ impl Limits {
 
     /// Rows with logits of any step.
     fn most_samples(&self) -> usize {
-        self.samples.max((self.seqs * (1 + self.drafts)).min(self.chunk))
+        self.samples.max(self.seqs * (1 + self.drafts))
     }
 
     /// The row of seen tokens that padding draws into.

@@ -211,7 +211,6 @@ fn streamed(choices: Vec<(Reader, Shape)>, shape: Shape, kind: Kind, with_usage:
         let before = std::mem::replace(ended, ends || *ended);
         std::future::ready((!before).then_some(events))
     });
-    let events =
-        until_end.flat_map(|events| stream::iter(events)).map(|data| Ok::<_, Infallible>(Event::default().data(data)));
+    let events = until_end.flat_map(stream::iter).map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }

@@ -228,7 +228,11 @@ impl Batch<'_> {
                 }
             }
             // It is told once, and nobody may be left to tell.
-            Err(e) => drop(events.first().map(|events| events.try_send(What::Failed(e)))),
+            Err(e) => {
+                if let Some(events) = events.first() {
+                    let _ = events.try_send(What::Failed(e));
+                }
+            }
         }
     }
 

@@ -323,3 +323,31 @@ fn what_cannot_be_followed_is_refused_by_name() {
     assert_eq!(plain(json!({ "top_logprobs": 2 })), "top_logprobs");
     assert_eq!(plain(json!({ "tools": tools() })), "tools");
 }
+
+#[test]
+fn several_answers_are_those_of_their_seeds() {
+    // Tokens that are tried ahead change nothing.
+    for more in [&[][..], &["--num-speculative-tokens", "3"]] {
+        let server = Server::start(more);
+        let body = with(star(), json!({ "temperature": 3, "top_k": 0, "top_p": 1, "max_tokens": 24, "seed": 5 }));
+        let alone = [5, 6, 7].map(|seed| said(&server.chat(&with(body.clone(), json!({ "seed": seed })))).to_string());
+        assert!(alone[0] != alone[1] && alone[1] != alone[2], "{alone:?}");
+        let three = with(body, json!({ "n": 3 }));
+        let got = server.chat(&three);
+        let choices = got["choices"].as_array().unwrap();
+        let texts: Vec<&str> = choices.iter().map(|c| c["message"]["content"].as_str().unwrap()).collect();
+        assert_eq!(texts, alone);
+        assert_eq!(choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+        let more = json!({ "stream": true, "stream_options": { "include_usage": true } });
+        let events = server.stream(CHAT, &with(three, more));
+        let mut streamed = [const { String::new() }; 3];
+        for choice in events.iter().filter_map(|event| event["choices"].get(0)) {
+            let text = choice["delta"]["content"].as_str().unwrap_or_default();
+            streamed[choice["index"].as_u64().unwrap() as usize] += text;
+        }
+        assert_eq!(streamed, alone);
+        assert_eq!(events.last().unwrap()["usage"], got["usage"]);
+        server.until("vllm:num_requests_running", 0.0);
+        server.until("vllm:kv_cache_usage_perc", 0.0);
+    }
+}
