@@ -271,7 +271,7 @@ fn answers_share_their_prompt() {
 fn tokens_that_repeat_are_tried_ahead() {
     let s = setup(DType::F32);
     let request = Request { max_new_tokens: 90, ..prompt(40, 0, &[]) };
-    let answer = |drafts| {
+    let answer = |request: &Request, drafts| {
         let mut e = engine(s, Limits { drafts, ..WIDE });
         let (mut ids, mut steps, mut tried) = (Vec::new(), 0, (0, 0));
         e.submit(request.clone()).unwrap();
@@ -287,11 +287,21 @@ fn tokens_that_repeat_are_tried_ahead() {
         }
         (ids, steps, tried)
     };
-    let (plain, steps, none) = answer(0);
-    let (ids, fewer, (drafted, accepted)) = answer(3);
+    let (plain, steps, none) = answer(&request, 0);
+    let (ids, fewer, (drafted, accepted)) = answer(&request, 3);
     assert_eq!((&ids, none), (&plain, (0, 0)));
     assert_eq!(steps - fewer, accepted, "each token that was right saves a step");
     assert!(accepted > 5 && accepted <= drafted, "{accepted} of {drafted}");
+    // Drawn ones too: each with the random number of its place.
+    let mut right = 0;
+    for seed in 0..8 {
+        let sampling = Sampling { temperature: 1.0, top_k: 2, seed, ..Sampling::GREEDY };
+        let request = Request { sampling, ..request.clone() };
+        let ((plain, ..), (ids, _, (_, accepted))) = (answer(&request, 0), answer(&request, 3));
+        assert_eq!(ids, plain, "seed {seed}");
+        right += accepted;
+    }
+    assert!(right > 5, "{right} of eight answers were right ahead of their turn");
 }
 
 /// Both begin, but their answers do not fit together.

@@ -57,7 +57,8 @@ fn every_entry_is_launched_by_a_case() {
 
 #[test]
 fn every_op_has_cases_in_both_storage_types() {
-    for entry in REGISTRY.iter().filter(|e| e.name != "sample") {
+    // Logits are f32, and blocks are copied as words.
+    for entry in REGISTRY.iter().filter(|e| !["sample", "kv_copy"].contains(&e.name)) {
         for dtype in ["bf16", "f16"] {
             let found = launches()
                 .iter()
