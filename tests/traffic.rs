@@ -153,5 +153,7 @@ fn kernels_move_what_their_ops_must() {
         work.for_each(|w| wrong.extend(complaints(&w, 15.0)));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(seen, REGISTRY.iter().map(|e| e.name).collect(), "every op has a workload");
+    // Blocks are copied between steps.
+    let in_steps = REGISTRY.iter().map(|e| e.name).filter(|name| *name != "kv_copy");
+    assert_eq!(seen, in_steps.collect(), "every op of a step has a workload");
 }
