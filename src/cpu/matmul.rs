@@ -167,8 +167,8 @@ fn add_pairs(sums: &mut [Lane16], rows: usize) -> &mut [Lane16] {
     &mut sums[..len]
 }
 
-/// Cuts a product of `t` rows into tasks of about `group` columns: `product(scratch, rows, units, units that the thread computes next)` gives the outputs of some units for some rows,
-/// `[rows][vectors of columns]`, and the epilogue takes them by unit.
+/// Cuts a product of `t` rows into tasks of about `group` columns: `product(scratch, rows, units, units that the thread computes next)` gives the outputs
+/// of some units for some rows, `[rows][vectors of columns]`, and the epilogue takes them by unit.
 fn each_task(cpu: &Cpu, (t, group): (usize, usize), units: &[Unit], epilogue: Epilogue, product: TaskProduct) {
     let (groups, tiles) = (groups(units, group), t.div_ceil(ROWS));
     let units_of = |task: usize| &units[groups[task % groups.len()].clone()];

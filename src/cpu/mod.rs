@@ -89,8 +89,8 @@ impl Cpu {
         });
     }
 
-    /// As [`for_each`](Cpu::for_each), `work(scratch, task, the task that the thread does next, if that is known)`. Scratch is kept from task to task, and from
-    /// call to call: fresh pages cost more than small products.
+    /// As [`for_each`](Cpu::for_each), `work(scratch, task, the task that the thread does next, if that is known)`. Scratch is kept from task to task,
+    /// and from call to call: fresh pages cost more than small products.
     fn for_each_with(&self, tasks: usize, work: impl Fn(&mut Vec<Lane16>, usize, Option<usize>) + Sync) {
         let counter = AtomicUsize::new(0);
         let claim = || counter.fetch_add(1, Ordering::Relaxed);

@@ -58,7 +58,7 @@ impl Engine {
         self.tower_was_last = tower;
         if tower {
             let streams = self.schedule.running.iter().any(|live| live.drawn > 0);
-            let prompts = parts.iter().any(|part| part.range.len() > 1);
+            let prompts = parts.iter().any(Part::prefills);
             self.encode_slice(streams.then(|| self.pace.slice(prompts).unwrap_or_default()), cancel)?;
         } else if !parts.is_empty() {
             self.run_parts(&parts, cancel, &mut events)?;
@@ -156,7 +156,7 @@ impl Engine {
             let live = &self.schedule.running[part.index];
             live.sequence.fill(&mut step, row, i, part.range.start..part.range.end + part.drafts.len());
             row += part.rows();
-            let last = part.leader.map_or(row.wrapping_sub(1), |leader| last_rows[&leader]);
+            let last = part.leader.map_or(row - 1, |leader| last_rows[&leader]);
             last_rows.insert(part.index, last);
             for draw in 0..part.draws {
                 step.i32s_mut(&sample_rows)[sample] = (last + 1 + draw - part.draws) as i32;

@@ -3,6 +3,7 @@
 use super::BLOCK_SIZE;
 use super::pictures::Pictures;
 use super::sequence::Sequence;
+use crate::error::Result;
 use crate::kv::prefix::PrefixCache;
 use crate::kv::{BlockAllocator, BlockId, BlockTable};
 
@@ -39,12 +40,19 @@ impl Pool {
 
     /// Gives a sequence blocks for all its tokens, and one of its own where it writes next; false if even without known prefixes too few are free.
     pub fn grow(&mut self, sequence: &mut Sequence) -> bool {
-        while sequence.table.reserve(sequence.len(), &mut self.blocks).is_err() {
-            if !self.prefix.evict(&mut self.blocks) {
-                return false;
+        let len = sequence.len();
+        self.evicting(|blocks| sequence.table.reserve(len, blocks)).is_some() && self.part(sequence)
+    }
+
+    /// Takes blocks, and forgets known prefixes as far as it takes; none if even then too few are free.
+    fn evicting<T>(&mut self, mut take: impl FnMut(&mut BlockAllocator) -> Result<T>) -> Option<T> {
+        loop {
+            match take(&mut self.blocks) {
+                Ok(taken) => return Some(taken),
+                Err(_) if self.prefix.evict(&mut self.blocks) => {}
+                Err(_) => return None,
             }
         }
-        self.part(sequence)
     }
 
     /// Lets go of the block that a sequence is about to write into, if others hold it too: what it holds is copied to one of its own. Only forks
@@ -55,15 +63,9 @@ impl Pool {
         if self.blocks.references(shared) == 1 || sequence.computed.is_multiple_of(BLOCK_SIZE) {
             return true;
         }
-        loop {
-            if let Ok(own) = self.blocks.take() {
-                self.copies.push((sequence.table.replace(at, own), own));
-                return true;
-            }
-            if !self.prefix.evict(&mut self.blocks) {
-                return false;
-            }
-        }
+        let own = self.evicting(BlockAllocator::take);
+        self.copies.extend(own.map(|own| (sequence.table.replace(at, own), own)));
+        own.is_some()
     }
 
     /// The blocks to copy before the next step, which the caller copies now.

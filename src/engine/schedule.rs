@@ -71,7 +71,8 @@ impl Live {
     pub fn drafts(&self, most: usize) -> &[u32] {
         let left = self.max_new_tokens - self.drawn;
         let plain = self.sampling.repetition_penalty == 1.0 && self.controls.is_plain();
-        if plain { self.sequence.continuation(most.min(left.saturating_sub(1))) } else { &[] }
+        let most = most.min(left.saturating_sub(1));
+        if plain && most > 0 { self.sequence.continuation(most) } else { &[] }
     }
 
     /// Takes a drawn token; says how the answer ends if it does.
