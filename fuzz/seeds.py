@@ -56,6 +56,16 @@ def bodies():
     yield {**chat, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 3, "stop": ["a", "b"]}
     yield {**chat, "temperature": 1.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "seed": -1}
     yield {**chat, "n": 1, "logprobs": False, "tools": [], "response_format": {"type": "text"}, "logit_bias": {}, "user": {"a": [1]}}
+    schema = {"type": "object", "properties": {"d": {"type": "integer"}}, "required": ["d"]}
+    function = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema, "strict": True}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"d": 1}'}}
+    called = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "r"}]
+    named = {"type": "function", "function": {"name": "f"}}
+    for choice in ["none", "auto", "required", named]:
+        yield {**chat, "messages": chat["messages"] + called, "tools": [function], "tool_choice": choice, "parallel_tool_calls": False}
+    yield {**chat, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}}
+    yield {**chat, "structured_outputs": {"regex": "a+"}, "n": 2, "priority": -1, "logprobs": True, "top_logprobs": 3}
+    yield {**chat, "structured_outputs": {"choice": ["a", "b"]}, "frequency_penalty": 1, "presence_penalty": -1, "logit_bias": {"5": 9}}
     yield {"prompt": "x", "max_tokens": 1, "echo": False, "best_of": 1, "suffix": ""}
     yield {"prompt": [1, 2, 3], "stop": "x"}
     yield {"prompt": ["x"]}
