@@ -201,3 +201,49 @@ fn within(text: &str, min: f32, max: f32, wanted: &str) -> Result<f32, String> {
         _ => Err(format!("must be {wanted}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units_or_none() {
+        let good = [
+            ("0", 0),
+            ("1073741824", 1 << 30),
+            ("3KiB", 3 << 10),
+            ("3KB", 3000),
+            ("500MB", 500_000_000),
+            ("500 MiB", 500 << 20),
+            ("8GiB", 8 << 30),
+            ("8GB", 8_000_000_000),
+            ("2TB", 2_000_000_000_000),
+            ("16777215TiB", 16_777_215 << 40),
+            ("18446744073709551615", u64::MAX),
+        ];
+        for (text, want) in good {
+            assert_eq!(bytes(text), Ok(want), "{text}");
+        }
+        let wrong = [
+            "",
+            " ",
+            "GiB",
+            "-1GiB",
+            "1.5GiB",
+            "1e9",
+            "0x10",
+            "8gib",
+            "8G",
+            "8 Gi B",
+            "GiB8",
+            "8GiBGiB",
+            "\u{ff18}GiB",
+            "18446744073709551616",
+            "18446744073709551615KB",
+            "16777216TiB",
+        ];
+        for text in wrong {
+            assert!(bytes(text).is_err_and(|why| why.contains("8GiB")), "{text}");
+        }
+    }
+}

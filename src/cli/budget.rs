@@ -3,7 +3,6 @@
 //! The surprise: both caches have room for the same number of tokens. Prompts are pictures to a large part, and a row of one is small beside a token's keys
 //! and values, so one number rules both.
 
-use super::device::available_memory;
 use crate::engine::{BLOCK_SIZE, Limits, needs};
 use crate::error::{Error, Result};
 use crate::exec::Needs;
@@ -11,7 +10,7 @@ use crate::model::qwen2_vl::Qwen2Vl;
 use crate::tensor::Region;
 use std::fmt;
 
-/// Full contexts that the caches have room for, unless a budget is given or the machine has little memory.
+/// Full contexts that the caches have room for, unless a budget is given or there is little memory.
 const CONTEXTS: usize = 4;
 
 /// The bytes of a server.
@@ -30,23 +29,31 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The largest caches within `most` bytes; `least` has room for one context. Without `most` they hold four, in half of the free memory.
+    /// The largest caches within `most` bytes; `least` has room for one context. Without `most` they hold four, as far as the device has `room` for
+    /// them, where anybody knows.
     ///
     /// # Errors
-    /// [`Error::Memory`] with the numbers if `most` is too little for one context.
-    pub fn new(model: &Qwen2Vl, least: Limits, most: Option<u64>) -> Result<Budget> {
-        let smallest = needs(model, &least)?.regions.total() as u64;
+    /// [`Error::Memory`] with the numbers if `most` is too little for one context; those of `room`.
+    pub fn new(
+        model: &Qwen2Vl,
+        least: Limits,
+        most: Option<u64>,
+        room: impl FnOnce(&Needs) -> Result<Option<u64>>,
+    ) -> Result<Budget> {
+        let fewest = needs(model, &least)?;
+        let smallest = fewest.regions.total() as u64;
         let row = model.config.text.hidden_size * model.precision.activations.size();
         let kv = model.kv_layout(1, BLOCK_SIZE).bytes();
         let block = (kv + BLOCK_SIZE * row) as u64;
-        let room = most.unwrap_or_else(|| {
-            let usual = smallest + ((CONTEXTS - 1) * least.blocks) as u64 * block;
-            usual.min(available_memory().map_or(u64::MAX, |free| free / 2)).max(smallest)
-        });
-        let left = room.checked_sub(smallest).ok_or_else(|| Error::Memory {
+        let usual = smallest + ((CONTEXTS - 1) * least.blocks) as u64 * block;
+        let most = match most {
+            Some(most) => most,
+            None => usual.min(room(&fewest)?.unwrap_or(u64::MAX)).max(smallest),
+        };
+        let left = most.checked_sub(smallest).ok_or_else(|| Error::Memory {
             what: format!("one context of {} tokens, with the buffers for {} requests,", least.context, least.seqs),
             need: smallest,
-            have: room,
+            have: most,
             hint: "raise --max-memory, or lower --context, --max-num-seqs or --max-pixels".into(),
         })?;
         // Slots of the cache are counted in i32.
@@ -92,6 +99,11 @@ mod tests {
 
     const LEAST: Limits = Limits { seqs: 4, ..Limits::single(1000, 512, 1024, 1) };
 
+    /// For where the flag says it all.
+    fn unasked(_: &Needs) -> Result<Option<u64>> {
+        panic!("the device was asked")
+    }
+
     fn demo() -> Qwen2Vl {
         let files = ModelFiles::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo")).unwrap();
         Qwen2Vl::load(&files.config, &files.weights, Precision::new(DType::Bf16)).unwrap()
@@ -102,28 +114,39 @@ mod tests {
         let model = demo();
         let smallest = needs(&model, &LEAST).unwrap().regions.total() as u64;
         for more in [0, 1, 100_000, 12_345_678] {
-            let budget = Budget::new(&model, LEAST, Some(smallest + more)).unwrap();
+            let budget = Budget::new(&model, LEAST, Some(smallest + more), unasked).unwrap();
             let row = (budget.encoder / budget.limits.images as u64) * BLOCK_SIZE as u64;
             let total = needs(&model, &budget.limits).unwrap().regions.total() as u64;
             assert_eq!(budget.total(), total);
             assert!(total <= smallest + more && smallest + more < total + budget.block + row, "{more}: {budget}");
         }
         // What nobody can use is not an overflow.
-        assert!(Budget::new(&model, LEAST, Some(u64::MAX)).is_ok());
+        assert!(Budget::new(&model, LEAST, Some(u64::MAX), unasked).is_ok());
     }
 
     #[test]
     fn less_than_a_context_is_refused_with_the_numbers() {
         let model = demo();
         let smallest = needs(&model, &LEAST).unwrap().regions.total() as u64;
-        let error = Budget::new(&model, LEAST, Some(smallest - 1)).unwrap_err().to_string();
+        let error = Budget::new(&model, LEAST, Some(smallest - 1), unasked).unwrap_err().to_string();
         let words = ["1000 tokens", &smallest.to_string(), &(smallest - 1).to_string(), "--max-memory"];
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     }
 
     #[test]
-    fn without_a_budget_there_is_room_for_four_contexts() {
-        let budget = Budget::new(&demo(), LEAST, None).unwrap();
-        assert_eq!((budget.limits.blocks, budget.limits.images), (4 * 32, 1000 + 3 * 32 * 32));
+    fn without_a_budget_there_is_room_for_four_contexts_or_what_the_device_has() {
+        let model = demo();
+        let budget = |room: Option<u64>| Budget::new(&model, LEAST, None, |_| Ok(room)).unwrap();
+        for room in [None, Some(u64::MAX)] {
+            let limits = budget(room).limits;
+            assert_eq!((limits.blocks, limits.images), (4 * 32, 1000 + 3 * 32 * 32));
+        }
+        let smallest = needs(&model, &LEAST).unwrap().regions.total() as u64;
+        let some = budget(Some(smallest + 1_000_000));
+        assert!((32..4 * 32).contains(&some.limits.blocks) && some.total() <= smallest + 1_000_000, "{some}");
+        // One context must fit; whether it does is seen where it is allocated.
+        assert_eq!(budget(Some(0)).limits.blocks, 32);
+        let broken = Budget::new(&model, LEAST, None, |_| Err(Error::request("--device", "is gone")));
+        assert!(broken.is_err());
     }
 }

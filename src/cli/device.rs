@@ -3,14 +3,15 @@
 //! `auto` takes the first GPU if the driver, the kernels and the model's shapes and types allow it; whoever asks learns why it did not.
 
 use super::args::Device as Flag;
+use super::memory;
 use super::terminal::{Bar, Unit, note};
 use crate::cpu::{Cpu, Isa};
 use crate::dtype::DType;
 use crate::engine::{Engine, Limits};
 use crate::error::{Error, Result};
 use crate::exec::cpu::CpuExecutor;
-use crate::exec::cuda::CudaExecutor;
 use crate::exec::cuda::driver::{Device, Driver, is_present};
+use crate::exec::cuda::{self, CudaExecutor};
 use crate::exec::lockstep::Lockstep;
 use crate::exec::{Executor, Needs};
 use crate::model::Precision;
@@ -67,8 +68,7 @@ fn executor(
         Flag::Cpu => on_cpu(needs, weights, placement),
         Flag::Cuda => on_device(Driver::Cuda, needs, weights, dtype),
         Flag::Emulator => on_device(Driver::Emulator, needs, weights, dtype),
-        // Without a driver or kernels the CPU is what anybody expects.
-        Flag::Auto if ptx::MODULES.is_empty() || !is_present() => on_cpu(needs, weights, placement),
+        Flag::Auto if nothing_but_cpu() => on_cpu(needs, weights, placement),
         Flag::Auto => on_device(Driver::Cuda, needs, weights, dtype).or_else(|e| {
             note(&format!("the GPU is not used: {e}"));
             on_cpu(needs, weights, placement)
@@ -85,12 +85,42 @@ fn on_cpu(needs: &Needs, weights: &mut Arc<WeightSet>, placement: &Placement) ->
 }
 
 fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -> Result<Box<dyn Executor>> {
+    let device = open(driver, dtype)?;
+    let mut bar = Bar::new(format!("weights to {}", device.name), Unit::Bytes);
+    Ok(Box::new(CudaExecutor::new(device, needs, weights, &mut |done, total| bar.set(done, total))?))
+}
+
+fn open(driver: Driver, dtype: DType) -> Result<Device> {
     if dtype == DType::F32 {
         return Err(Error::unsupported("--dtype f32 on a GPU", "pass --dtype bf16 or f16, or --device cpu"));
     }
-    let device = Device::open(driver, 0)?;
-    let mut bar = Bar::new(format!("weights to {}", device.name), Unit::Bytes);
-    Ok(Box::new(CudaExecutor::new(device, needs, weights, &mut |done, total| bar.set(done, total))?))
+    Device::open(driver, 0)
+}
+
+/// Without a driver or kernels the CPU is what anybody expects.
+fn nothing_but_cpu() -> bool {
+    ptx::MODULES.is_empty() || !is_present()
+}
+
+/// Bytes for caches and buffers where `placement` puts a model: all that a GPU has left beside the weights, and half of what the machine has, where it
+/// says so.
+///
+/// # Errors
+/// As [`engine`], for a device that was asked for by name.
+pub fn room(needs: &Needs, weights: &WeightSet, placement: &Placement) -> Result<Option<u64>> {
+    let machine = memory::available().map(|free| free / 2);
+    let of = |driver| cuda::room(&open(driver, placement.precision.activations)?, needs, weights);
+    let on = |device| match device {
+        Flag::Cpu => Ok(machine),
+        Flag::Cuda => of(Driver::Cuda).map(Some),
+        // Its memory is the machine's.
+        Flag::Emulator => of(Driver::Emulator).map(|room| machine.into_iter().chain([room]).min()),
+        Flag::Auto if nothing_but_cpu() => Ok(machine),
+        Flag::Auto => Ok(of(Driver::Cuda).map_or(machine, Some)),
+    };
+    let devices = [Some(placement.device), placement.lockstep];
+    let rooms: Vec<Option<u64>> = devices.into_iter().flatten().map(on).collect::<Result<_>>()?;
+    Ok(rooms.into_iter().flatten().min())
 }
 
 /// Refuses what the machine has no room for.
@@ -98,20 +128,8 @@ fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -
 /// # Errors
 /// [`Error::Memory`] with the numbers.
 pub fn check_memory(need: u64, what: impl Into<String>, hint: &str) -> Result<()> {
-    match available_memory() {
+    match memory::available() {
         Some(have) if need > have => Err(Error::Memory { what: what.into(), need, have, hint: hint.into() }),
         _ => Ok(()),
     }
-}
-
-/// Bytes that can be allocated without swapping, where the system says so.
-pub fn available_memory() -> Option<u64> {
-    field_kib("/proc/meminfo", "MemAvailable:")
-}
-
-/// A field of a file in `/proc` that counts KiB, in bytes.
-pub fn field_kib(file: &str, field: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

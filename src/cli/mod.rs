@@ -12,6 +12,7 @@ mod device;
 mod eval;
 mod inspect;
 mod load;
+mod memory;
 mod merge_lora;
 mod page;
 mod quantize;

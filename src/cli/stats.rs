@@ -1,8 +1,9 @@
 //! What a run was and where its time went: one structure for `--stats` (text, stderr) and `--json`.
 
 use super::args::Device;
-use super::device::{self, field_kib};
+use super::device;
 use super::load::Loaded;
+use super::memory::field_kib;
 use super::sampling::Choice;
 use super::terminal::note;
 use crate::cpu::Isa;

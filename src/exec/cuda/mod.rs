@@ -292,15 +292,32 @@ fn packed_bytes(needs: &Needs, weights: &WeightSet) -> u64 {
     needs.weights.iter().map(|&(id, layout)| Packing::new(weights.get(id), layout).total() as u64).sum()
 }
 
+/// Bytes of everything on a device but the regions.
+fn beside_regions(needs: &Needs, weights: &WeightSet) -> u64 {
+    let rounding = (needs.weights.len() + Region::ALL.len()) as u64 * GRAIN;
+    packed_bytes(needs, weights) + rounding + RESERVE
+}
+
+/// Bytes that a device has for regions.
+///
+/// # Errors
+/// [`Error::Unsupported`] as [`CudaExecutor::new`]; [`Error::Device`] if the driver fails.
+pub fn room(device: &Device, needs: &Needs, weights: &WeightSet) -> Result<u64> {
+    device.bind()?;
+    for op in needs.plans.iter().flat_map(|plan| plan.ops()) {
+        op.kernel()?.check(&device.target)?;
+    }
+    Ok(device.free_memory()?.saturating_sub(beside_regions(needs, weights)))
+}
+
 /// Refuses what the device has no room for.
 fn check_memory(device: &Device, needs: &Needs, weights: &WeightSet) -> Result<()> {
-    let packed = packed_bytes(needs, weights);
-    let rounding = (needs.weights.len() + Region::ALL.len()) as u64 * GRAIN;
-    let need = needs.regions.total() as u64 + packed + rounding + RESERVE;
+    let need = needs.regions.total() as u64 + beside_regions(needs, weights);
     let have = device.free_memory()?;
     if need <= have {
         return Ok(());
     }
+    let packed = packed_bytes(needs, weights);
     let what = format!("{}: {packed} bytes of weights, the KV cache and the buffers", device.name);
     Err(Error::Memory { what, need, have, hint: "lower --context or --max-pixels, or take a smaller model".into() })
 }
