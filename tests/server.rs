@@ -6,6 +6,8 @@ mod command;
 mod bench;
 #[path = "server/client.rs"]
 mod client;
+#[path = "server/environment.rs"]
+mod environment;
 #[path = "server/load.rs"]
 mod load;
 #[path = "server/output.rs"]

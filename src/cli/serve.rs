@@ -3,6 +3,7 @@
 use super::Exit;
 use super::args::{ContextArgs, ModelArgs, PixelArgs, TextArgs, bytes};
 use super::budget::Budget;
+use super::device::room;
 use super::load::{Loaded, context, engine, limits};
 use crate::checkpoint::Summary;
 use crate::engine::Limits;
@@ -48,7 +49,7 @@ pub struct ServeArgs {
     /// Tokens that each answer may try ahead of their turn, where it repeats what came before; answers are the same
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=16))]
     num_speculative_tokens: u64,
-    /// Memory for the caches and buffers, such as 8GiB; weights are mapped and do not count [default: caches of 4 contexts]
+    /// Memory for the caches and buffers, such as 8GiB; weights are mapped and do not count [default: caches of 4 contexts, or what is free]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_memory: Option<u64>,
     /// Requests that may wait behind those that run; more are answered with 429
@@ -91,7 +92,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let drafts = args.num_speculative_tokens as usize;
     let least = Limits { seqs, drafts, chunk: least.chunk.max(seqs), ..least };
     let loaded = Qwen2Vl::load(&model.files.config, &model.files.weights, placement.precision)?;
-    let budget = Budget::new(&loaded, least, args.max_memory)?;
+    let budget = Budget::new(&loaded, least, args.max_memory, |needs| room(needs, &loaded.weights, &placement))?;
     announce(&budget, Summary::new(&model.files).total.bytes);
     let limits = budget.limits;
     let settings = Settings {
@@ -130,10 +131,15 @@ fn announce(budget: &Budget, weights: u64) {
 
 /// The key that clients must have; on a public address there must be one.
 fn key(args: &ServeArgs) -> Result<Option<String>> {
-    let key = args.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
-    if key.as_ref().is_some_and(|key| key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic())) {
-        return Err(Error::request("--api-key", "must be visible ASCII characters, and some"));
-    }
+    // What is no text is no key, and must not pass for none.
+    let variable = || std::env::var_os(KEY_VARIABLE).map(|key| (KEY_VARIABLE, key.to_string_lossy().into_owned()));
+    let given = args.api_key.clone().map(|key| ("--api-key", key)).or_else(variable);
+    let key = match given {
+        Some((at, key)) if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) => {
+            return Err(Error::request(at, "must be visible ASCII characters, and some"));
+        }
+        given => given.map(|(_, key)| key),
+    };
     if key.is_none() && !args.host.is_loopback() && !args.insecure {
         let why =
             format!("{} can be reached by others: set --api-key or {KEY_VARIABLE}, or pass --insecure", args.host);

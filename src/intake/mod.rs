@@ -21,3 +21,19 @@ pub struct Model {
     pub images: ImageProcessor,
     pub videos: ImageProcessor,
 }
+
+#[cfg(test)]
+impl Model {
+    /// The demo model.
+    pub fn demo() -> Model {
+        let files = ModelFiles::open(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo")).unwrap();
+        Model {
+            name: "demo".into(),
+            tokenizer: Tokenizer::load(&files.dir).unwrap(),
+            template: ChatTemplate::load(&files.dir).unwrap(),
+            images: ImageProcessor::default(),
+            videos: ImageProcessor::default(),
+            files,
+        }
+    }
+}

@@ -127,6 +127,47 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_key_counts_and_nothing_else() {
+        let has = |value: &'static str| {
+            let given = [(header::AUTHORIZATION, HeaderValue::from_static(value))];
+            has_key(&given.into_iter().collect(), "secret-key")
+        };
+        assert!(has("Bearer secret-key") && has("bEARER secret-key"));
+        let wrong = [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer s",
+            "Bearer secret-ke",
+            "Bearer secret-kez",
+            "Bearer zecret-key",
+            "Bearer secret-key-",
+            "Bearer Secret-key",
+            "Bearer  secret-key",
+            "Basic secret-key",
+            "Basics secret-key",
+            "secret-key",
+        ];
+        for value in wrong {
+            assert!(!has(value), "{value}");
+        }
+        assert!(!has_key(&HeaderMap::new(), "secret-key"));
+    }
+
+    #[test]
+    fn an_id_that_a_log_cannot_hold_is_none() {
+        let id = |value: &[u8]| known_id(&[(ID, HeaderValue::from_bytes(value).unwrap())].into_iter().collect());
+        let longest = "a".repeat(128);
+        for good in ["a", "A-z_0.9", &longest] {
+            assert_eq!(id(good.as_bytes()).as_deref(), Some(good));
+        }
+        for bad in [b"".as_slice(), b"a b", b"a\tb", b"\xff", b"a\"b", "a".repeat(129).as_bytes()] {
+            assert_eq!(id(bad), None);
+        }
+        assert_eq!(known_id(&HeaderMap::new()), None);
+    }
+
+    #[test]
     fn only_this_machine_s_names_reach_a_loopback_server() {
         let local = names("127.0.0.1", &[]);
         for host in ["localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "127.1.2.3:80", "[::1]", "[::1]:8000"] {

@@ -1,11 +1,12 @@
 //! Errors as OpenAI's API states them: a status, and `{"error": {"message", "type", "param", "code"}}`.
 
-use super::limits::{BODY, BODY_TIME};
+use super::limits::BODY;
 use crate::error::Error;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// A refused or failed request.
 #[derive(Debug, Clone)]
@@ -70,9 +71,9 @@ impl ApiError {
         Self::invalid(StatusCode::BAD_REQUEST, "the body broke off")
     }
 
-    /// 408.
-    pub fn slow_body() -> Self {
-        let message = format!("the body did not arrive within {} seconds", BODY_TIME.as_secs());
+    /// 408: `time` is over.
+    pub fn slow_body(time: Duration) -> Self {
+        let message = format!("the body did not arrive within {} seconds", time.as_secs_f32());
         Self::invalid(StatusCode::REQUEST_TIMEOUT, message)
     }
 

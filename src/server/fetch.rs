@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::config::Config;
 use ureq::http::Uri;
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error};
@@ -74,6 +75,8 @@ pub struct Fetcher {
     hosts: Vec<ImageHost>,
     time: Duration,
     lookup: Lookup,
+    /// Who vouches for hosts.
+    roots: RootCerts,
     turns: Pool,
 }
 
@@ -98,7 +101,7 @@ impl Fetcher {
     /// Asks `hosts` only; none of them means that no address is ever opened.
     pub fn new(hosts: Vec<ImageHost>) -> Fetcher {
         let lookup = Lookup { names: Arc::new(DefaultResolver::default()), allowed: is_public };
-        Fetcher { hosts, time: FETCH_TIME, lookup, turns: Pool::new(FETCHES) }
+        Fetcher { hosts, time: FETCH_TIME, lookup, roots: RootCerts::WebPki, turns: Pool::new(FETCHES) }
     }
 
     /// Fetches what the pictures of `messages` name by address, one after the other; what is no such address stays as it is.
@@ -167,6 +170,7 @@ impl Fetcher {
     fn agent(&self, end: Instant) -> Agent {
         let config = Agent::config_builder()
             .proxy(None)
+            .tls_config(TlsConfig::builder().root_certs(self.roots.clone()).build())
             .timeout_global(Some(end.saturating_duration_since(Instant::now())))
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -185,203 +189,4 @@ fn is_remote(url: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::json;
-    use std::io::{BufRead, BufReader, Write};
-    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-    use std::sync::Mutex;
-
-    /// Sends every name to one listener, and keeps the names.
-    #[derive(Debug)]
-    struct Names(SocketAddr, Mutex<Vec<String>>);
-
-    impl Resolver for Names {
-        fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-            self.1.lock().unwrap().push(uri.host().unwrap().into());
-            let mut found = self.empty();
-            found.push(self.0);
-            Ok(found)
-        }
-    }
-
-    /// A host that answers one path after the other with `answers`, and what a fetcher asked of it.
-    struct Host {
-        fetcher: Arc<Fetcher>,
-        names: Arc<Names>,
-        asked: Arc<Mutex<Vec<String>>>,
-    }
-
-    impl Host {
-        fn new(answers: Vec<Vec<u8>>, allowed: fn(IpAddr) -> bool) -> Host {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let names = Arc::new(Names(listener.local_addr().unwrap(), Mutex::default()));
-            let asked = Arc::new(Mutex::new(Vec::new()));
-            let kept = asked.clone();
-            std::thread::spawn(move || {
-                for (answer, stream) in answers.into_iter().zip(listener.incoming()) {
-                    let mut stream = stream.unwrap();
-                    let head = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-                    let head: Vec<String> = head.take_while(|line| !line.is_empty()).collect();
-                    kept.lock().unwrap().push(head.join("\n"));
-                    // A client that has enough breaks off.
-                    let _ = stream.write_all(&answer);
-                    // Slow answers stay open.
-                    std::thread::spawn(move || {
-                        std::thread::sleep(Duration::from_secs(5));
-                        drop(stream);
-                    });
-                }
-            });
-            let hosts = ["http://pictures.test", "http://*.more.test", "tls.test"].map(|h| h.parse().unwrap()).into();
-            let lookup = Lookup { names: names.clone(), allowed };
-            let time = Duration::from_millis(500);
-            Host { fetcher: Arc::new(Fetcher { hosts, time, lookup, turns: Pool::new(1) }), names, asked }
-        }
-
-        fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-            self.fetcher.get(url, 1000)
-        }
-    }
-
-    fn file(bytes: &[u8]) -> Vec<u8> {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
-        [head.as_bytes(), bytes].concat()
-    }
-
-    fn redirect(to: &str) -> Vec<u8> {
-        format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n").into()
-    }
-
-    #[test]
-    fn a_file_of_an_allowed_host_is_fetched_with_one_look_up() {
-        let host = Host::new(vec![file(b"picture")], |_| true);
-        assert_eq!(host.get("http://pictures.test/a.png?b=c#d").unwrap(), b"picture");
-        assert_eq!(*host.names.1.lock().unwrap(), ["pictures.test"]);
-        let asked = host.asked.lock().unwrap()[0].to_lowercase();
-        assert!(asked.starts_with("get /a.png?b=c http/1.1\n") && asked.contains("\nhost: pictures.test"), "{asked}");
-    }
-
-    #[test]
-    fn hosts_are_those_that_were_named() {
-        let host = Host::new(Vec::new(), |_| true);
-        let refused = [
-            "http://other.test/",
-            "http://more.test/",
-            "http://xmore.test/",
-            "http://pictures.test.evil.test/",
-            "http://pictures.test:8080/",
-            "http://pictures.test./",
-            "http://pictures.test@evil.test/",
-            "http://user@pictures.test/",
-            "http://user:word@pictures.test/",
-            "https://pictures.test/",
-            "http://tls.test/",
-            "http://127.0.0.1/",
-            "http://0x7f.1/",
-            "http://[::1]/",
-            "http:///",
-            "http://pictures\u{3002}test.evil/",
-        ];
-        for url in refused {
-            assert!(host.get(url).is_err(), "{url}");
-        }
-        assert!(host.get(&format!("http://pictures.test/{}", "a".repeat(URL))).unwrap_err().contains("2048"));
-        assert!(host.names.1.lock().unwrap().is_empty(), "a name was looked up");
-        let allowed: ImageHost = "http://*.more.test".parse().unwrap();
-        assert!(
-            ["http://a.more.test/x", "http://A.B.MORE.TEST:80"].iter().all(|u| allowed.allows(&Url::parse(u).unwrap()))
-        );
-        let off = Fetcher::new(Vec::new());
-        assert!(off.get("https://example.org/a.png", 1).unwrap_err().contains("are off"));
-    }
-
-    #[test]
-    fn host_flags_are_checked() {
-        let port = |text: &str| text.parse::<ImageHost>().map(|host| (host.scheme, host.name, host.port));
-        assert_eq!(port("Example.ORG"), Ok(("https", "example.org".into(), 443)));
-        assert_eq!(port("https://*.example.org:8443"), Ok(("https", ".example.org".into(), 8443)));
-        assert_eq!(port("http://example.org"), Ok(("http", "example.org".into(), 80)));
-        assert_eq!(port("[2606:4700::1]"), Ok(("https", "[2606:4700::1]".into(), 443)));
-        for wrong in ["", "*", "*.", "a.*.b", "ftp://a", "a/b", "a?b", "u@a", "a b", "a:99999"] {
-            assert!(port(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_address_that_is_not_public_is_refused_after_its_only_look_up() {
-        let host = Host::new(vec![file(b"secret")], is_public);
-        assert!(host.get("http://pictures.test/").unwrap_err().contains("not public"));
-        assert_eq!((host.names.1.lock().unwrap().len(), host.asked.lock().unwrap().len()), (1, 0));
-    }
-
-    #[test]
-    fn redirects_are_judged_like_addresses_and_counted() {
-        let three = || vec![redirect("http://a.more.test/1"), redirect("/2"), redirect("//pictures.test/3")];
-        let host = Host::new([three(), vec![file(b"far")]].concat(), |_| true);
-        assert_eq!(host.get("http://pictures.test/0").unwrap(), b"far");
-        assert_eq!(*host.names.1.lock().unwrap(), ["pictures.test", "a.more.test", "a.more.test", "pictures.test"]);
-        assert!(!host.asked.lock().unwrap().join("\n").to_lowercase().contains("cookie"));
-        let host = Host::new([three(), vec![redirect("/4"), file(b"too far")]].concat(), |_| true);
-        assert!(host.get("http://pictures.test/0").unwrap_err().contains("3 redirects"));
-        for to in ["http://127.0.0.1/", "http://evil.test/", "https://pictures.test/", "file:///etc/passwd", "http://"]
-        {
-            let host = Host::new(vec![redirect(to), file(b"secret")], |_| true);
-            assert!(host.get("http://pictures.test/").is_err(), "{to}");
-            assert_eq!(host.asked.lock().unwrap().len(), 1, "{to}");
-        }
-    }
-
-    #[test]
-    fn bytes_and_time_are_limited() {
-        let start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
-        let flood = [start, &[b"400\r\n".as_slice(), &[0; 1024], b"\r\n"].concat().repeat(1000)].concat();
-        for answer in [file(&[0; 1001]), flood] {
-            assert_eq!(
-                Host::new(vec![answer], |_| true).get("http://pictures.test/"),
-                Err("more than 1000 bytes".into())
-            );
-        }
-        assert_eq!(Host::new(vec![file(&[0; 1000])], |_| true).get("http://pictures.test/").map(|f| f.len()), Ok(1000));
-        // Silent before the head, within it, and within the body.
-        let within = [b"".as_slice(), b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na"];
-        for answer in within {
-            let (host, start) = (Host::new(vec![answer.into()], |_| true), Instant::now());
-            assert!(host.get("http://pictures.test/").unwrap_err().contains("timeout"));
-            assert!(start.elapsed() < Duration::from_secs(3));
-        }
-    }
-
-    #[test]
-    fn what_is_no_answer_is_an_error() {
-        let answers = [
-            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".as_slice(),
-            b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
-            b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1\r\n\r\na",
-            b"no HTTP at all\r\n\r\n",
-        ];
-        for answer in answers {
-            let error = Host::new(vec![answer.into()], |_| true).get("http://pictures.test/").unwrap_err();
-            assert!(error.starts_with("could not be fetched: "), "{error}");
-        }
-        // Plain text where TLS was wanted.
-        assert!(Host::new(vec![file(b"plain")], |_| true).get("https://tls.test/").is_err());
-    }
-
-    #[test]
-    fn messages_get_their_files() {
-        let host = Host::new(vec![file(b"one"), file(b"two")], |_| true);
-        let image = |url: &str| serde_json::json!({ "type": "image_url", "image_url": { "url": url } });
-        let parts = [image("http://pictures.test/1"), image("data:image/png;base64,"), image("HTTP://pictures.test/2")];
-        let body = serde_json::json!([{ "role": "user", "content": parts }, { "role": "user", "content": "http://x" }]);
-        let mut messages: json::List<Message, 9> = json::parse(body.to_string().as_bytes()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(host.fetcher.fill(&mut messages.0)).unwrap();
-        let Some(Content::Parts(parts)) = &messages.0[0].content else { panic!() };
-        let files: Vec<_> = parts.0.iter().map(|part| part.image_url.as_ref().unwrap().file.as_deref()).collect();
-        assert_eq!(files, [Some(b"one".as_slice()), None, Some(b"two")]);
-        // The host has no more answers.
-        let error = runtime.block_on(host.fetcher.fill(&mut messages.0)).unwrap_err().json();
-        assert_eq!(error["error"]["param"], "messages[0].content[0].image_url");
-    }
-}
+mod tests;

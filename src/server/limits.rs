@@ -19,22 +19,35 @@ pub const TOOLS: usize = 128;
 pub const TOOL_NAME: usize = 64;
 /// Tokens with a bias.
 pub const BIASES: usize = 1024;
-/// Connections, of which each may wait or read.
-pub const CONNECTIONS: usize = 1024;
 /// Prompts that are prepared beyond those that may run, so that the next one need not be waited for. More would hold their pixels in memory; those
 /// behind them hold their files only.
 pub const PREPARED: usize = 2;
 /// Bodies parsed, and prompts prepared, at the same time.
 pub const WORKERS: usize = 2;
-/// A body has arrived by then, headers earlier.
-pub const BODY_TIME: Duration = Duration::from_secs(60);
-pub const HEADER_TIME: Duration = Duration::from_secs(30);
 /// So long what is left of a refused request's body is taken.
 pub const DISCARD_TIME: Duration = Duration::from_secs(2);
-/// A client that takes nothing for so long is gone.
-pub const STALL: Duration = Duration::from_secs(60);
 /// Pictures that are fetched at the same time, how long each may take, how often it may be elsewhere, and bytes of its address.
 pub const FETCHES: usize = 8;
 pub const FETCH_TIME: Duration = Duration::from_secs(10);
 pub const REDIRECTS: usize = 3;
 pub const URL: usize = 2048;
+
+/// What clients may take of the server beside answers. Tests have less of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Connections, of which each may wait or read; others wait to be accepted.
+    pub connections: usize,
+    /// From the connection, or the answer before, to the end of a request's headers.
+    pub headers: Duration,
+    /// For a body.
+    pub body: Duration,
+    /// A client that takes nothing for so long is gone.
+    pub stall: Duration,
+}
+
+pub const PATIENCE: Patience = Patience {
+    connections: 1024,
+    headers: Duration::from_secs(30),
+    body: Duration::from_secs(60),
+    stall: Duration::from_secs(60),
+};

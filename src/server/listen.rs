@@ -2,7 +2,7 @@
 //!
 //! The surprise: a response that nobody reads is cut. hyper waits for ever on a client that takes nothing, and with it would its answer.
 
-use super::limits::{CONNECTIONS, HEADER_TIME, STALL};
+use super::limits::Patience;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,8 +20,14 @@ use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep};
 
 /// Serves `app` until `stop`, and then what is under way, for `drain` at most. True if all of it came to its end.
-pub async fn serve(listener: TcpListener, app: Router, stop: impl Future<Output = ()>, drain: Duration) -> bool {
-    let (places, graceful) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    patience: Patience,
+    stop: impl Future<Output = ()>,
+    drain: Duration,
+) -> bool {
+    let (places, graceful) = (Arc::new(Semaphore::new(patience.connections)), GracefulShutdown::new());
     let mut stop = std::pin::pin!(stop);
     loop {
         let next = async {
@@ -42,8 +48,9 @@ pub async fn serve(listener: TcpListener, app: Router, stop: impl Future<Output 
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(app.clone());
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME);
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(Watched::new(stream)), service));
+        builder.timer(TokioTimer::new()).header_read_timeout(patience.headers);
+        let stream = Watched { stream, stall: patience.stall, waiting: None };
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             // A client that breaks off is no failure.
             let _ = connection.await;
@@ -54,24 +61,21 @@ pub async fn serve(listener: TcpListener, app: Router, stop: impl Future<Output 
     tokio::time::timeout(drain, graceful.shutdown()).await.is_ok()
 }
 
-/// A stream whose writes fail when nothing was taken for [`STALL`].
+/// A stream whose writes fail when nothing was taken for `stall`.
 struct Watched {
     stream: TcpStream,
+    stall: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
-    fn new(stream: TcpStream) -> Watched {
-        Watched { stream, waiting: None }
-    }
-
     /// Passes on what a write did, or the end of patience.
     fn judge<T>(&mut self, cx: &mut Context<'_>, done: Poll<Result<T>>) -> Poll<Result<T>> {
         if done.is_ready() {
             self.waiting = None;
             return done;
         }
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(STALL)));
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(self.stall)));
         ready!(waiting.as_mut().poll(cx));
         Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the client takes nothing")))
     }
@@ -97,3 +101,6 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,7 @@ use error::ApiError;
 use fetch::Fetcher;
 pub use fetch::ImageHost;
 use futures_util::StreamExt;
+use limits::Patience;
 use metrics::Metrics;
 use pool::Pool;
 use std::future::Future;
@@ -86,6 +87,7 @@ struct App {
     names: auth::Names,
     fetcher: Arc<Fetcher>,
     deadline: Duration,
+    patience: Patience,
     worker: Worker,
     metrics: Arc<Metrics>,
     /// Answers that may run together.
@@ -152,7 +154,8 @@ async fn run(listener: TcpListener, app: Arc<App>, drain: Duration) -> Result<bo
         ending.ending.store(true, Ordering::Relaxed);
         tracing::info!("ending: what is under way is finished");
     };
-    Ok(listen::serve(listener, routes::router(app), stop, drain).await)
+    let patience = app.patience;
+    Ok(listen::serve(listener, routes::router(app), patience, stop, drain).await)
 }
 
 impl App {
@@ -167,6 +170,7 @@ impl App {
             names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
             fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
             deadline: settings.deadline,
+            patience: limits::PATIENCE,
             worker,
             metrics,
             sequences: seqs,
@@ -200,7 +204,8 @@ impl App {
             }
             Ok(Bytes::from(bytes))
         };
-        async { tokio::time::timeout(limits::BODY_TIME, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body())) }
+        let time = self.patience.body;
+        async move { tokio::time::timeout(time, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body(time))) }
     }
 
     /// Drops the body of a refused request as it comes, for a while: a client that still writes when the connection is closed may never see why.
@@ -234,7 +239,14 @@ impl App {
 pub fn read_body(bytes: &[u8]) {
     for kind in [generate::Kind::Chat, generate::Kind::Plain] {
         let read = generate::parse(&Bytes::copy_from_slice(bytes), kind);
-        let read = read.and_then(|body| prompt::turns(body.messages.as_ref().map_or(&[], |list| &list.0)).map(drop));
+        let read = read.and_then(|body| {
+            let mut turns = prompt::turns(body.messages.as_ref().map_or(&[], |list| &list.0))?;
+            if let Some(tools) = tools::Tools::new(&body)? {
+                tools.describe(&mut turns);
+                tools.form();
+            }
+            Ok(())
+        });
         if let Err(error) = read {
             assert!(error.status.is_client_error(), "{error:?}");
         }

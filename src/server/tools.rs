@@ -270,3 +270,34 @@ impl<'de> Deserialize<'de> for ToolChoice {
         deserializer.deserialize_any(Choice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::json;
+
+    /// What a request's calls must be, and how they are read: both are needed, since what a grammar lets through is drawn and paid for.
+    fn read(choice: Value, several: Value) -> (Option<(usize, bool)>, Reading) {
+        let tool = |name| json!({ "type": "function", "function": { "name": name } });
+        let body = json!({ "tools": [tool("a"), tool("b")], "tool_choice": choice, "parallel_tool_calls": several });
+        let body: Body = json::parse(body.to_string().as_bytes()).unwrap();
+        let tools = Tools::new(&body).unwrap().unwrap();
+        let form = tools.form().map(|form| match form {
+            Form::Calls { functions, several } => (functions.len(), several),
+            other => panic!("{other:?}"),
+        });
+        (form, tools.reading())
+    }
+
+    #[test]
+    fn one_call_is_drawn_where_no_more_are_wanted() {
+        let named = json!({ "type": "function", "function": { "name": "b" } });
+        for several in [Value::Null, true.into()] {
+            assert_eq!(read("required".into(), several.clone()), (Some((2, true)), Reading::Calls));
+            assert_eq!(read("auto".into(), several.clone()), (None, Reading::Calls));
+            assert_eq!(read(named.clone(), several), (Some((1, false)), Reading::NamedCall));
+        }
+        assert_eq!(read("required".into(), false.into()), (Some((2, false)), Reading::OneCall));
+        assert_eq!(read("auto".into(), false.into()), (None, Reading::OneCall));
+    }
+}

@@ -274,4 +274,4 @@ impl UnderWay {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

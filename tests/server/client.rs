@@ -31,10 +31,15 @@ pub struct Reply {
 
 impl Server {
     pub fn start(args: &[&str]) -> Server {
+        Server::start_in(args, &[])
+    }
+
+    /// With variables in its environment.
+    pub fn start_in(args: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = osprey();
         command.args(["serve", "--port", "0", "--log-format", "json", "--device", "cpu"]).args(args);
-        let mut child =
-            command.env_remove("OSPREY_API_KEY").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.env_remove("OSPREY_API_KEY").envs(variables.iter().copied());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let (mut first, mut port) = (Vec::new(), None);
         while port.is_none() {

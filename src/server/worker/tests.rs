@@ -6,7 +6,7 @@ use crate::text::prompt::Prompt;
 use futures_util::FutureExt;
 
 /// Answers with a prompt's ids, one a step. Some are special, and seen before anything of their step is told.
-struct Parrot {
+pub struct Parrot {
     born: Instant,
     submitted: u64,
     under_way: Vec<(RequestId, Vec<u32>)>,
@@ -14,8 +14,8 @@ struct Parrot {
 }
 
 /// Waits until another request is there, for ten seconds.
-const MEET: u32 = 12;
-const PANIC: u32 = 13;
+pub const MEET: u32 = 12;
+pub const PANIC: u32 = 13;
 /// The device is gone.
 const GONE: u32 = 14;
 /// The request fails.
@@ -107,7 +107,7 @@ fn outcomes<const N: usize>(worker: &Worker, jobs: [&[u32]; N]) -> [Vec<String>;
 }
 
 /// A worker whose engine can be made as often as `makes` says, and which of its requests were cancelled.
-fn worker(makes: usize) -> (Worker, Arc<Mutex<Vec<u64>>>) {
+pub fn worker(makes: usize) -> (Worker, Arc<Mutex<Vec<u64>>>) {
     let mut left = makes;
     let cancelled = Arc::new(Mutex::new(Vec::new()));
     let seen = cancelled.clone();
@@ -118,7 +118,7 @@ fn worker(makes: usize) -> (Worker, Arc<Mutex<Vec<u64>>>) {
     (Worker::start(make, metrics()).unwrap(), cancelled)
 }
 
-fn metrics() -> Arc<Metrics> {
+pub fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new("m", 1, 1))
 }
 
