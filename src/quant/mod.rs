@@ -240,7 +240,8 @@ impl Values {
         match self {
             Values::Float(..) => None,
             Values::Quantized(q) => q.order.as_deref(),
-            Values::Panels(p) => p.order.as_deref(),
+            // A model has asked before there are panels.
+            Values::Panels(_) => None,
         }
     }
 

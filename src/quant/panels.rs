@@ -5,7 +5,6 @@
 
 use super::{Codes, Format, Quantized};
 use bytemuck::{Pod, Zeroable, cast_slice, cast_slice_mut};
-use std::sync::Arc;
 
 /// Rows of a panel.
 pub const ROWS: usize = 16;
@@ -17,7 +16,7 @@ const COLUMNS: usize = 32;
 #[repr(C, align(64))]
 struct Line([u32; ROWS]);
 
-/// A [`Quantized`] matrix by panels. The codes are unsigned: without zero points 8 stands for zero in 4 bits, 128 in 8. Rows that a last panel lacks
+/// A [`Quantized`] matrix by panels, whose columns are in the order that they had. The codes are unsigned: without zero points 8 stands for zero in 4 bits, 128 in 8. Rows that a last panel lacks
 /// are those of the last row again.
 #[derive(Debug)]
 pub struct Panels {
@@ -29,8 +28,6 @@ pub struct Panels {
     pub group: usize,
     /// What the matrix was.
     pub format: Format,
-    /// See [`Quantized::order`].
-    pub order: Option<Arc<[u32]>>,
     codes: Vec<Line>,
     scales: Vec<[f32; ROWS]>,
     zeros: Option<Vec<[u8; ROWS]>>,
@@ -53,17 +50,7 @@ impl Panels {
         let of = |(panel, group)| rows(q, panel).map(move |row| row * groups + group);
         let scales = places.clone().map(|place| gather(of(place).map(|i| q.scales[i]))).collect();
         let zeros = q.zeros.as_ref().map(|zeros| places.map(|place| gather(of(place).map(|i| zeros[i]))).collect());
-        Panels {
-            n: q.n,
-            k: q.k,
-            bits,
-            group: q.group,
-            format: q.format(),
-            order: q.order.clone(),
-            codes,
-            scales,
-            zeros,
-        }
+        Panels { n: q.n, k: q.k, bits, group: q.group, format: q.format(), codes, scales, zeros }
     }
 
     /// `[panels][k / 8 or k / 4]`, with k up to a multiple of 32: byte `j` of lane `r` is the code of row `r` and column `4 i + j`, or the low half is that of `8 i + j` and the
