@@ -10,6 +10,8 @@ mod client;
 mod load;
 #[path = "server/output.rs"]
 mod output;
+#[path = "server/responses.rs"]
+mod responses;
 
 use client::*;
 use command::call;
@@ -228,7 +230,7 @@ fn a_key_covers_every_route_but_those_of_probes() {
     let server = Server::start(&["--api-key", "secret-key"]);
     let routes: Value = serde_json::from_str(include_str!("../src/server/openapi.json")).unwrap();
     let paths = routes["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 10);
     for (path, methods) in paths {
         let method = methods.as_object().unwrap().keys().next().unwrap().to_uppercase();
         let path = path.replace("{id}", "demo");

@@ -24,6 +24,8 @@ mod page;
 mod pool;
 mod prompt;
 mod reader;
+mod report;
+mod responses;
 mod routes;
 mod shape;
 mod stop;
@@ -238,6 +240,9 @@ pub fn read_body(bytes: &[u8]) {
         if let Err(error) = read {
             assert!(error.status.is_client_error(), "{error:?}");
         }
+    }
+    if let Err(error) = responses::parse(bytes) {
+        assert!(error.status.is_client_error(), "{error:?}");
     }
 }
 
