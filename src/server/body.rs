@@ -41,7 +41,7 @@ pub struct Body {
     pub tool_choice: Option<ToolChoice>,
     pub parallel_tool_calls: Option<bool>,
     pub n: Option<u64>,
-    /// Lower runs first, as in vLLM.
+    /// Lower runs first, as in vLLM; 0 unless the server allows others.
     pub priority: Option<i32>,
     best_of: Option<u64>,
     suffix: Option<String>,

@@ -65,10 +65,7 @@ pub async fn admit<T, F: Future<Output = Result<T, ApiError>>>(
 ) -> Result<T, ApiError> {
     let arrived = Instant::now();
     // Before the body is read: what is let in bounds the memory.
-    let Ok(place) = app.admission.clone().try_acquire_owned() else {
-        app.discard(body).await;
-        return Err(ApiError::busy());
-    };
+    let place = app.admission.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     let admitted = Admitted { arrived, deadline: arrived + app.deadline, place, log: id.0 };
     let deadline = admitted.deadline;
     let all = async { work(app.read(body).await?, admitted).await };
@@ -156,7 +153,7 @@ fn prepare(app: &App, kind: Kind, body: Body) -> Result<(Request, Form), ApiErro
     let (n, priority) = (body.n, body.priority);
     let stream = (body.stream == Some(true)).then(|| body.stream_options.unwrap_or_default());
     let stops = body.stop.map(|stop| stop.0).unwrap_or_default();
-    let (choices, priority) = (choices(app, n)?, priority.unwrap_or_default());
+    let (choices, priority) = (choices(app, n)?, self::priority(app, priority)?);
     Ok((Request { controls, choices, priority, ..request }, Form { stops, reading, stream }))
 }
 
@@ -166,6 +163,16 @@ fn choices(app: &App, n: Option<u64>) -> Result<usize, ApiError> {
     match n.unwrap_or(1) {
         n if (1..=most as u64).contains(&n) => Ok(n as usize),
         n => Err(ApiError::field("n", format!("{n} answers: 1 to {most} can be given"))),
+    }
+}
+
+/// How important a request is; lower runs first.
+fn priority(app: &App, asked: Option<i32>) -> Result<i32, ApiError> {
+    match asked.unwrap_or_default() {
+        priority if priority == 0 || app.priorities => Ok(priority),
+        _ => {
+            Err(ApiError::field("priority", "must be 0: the server was not started with --scheduling-policy priority"))
+        }
     }
 }
 

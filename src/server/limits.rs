@@ -29,8 +29,8 @@ pub const WORKERS: usize = 2;
 /// A body has arrived by then, headers earlier.
 pub const BODY_TIME: Duration = Duration::from_secs(60);
 pub const HEADER_TIME: Duration = Duration::from_secs(30);
-/// So long what is left of a refused request's body is taken.
-pub const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// So long what a client still writes behind its last response is taken, up to the bytes of a body.
+pub const LINGER: Duration = Duration::from_secs(2);
 /// A client that takes nothing for so long is gone.
 pub const STALL: Duration = Duration::from_secs(60);
 /// Pictures that are fetched at the same time, how long each may take, how often it may be elsewhere, and bytes of its address.

@@ -73,6 +73,8 @@ pub struct Settings {
     pub special_tokens_in_text: bool,
     /// Requests that wait behind those that run.
     pub queue: usize,
+    /// Requests may say how important they are.
+    pub priorities: bool,
     /// From the arrival of a request to the end of its answer.
     pub deadline: Duration,
     /// For what is under way when the server is told to end.
@@ -87,6 +89,7 @@ struct App {
     key: Option<String>,
     names: auth::Names,
     fetcher: Arc<Fetcher>,
+    priorities: bool,
     deadline: Duration,
     worker: Worker,
     metrics: Arc<Metrics>,
@@ -168,6 +171,7 @@ impl App {
             key: settings.key,
             names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
             fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
+            priorities: settings.priorities,
             deadline: settings.deadline,
             worker,
             metrics,
@@ -203,20 +207,6 @@ impl App {
             Ok(Bytes::from(bytes))
         };
         async { tokio::time::timeout(limits::BODY_TIME, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body())) }
-    }
-
-    /// Drops the body of a refused request as it comes, for a while: a client that still writes when the connection is closed may never see why.
-    fn discard(&self, body: Body) -> impl Future<Output = ()> + use<> {
-        let whole = async move {
-            let (mut bytes, mut stream) = (0, body.into_data_stream());
-            while bytes <= limits::BODY
-                && let Some(Ok(part)) = stream.next().await
-            {
-                bytes += part.len();
-            }
-        };
-        // One that takes longer has had its time.
-        async { tokio::time::timeout(limits::DISCARD_TIME, whole).await.unwrap_or_default() }
     }
 
     /// Refuses a model that is not served; none is the one that is.

@@ -217,3 +217,72 @@ pub fn streamed(reader: Reader, mut report: Report) -> Response {
         .keep_alive(KeepAlive::default())
         .into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds of events, with the items they are of.
+    fn told(events: &[Value]) -> Vec<(&str, u64)> {
+        let kind = |event: &Value| event["type"].as_str().unwrap().strip_prefix("response.").unwrap();
+        events.iter().map(|event| (kind(event), event["output_index"].as_u64().unwrap_or(9))).collect()
+    }
+
+    #[test]
+    fn text_before_and_behind_a_call_are_messages_of_their_own() {
+        let mut report = Report::new("m", json!({}));
+        let call = Call { name: "f".into(), arguments: "{}".into() };
+        let deltas = [
+            Delta::Text("a".into()),
+            Delta::Text("b".into()),
+            Delta::Call(call),
+            Delta::Text("c".into()),
+            Delta::End("length"),
+        ];
+        let events: Vec<Value> = deltas.iter().flat_map(|delta| report.push(delta, Usage::default())).collect();
+        let begin = |i| [("output_item.added", i), ("content_part.added", i), ("output_text.delta", i)];
+        let end = |i| [("output_text.done", i), ("content_part.done", i), ("output_item.done", i)];
+        let arguments = [("function_call_arguments.delta", 1), ("function_call_arguments.done", 1)];
+        let want = [
+            &begin(0)[..],
+            &[("output_text.delta", 0)],
+            &end(0),
+            &[("output_item.added", 1)],
+            &arguments,
+            &[("output_item.done", 1)],
+            &begin(2),
+            &end(2),
+            &[("incomplete", 9)],
+        ];
+        assert_eq!(told(&events), want.concat());
+        let items = report.response["output"].as_array().unwrap();
+        let text = |item: &Value| item["content"][0]["text"].as_str().map(str::to_string);
+        assert_eq!(items.iter().map(text).collect::<Vec<_>>(), [Some("ab".into()), None, Some("c".into())]);
+        let status: Vec<_> = items.iter().map(|item| item["status"].as_str().unwrap()).collect();
+        assert_eq!(status, ["completed", "completed", "incomplete"]);
+    }
+
+    #[test]
+    fn an_answer_without_a_word_is_a_message() {
+        let mut report = Report::new("m", json!({}));
+        let events = report.push(&Delta::End("stop"), Usage::default());
+        assert_eq!(told(&events).iter().map(|told| told.1).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 9]);
+        assert_eq!(report.response["output"][0]["content"][0]["text"], "");
+        assert_eq!(report.response["status"], "completed");
+    }
+
+    #[test]
+    fn what_broke_off_keeps_what_was_said() {
+        let refused = ApiError::field("prompt", "is odd");
+        for (error, code) in [(refused, "invalid_prompt"), (ApiError::internal(), "server_error")] {
+            let mut report = Report::new("m", json!({}));
+            report.push(&Delta::Text("a".into()), Usage::default());
+            let events = report.fail(&error);
+            let response = &events[0]["response"];
+            assert_eq!((events[0]["type"].as_str(), &response["status"]), (Some("response.failed"), &json!("failed")));
+            assert_eq!(response["error"], json!({ "code": code, "message": error.message() }));
+            let item = &response["output"][0];
+            assert_eq!((&item["status"], &item["content"][0]["text"]), (&json!("incomplete"), &json!("a")));
+        }
+    }
+}
