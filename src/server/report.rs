@@ -224,8 +224,8 @@ mod tests {
 
     /// The kinds of events, with the items they are of.
     fn told(events: &[Value]) -> Vec<(&str, u64)> {
-        let kind = |event: &Value| event["type"].as_str().unwrap().strip_prefix("response.").unwrap();
-        events.iter().map(|event| (kind(event), event["output_index"].as_u64().unwrap_or(9))).collect()
+        let kinds = events.iter().map(|event| event["type"].as_str().unwrap().strip_prefix("response.").unwrap());
+        kinds.zip(events.iter().map(|event| event["output_index"].as_u64().unwrap_or(9))).collect()
     }
 
     #[test]
