@@ -155,14 +155,15 @@ impl<const PARTS: usize, const LINES: usize, const PLANES: usize> Product<'_, PA
         }
     }
 
-    /// What will be multiplied when about [`AHEAD`] more lines have been, with the first of some panels.
+    /// The codes that will be multiplied after about [`AHEAD`] lines more, of the first panel of a tile.
     #[inline(always)]
     fn ahead(&self, panel: usize, step: usize, turn: usize) -> *const [u32; LANES] {
         let Task { panels, next, .. } = self.task;
         let steps = step + (AHEAD / (turn * Self::STEP)).max(1);
         let (panel, step) = (panel + steps / self.steps() * turn, steps % self.steps());
-        let panel = panels.get(panel).or_else(|| next.get(panel - panels.len().min(panel)));
-        panel.map_or(std::ptr::null(), |panel| panel.codes.as_ptr().wrapping_add(step * Self::STEP))
+        // At the end what is there already: asking for no memory at all costs a walk through the page tables.
+        let panel = panels.get(panel).or_else(|| next.get(panel - panels.len().min(panel))).unwrap_or(&panels[0]);
+        panel.codes.as_ptr().wrapping_add(step * Self::STEP)
     }
 
     /// Scales sums over whole rows.
