@@ -89,7 +89,7 @@ class Soak:
         return s
 
     def message(self, method, path, body=b"", key=KEY, headers=()):
-        lines = [f"{method} {path} HTTP/1.1", "Host: soak", "Connection: close", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(body)}"]
         lines += [f"Authorization: Bearer {key}"] if key else []
         return "\r\n".join([*lines, "Content-Type: application/json", *headers, "", ""]).encode() + body
 
