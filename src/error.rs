@@ -3,14 +3,15 @@
 //! Every message is one line that names the file, the tensor, the field or the flag, and the fix where there is one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What can go wrong anywhere in the library.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be opened, read or written.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io { path: PathBuf, source: Arc<std::io::Error> },
     /// A model folder's file is broken, incomplete, or contradicts another one. `at` names the tensor or the field.
     #[error("{}: {at}: {why}", file.display())]
     Checkpoint { file: PathBuf, at: String, why: String },
@@ -40,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An I/O error that names its file.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Error::Io { path: path.as_ref().to_path_buf(), source }
+        Error::Io { path: path.as_ref().to_path_buf(), source: Arc::new(source) }
     }
 
     /// A broken checkpoint file; `at` is the tensor or the field.

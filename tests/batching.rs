@@ -273,14 +273,14 @@ fn tokens_that_repeat_are_tried_ahead() {
     let request = Request { max_new_tokens: 90, ..prompt(40, 0, &[]) };
     let answer = |request: &Request, drafts| {
         let mut e = engine(s, Limits { drafts, ..WIDE });
-        let (mut ids, mut steps, mut tried) = (Vec::new(), 0, (0, 0));
+        let (mut ids, mut steps, mut tried) = (Vec::new(), 0, (0, 0, 0));
         e.submit(request.clone()).unwrap();
         while !e.is_idle() {
             steps += 1;
             for event in e.step().unwrap() {
                 match event.what {
                     What::Token { id, .. } => ids.push(id),
-                    What::Done(_, timing) => tried = (timing.drafted, timing.accepted),
+                    What::Done(_, timing) => tried = (timing.drafts, timing.drafted, timing.accepted),
                     What::Failed(error) => panic!("{error}"),
                 }
             }
@@ -288,16 +288,17 @@ fn tokens_that_repeat_are_tried_ahead() {
         (ids, steps, tried)
     };
     let (plain, steps, none) = answer(&request, 0);
-    let (ids, fewer, (drafted, accepted)) = answer(&request, 3);
-    assert_eq!((&ids, none), (&plain, (0, 0)));
+    let (ids, fewer, (drafts, drafted, accepted)) = answer(&request, 3);
+    assert_eq!((&ids, none), (&plain, (0, 0, 0)));
     assert_eq!(steps - fewer, accepted, "each token that was right saves a step");
     assert!(accepted > 5 && accepted <= drafted, "{accepted} of {drafted}");
+    assert!(drafts < drafted && drafted <= 3 * drafts && drafts < fewer, "{drafts} of {fewer} steps: {drafted}");
     // Drawn ones too: each with the random number of its place.
     let mut right = 0;
     for seed in 0..8 {
         let sampling = Sampling { temperature: 1.0, top_k: 2, seed, ..Sampling::GREEDY };
         let request = Request { sampling, ..request.clone() };
-        let ((plain, ..), (ids, _, (_, accepted))) = (answer(&request, 0), answer(&request, 3));
+        let ((plain, ..), (ids, _, (.., accepted))) = (answer(&request, 0), answer(&request, 3));
         assert_eq!(ids, plain, "seed {seed}");
         right += accepted;
     }

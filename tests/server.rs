@@ -12,6 +12,8 @@ mod environment;
 mod load;
 #[path = "server/output.rs"]
 mod output;
+#[path = "server/responses.rs"]
+mod responses;
 
 use client::*;
 use command::call;
@@ -230,7 +232,7 @@ fn a_key_covers_every_route_but_those_of_probes() {
     let server = Server::start(&["--api-key", "secret-key"]);
     let routes: Value = serde_json::from_str(include_str!("../src/server/openapi.json")).unwrap();
     let paths = routes["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 10);
     for (path, methods) in paths {
         let method = methods.as_object().unwrap().keys().next().unwrap().to_uppercase();
         let path = path.replace("{id}", "demo");
@@ -383,6 +385,25 @@ fn metrics_count_what_happened() {
     assert_eq!(server.metric("vllm:num_preemptions_total"), 0.0);
 }
 
+#[test]
+fn metrics_count_tokens_that_were_tried_ahead() {
+    let names = ["drafts", "draft_tokens", "accepted_tokens"];
+    let counts = |server: &Server| names.map(|name| server.metric(&format!("vllm:spec_decode_num_{name}_total")));
+    // Boxes have numbers that come back.
+    let point = ask(json!([image(&example("shapes")), text("Point to the red circle.")]));
+    let said = |server: &Server, seed: u64| {
+        let drawn = json!({ "temperature": 1, "top_k": 0, "top_p": 1, "seed": seed });
+        server.chat(&with(point.clone(), drawn))["choices"].clone()
+    };
+    let (plain, server) = (Server::start(&[]), Server::start(&["--num-speculative-tokens", "3"]));
+    (0..8).for_each(|seed| assert_eq!(said(&server, seed), said(&plain, seed)));
+    assert_eq!(counts(&plain), [0.0; 3]);
+    let [drafts, tried, right] = counts(&server);
+    let drawn = server.metric("vllm:generation_tokens_total");
+    assert!(0.0 < drafts && drafts < tried && tried <= 3.0 * drafts, "{drafts} {tried}");
+    assert!(0.0 < right && right <= tried && drafts + right < drawn, "{drafts} {tried} {right} {drawn}");
+}
+
 /// Values that bodies are made of.
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -444,13 +465,20 @@ fn no_body_is_a_server_error() {
         "response_format",
         "structured_outputs",
         "user",
+        "priority",
+        "input",
+        "instructions",
+        "text",
+        "metadata",
     ];
     let more = prop::collection::btree_map(prop::sample::select(fields), value(), 0..4).prop_map(|map| json!(map));
     let parts = prop::collection::vec(value(), 0..3);
-    let body = (any::<bool>(), more, parts).prop_map(|(chat, more, parts)| {
-        let (start, path) = match chat {
-            true => (json!({ "messages": [{ "role": "user", "content": parts }], "max_tokens": 2 }), CHAT),
-            false => (json!({ "prompt": "x", "max_tokens": 2 }), PLAIN),
+    let body = (0..3, more, parts).prop_map(|(route, more, parts)| {
+        let turns = json!([{ "role": "user", "content": parts }]);
+        let (start, path) = match route {
+            0 => (json!({ "messages": turns, "max_tokens": 2 }), CHAT),
+            1 => (json!({ "input": turns, "max_output_tokens": 2 }), RESPONSES),
+            _ => (json!({ "prompt": "x", "max_tokens": 2 }), PLAIN),
         };
         (path, with(start, more))
     });

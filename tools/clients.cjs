@@ -33,9 +33,32 @@ async function main() {
   const long = await client.completions.create({ model, prompt: "the the the the", max_tokens: 400, stream: true });
   for await (const _ of long) break; // leaves the stream
 
+  const parts = [
+    { type: "input_image", image_url: url, detail: "auto" },
+    { type: "input_text", text: "What color is the star?" },
+  ];
+  const asked = { model, input: [{ role: "user", content: parts }] };
+  const response = await client.responses.create(asked);
+  assert.deepEqual([response.output_text, response.status], ["yellow", "completed"]);
+  assert.equal(response.usage.input_tokens, whole.usage.prompt_tokens);
+  const told = [];
+  for await (const event of await client.responses.create({ ...asked, stream: true })) told.push(event);
+  assert.deepEqual(told.map((event) => event.sequence_number), told.map((_, i) => i));
+  assert.equal(told.at(-1).type, "response.completed");
+  const schema = { type: "object", required: ["n"], additionalProperties: false, properties: { n: { enum: [4, 5] } } };
+  const text = { format: { type: "json_schema", name: "points", strict: true, schema } };
+  assert([4, 5].includes((await client.responses.parse({ ...asked, text })).output_parsed.n));
+  const tools = [{ type: "function", name: "report", parameters: schema, strict: true }];
+  const calling = { ...asked, tools, tool_choice: "required", parallel_tool_calls: false };
+  const [call] = (await client.responses.stream(calling).finalResponse()).output;
+  assert([4, 5].includes(JSON.parse(call.arguments).n));
+  const result = { type: "function_call_output", call_id: call.call_id, output: "thanks" };
+  await client.responses.create({ model, input: [...asked.input, call, result], max_output_tokens: 2 });
+
   const status = (promise) => promise.then(() => 200, (error) => [error.status, error.param]);
   assert.deepEqual(await status(client.chat.completions.create({ ...body, temperature: -1 })), [400, "temperature"]);
   assert.deepEqual(await status(client.chat.completions.create({ ...body, model: "gpt-4o" })), [404, "model"]);
+  assert.deepEqual(await status(client.responses.create({ ...asked, store: true })), [400, "store"]);
   const stranger = new OpenAI({ baseURL, apiKey: "wrong", maxRetries: 0 });
   assert.equal((await status(stranger.models.list()))[0], 401);
   console.log(`openai ${require("openai/version").VERSION} for JavaScript: all right`);

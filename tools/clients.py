@@ -58,10 +58,40 @@ for choice in ["required", {"type": "function", "function": {"name": "report"}}]
     result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "thanks"}
     client.chat.completions.create(model=model, messages=[*messages, answer, result], max_tokens=2)
 
+parts = [
+    {"type": "input_image", "image_url": f"data:image/png;base64,{picture}", "detail": "auto"},
+    {"type": "input_text", "text": "What color is the star?"},
+]
+turns = [{"role": "user", "content": parts}]
+response = client.responses.create(model=model, input=turns)
+assert (response.output_text, response.status, response.store) == ("yellow", "completed", False), response
+assert response.usage.input_tokens == whole.usage.prompt_tokens, response
+# The package's own reader of streams puts the response together, and checks what it is told.
+with client.responses.stream(model=model, input=turns, text_format=Star) as stream:
+    kinds = [event.type for event in stream]
+    parsed = stream.get_final_response()
+assert kinds[0] == "response.created" and kinds[-1] == "response.completed", kinds
+assert isinstance(parsed.output_parsed, Star), parsed
+# Answers can be given back as they are.
+more = [*turns, *parsed.output, {"role": "user", "content": "And?"}]
+client.responses.create(model=model, input=more, max_output_tokens=2)
+said = client.responses.create(model=model, input=turns, max_output_tokens=1)
+assert (said.status, said.incomplete_details.reason) == ("incomplete", "max_output_tokens"), said
+for choice in ["required", {"type": "function", "name": "report"}]:
+    asked = {"model": model, "input": turns, "tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    with client.responses.stream(**asked) as stream:
+        assert "response.function_call_arguments.done" in [event.type for event in stream]
+        called = stream.get_final_response().output[0]
+    assert isinstance(called.parsed_arguments, Star), called
+    [answer] = client.responses.parse(**asked).output
+    result = {"type": "function_call_output", "call_id": answer.call_id, "output": "thanks"}
+    client.responses.create(model=model, input=[*turns, answer, result], max_output_tokens=2)
 
-def refused(kind, param, **more):
+
+def refused(kind, param, make=client.chat.completions.create, **more):
+    asked = {"messages": messages} if make == client.chat.completions.create else {"input": turns}
     try:
-        client.chat.completions.create(**{"model": model, "messages": messages, **more})
+        make(**{"model": model, **asked, **more})
     except kind as e:
         assert e.param == param, e
         return
@@ -74,6 +104,8 @@ refused(openai.BadRequestError, "messages[0].content[0].image_url", messages=[
     {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}
 ])
 refused(openai.NotFoundError, "model", model="gpt-4o")
+refused(openai.BadRequestError, "previous_response_id", client.responses.create, previous_response_id=response.id)
+refused(openai.BadRequestError, "max_output_tokens", client.responses.create, max_output_tokens=10**6)
 try:
     openai.OpenAI(base_url=base_url, api_key="wrong", max_retries=0).models.list()
     raise AssertionError("a wrong key should be refused")
@@ -89,4 +121,10 @@ pieces = list(chat.stream([HumanMessage(content)], stream_usage=True))
 assert "".join(piece.content for piece in pieces) == "yellow", pieces
 both = chat.batch([[HumanMessage(content)], [HumanMessage("hi")]])
 assert both[0].content == "yellow" and isinstance(both[1].content, str)
+chat = ChatOpenAI(model=model, base_url=base_url, api_key=key, max_retries=0, temperature=0, use_responses_api=True)
+said = chat.invoke([HumanMessage(content)])
+assert said.text == "yellow" and said.usage_metadata["input_tokens"] == whole.usage.prompt_tokens, said
+pieces = list(chat.stream([HumanMessage(content)]))
+assert "".join(piece.text for piece in pieces) == "yellow", pieces
+assert isinstance(chat.with_structured_output(Star).invoke([HumanMessage(content)]), Star)
 print(f"langchain-openai {importlib.metadata.version('langchain-openai')}: all right")

@@ -12,7 +12,7 @@ $work/bin/pip install --quiet --disable-pip-version-check openai langchain-opena
 npm install --silent --no-save --prefix $work openai
 : > $work/log
 export OSPREY_API_KEY=test-key
-target/debug/osprey serve --device cpu --port 0 --context 512 --log-format json 2> $work/log &
+target/debug/osprey serve --device cpu --port 0 --context 1024 --log-format json 2> $work/log &
 server=$!
 trap 'kill $server 2> /dev/null || true' EXIT
 until grep -q listening $work/log; do kill -0 $server; sleep 0.1; done

@@ -89,7 +89,7 @@ class Soak:
         return s
 
     def message(self, method, path, body=b"", key=KEY, headers=()):
-        lines = [f"{method} {path} HTTP/1.1", "Host: soak", "Connection: close", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", f"Content-Length: {len(body)}"]
         lines += [f"Authorization: Bearer {key}"] if key else []
         return "\r\n".join([*lines, "Content-Type: application/json", *headers, "", ""]).encode() + body
 
@@ -169,6 +169,21 @@ class Soak:
         streamed = rng.random() < 0.6
         more = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
         self.answered(self.ask("POST", "/v1/chat/completions", self.body(rng, picture, **more)), streamed)
+
+    def respond(self, rng):
+        """A chat in the terms of /v1/responses."""
+        streamed = rng.random() < 0.5
+        text = " ".join(rng.choices(WORDS, k=rng.choice([1, 20, 150])))
+        parts = [{"type": "input_image", "image_url": data_url(flat(100, 100, rng.randrange(20)))}, {"type": "input_text", "text": text}]
+        body = {"input": [{"role": "user", "content": parts}], "max_output_tokens": rng.choice([1, 8, 64]), "stream": streamed}
+        reply = self.ask("POST", "/v1/responses", body)
+        if reply.status != 200:
+            return self.refused(reply, 429)
+        last = reply.body.decode().splitlines()[-2].removeprefix("data: ") if streamed else reply.body
+        response = json.loads(last)["response"] if streamed else json.loads(last)
+        if response["status"] not in ("completed", "incomplete") or response["usage"]["output_tokens"] < 1:
+            raise Wrong(f"{response}")
+        self.note("answered")
 
     def chat_with_picture(self, rng):
         self.chat(rng, flat(rng.choice([28, 100, 448]), rng.choice([28, 100, 448]), rng.randrange(20)))
@@ -262,7 +277,7 @@ class Soak:
         self.note("looked")
 
     BEHAVIOURS = {
-        chat: 30, chat_with_picture: 20, leave: 15, slow_reader: 3, slow_writer: 4, broken_head: 3, malformed: 20, wrong_method: 2,
+        chat: 30, chat_with_picture: 15, respond: 10, leave: 15, slow_reader: 3, slow_writer: 4, broken_head: 3, malformed: 20, wrong_method: 2,
         oversized: 0.3, bomb: 4, wrong_key: 5, look: 6,
     }
 

@@ -55,6 +55,9 @@ pub struct ServeArgs {
     /// Requests that may wait behind those that run; more are answered with 429
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(0..=4096))]
     max_queue: u64,
+    /// Who of those that wait runs first: the first that came, or the one with the lowest `priority`, which any client may then set
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = SchedulingPolicy::Fcfs)]
+    scheduling_policy: SchedulingPolicy,
     /// Seconds that a request may take, waiting included
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout_seconds: u64,
@@ -70,6 +73,12 @@ pub struct ServeArgs {
     pixels: PixelArgs,
     #[command(flatten)]
     text: TextArgs,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum SchedulingPolicy {
+    Fcfs,
+    Priority,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +113,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
         limits,
         special_tokens_in_text: args.text.special_tokens_in_text,
         queue: args.max_queue as usize,
+        priorities: args.scheduling_policy == SchedulingPolicy::Priority,
         deadline: Duration::from_secs(args.timeout_seconds),
         drain: Duration::from_secs(args.drain_seconds),
     };

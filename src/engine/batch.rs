@@ -216,6 +216,7 @@ impl Engine {
             self.pool.advance(&mut self.schedule.running[part.index].sequence, part.range.end);
             let draws: Vec<_> = drawn.by_ref().take(part.draws).collect();
             let live = &mut self.schedule.running[part.index];
+            live.timing.drafts += usize::from(!part.drafts.is_empty());
             live.timing.drafted += part.drafts.len();
             let (request, choice) = (live.id, live.choice);
             for (i, draw) in draws.into_iter().enumerate() {

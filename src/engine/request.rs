@@ -113,7 +113,8 @@ pub struct Timing {
     pub reused: usize,
     /// Tokens that decode steps computed: all but the first, which prefill gives.
     pub decoded: usize,
-    /// Tokens that were tried ahead of their turn, and those of them that were right.
+    /// Steps that tried tokens ahead of their turn, those tokens, and those of them that were right.
+    pub drafts: usize,
     pub drafted: usize,
     pub accepted: usize,
 }

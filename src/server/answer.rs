@@ -39,12 +39,15 @@ pub struct Answer {
 pub struct Usage {
     pub prompt: usize,
     pub completion: usize,
+    /// Tokens of the prompt that were found in the cache; known at the end.
+    pub cached: usize,
 }
 
 impl Usage {
     /// With another answer to the same prompt.
     pub fn and(self, other: Usage) -> Usage {
-        Usage { prompt: self.prompt.max(other.prompt), completion: self.completion + other.completion }
+        let (prompt, cached) = (self.prompt.max(other.prompt), self.cached.max(other.cached));
+        Usage { prompt, completion: self.completion + other.completion, cached }
     }
 }
 
@@ -71,7 +74,7 @@ impl Answer {
     pub fn begin(app: Arc<App>, request: Request, stops: Vec<String>, admitted: Admitted, turn: Turn) -> Vec<Answer> {
         let Admitted { arrived, deadline, place, log } = admitted;
         let place = Arc::new(place);
-        let usage = Usage { prompt: request.prompt.ids.len(), completion: 0 };
+        let usage = Usage { prompt: request.prompt.ids.len(), ..Usage::default() };
         let channels = (0..request.choices).map(|_| mpsc::channel(request.max_new_tokens + 1));
         let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
         app.worker.submit(Job { request, events: senders, arrived, turn });
@@ -99,7 +102,10 @@ impl Answer {
         while self.end.is_none() {
             let text = match tokio::time::timeout_at(self.deadline.into(), self.events.recv()).await {
                 Ok(Some(What::Token { id, logprobs })) => self.token(id, logprobs),
-                Ok(Some(What::Done(finish, _))) => self.done(finish),
+                Ok(Some(What::Done(finish, timing))) => {
+                    self.usage.cached = timing.reused;
+                    self.done(finish)
+                }
                 Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
                 Ok(None) => return Err(self.failed(ApiError::internal())),
                 Err(_) => return Err(ApiError::deadline()),

@@ -7,8 +7,8 @@ use super::form::{ResponseFormat, StructuredOutputs};
 use super::json::{Biases, Content, List, Prompt, Stop, Switch, Unsupported};
 use super::limits::{IMAGES, MESSAGES, STOP_BYTES, TOOLS};
 use super::tools::{Tool, ToolChoice};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The fields of `/v1/chat/completions` and `/v1/completions`.
@@ -41,7 +41,7 @@ pub struct Body {
     pub tool_choice: Option<ToolChoice>,
     pub parallel_tool_calls: Option<bool>,
     pub n: Option<u64>,
-    /// Lower runs first, as in vLLM.
+    /// Lower runs first, as in vLLM; 0 unless the server allows others.
     pub priority: Option<i32>,
     best_of: Option<u64>,
     suffix: Option<String>,
@@ -127,10 +127,17 @@ pub struct ToolCall {
 }
 
 /// What can be called.
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Deserialize, Serialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolKind {
     Function,
+}
+
+impl ToolCall {
+    /// A call of a function; `arguments` are a JSON object, as text.
+    pub fn new(name: String, arguments: String) -> ToolCall {
+        ToolCall { _id: None, _kind: ToolKind::Function, function: FunctionCall { name, arguments } }
+    }
 }
 
 #[derive(Deserialize, Debug)]
@@ -167,6 +174,22 @@ pub struct ImageUrl {
     /// The file, once it is fetched.
     #[serde(skip)]
     pub file: Option<Arc<[u8]>>,
+}
+
+impl Message {
+    /// A turn without calls.
+    pub fn new(role: Role, content: Content<Part>) -> Message {
+        let [name, refusal, audio, function_call] = Default::default();
+        let (content, tool_calls, tool_call_id) = (Some(content), None, None);
+        Message { role, content, tool_calls, tool_call_id, name, refusal, audio, function_call }
+    }
+}
+
+impl ImageUrl {
+    /// The picture at `url`, to be seen in `detail`.
+    pub fn new(url: String, detail: Option<String>) -> ImageUrl {
+        ImageUrl { url, detail, file: None }
+    }
 }
 
 impl Body {
@@ -268,7 +291,11 @@ fn check_calls(i: usize, message: &Message) -> Result<(), ApiError> {
     }
 }
 
-fn refuse<S: AsRef<str>>(fields: &[(S, &Unsupported)]) -> Result<(), ApiError> {
+/// Refuses those of `fields` that ask for something.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn refuse<S: AsRef<str>>(fields: &[(S, &Unsupported)]) -> Result<(), ApiError> {
     match fields.iter().find(|(_, field)| field.asked) {
         Some((name, _)) => Err(ApiError::field(name.as_ref(), "is not supported")),
         None => Ok(()),

@@ -46,6 +46,17 @@ impl ApiError {
         Self::field(param, why).coded("context_length_exceeded")
     }
 
+    /// The same, with another name for the field.
+    pub fn renamed(self, rename: impl FnOnce(&str) -> String) -> Self {
+        let Some(param) = &self.param else { return self };
+        let renamed = rename(param);
+        let message = match self.message.strip_prefix(param.as_str()) {
+            Some(why) => format!("{renamed}{why}"),
+            None => self.message,
+        };
+        ApiError { message, param: Some(renamed), ..self }
+    }
+
     /// 401.
     pub fn key() -> Self {
         let message = "the API key is missing or wrong: send the header Authorization: Bearer KEY";
@@ -102,6 +113,11 @@ impl ApiError {
     /// 500: a bug; what it was is in the log.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "this request failed inside the server")
+    }
+
+    /// What went wrong, in words.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// The body of the answer.

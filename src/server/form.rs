@@ -4,9 +4,9 @@ use super::error::ApiError;
 use super::json::List;
 use super::value::Small;
 use crate::intake::grammar::{Form, MAX_CHOICES};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// OpenAI's field.
+/// OpenAI's field in chats.
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFormat {
@@ -15,9 +15,10 @@ pub struct ResponseFormat {
     json_schema: Option<JsonSchema>,
 }
 
-#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Deserialize, Serialize, Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
+    #[default]
     Text,
     JsonObject,
     JsonSchema,
@@ -34,6 +35,34 @@ struct JsonSchema {
     #[serde(rename = "strict")]
     _strict: Option<bool>,
     schema: Option<Small>,
+}
+
+/// OpenAI's field in responses, `text.format`: the same without a level.
+#[derive(Deserialize, Serialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct TextFormat {
+    #[serde(rename = "type")]
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<Small>,
+}
+
+impl From<TextFormat> for ResponseFormat {
+    fn from(TextFormat { kind, name, description, strict, schema }: TextFormat) -> Self {
+        let json_schema = schema.map(|schema| JsonSchema {
+            _name: name.unwrap_or_default(),
+            _description: description,
+            _strict: strict,
+            schema: Some(schema),
+        });
+        ResponseFormat { kind, json_schema }
+    }
 }
 
 /// vLLM's field (0.12, `StructuredOutputsParams`): one of these.

@@ -1,4 +1,5 @@
-//! `/v1/chat/completions` and `/v1/completions`: from a body to an answer, whole or as a stream of server-sent events.
+//! `/v1/chat/completions` and `/v1/completions`: from a body to an answer, whole or as a stream of server-sent events. What all routes of answers share
+//! is here too; [`responses`](super::responses) adds another face to it.
 
 use super::answer::{Admitted, Answer, Usage};
 use super::body::{Body, StreamOptions, check_messages};
@@ -18,6 +19,7 @@ use axum::{Extension, Json};
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::Value;
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,37 +39,66 @@ pub async fn answer(
     Extension(id): Extension<RequestId>,
     body: axum::body::Body,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    // Before the body is read: what is let in bounds the memory.
-    let Ok(place) = app.admission.clone().try_acquire_owned() else {
-        app.discard(body).await;
-        return Err(ApiError::busy());
+    let owner = app.clone();
+    let work = async move |bytes, admitted| {
+        let body = owner.parsing.run(move || parse(&bytes, kind)).await?;
+        begin(&owner, kind, body, admitted).await
     };
-    let admitted = Admitted { arrived, deadline: arrived + app.deadline, place, log: id.0 };
-    let deadline = admitted.deadline;
-    let work = async {
-        let bytes = app.read(body).await?;
-        let mut body = app.parsing.run(move || parse(&bytes, kind)).await?;
-        app.check_model(body.model.as_deref())?;
-        if let Some(List(messages)) = &mut body.messages {
-            app.fetcher.fill(messages).await?;
-        }
-        let turn = app.prepared.turn().await?;
-        let owner = app.clone();
-        // The body and its pictures end here.
-        let (request, form) = app.preparing.run(move || prepare(&owner, kind, body)).await?;
-        let shape = Shape::new(app.clone(), kind, request.controls.top_logprobs.is_some());
-        let answers = Answer::begin(app.clone(), request, form.stops, admitted, turn);
-        let readers = answers.into_iter().map(|answer| Reader::new(answer, form.reading));
-        let choices = readers.enumerate().map(|(i, reader)| (reader, shape.choice(i))).collect();
-        Ok::<_, ApiError>((choices, shape, form.stream))
-    };
-    let worked = tokio::time::timeout_at(deadline.into(), work).await;
-    let (choices, shape, stream) = worked.map_err(|_| ApiError::deadline())??;
+    let Begun { readers, logprobs, stream } = admit(&app, id, body, work).await?;
+    let shape = Shape::new(app, kind, logprobs);
+    let choices = readers.into_iter().enumerate().map(|(i, reader)| (reader, shape.choice(i))).collect();
     match stream {
         Some(options) => Ok(streamed(choices, shape, kind, options.include_usage)),
         None => whole(choices, shape).await,
     }
+}
+
+/// Lets a request in if there is room, reads its body and does `work` with it, all before its deadline.
+///
+/// # Errors
+/// Those of `work`; 4xx for a body that cannot be had, 429 without room, 504 at the deadline.
+pub async fn admit<T, F: Future<Output = Result<T, ApiError>>>(
+    app: &App,
+    id: RequestId,
+    body: axum::body::Body,
+    work: impl FnOnce(Bytes, Admitted) -> F,
+) -> Result<T, ApiError> {
+    let arrived = Instant::now();
+    // Before the body is read: what is let in bounds the memory.
+    let place = app.admission.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
+    let admitted = Admitted { arrived, deadline: arrived + app.deadline, place, log: id.0 };
+    let deadline = admitted.deadline;
+    let all = async { work(app.read(body).await?, admitted).await };
+    tokio::time::timeout_at(deadline.into(), all).await.unwrap_or_else(|_| Err(ApiError::deadline()))
+}
+
+/// Answers that are being made.
+pub struct Begun {
+    /// One for each.
+    pub readers: Vec<Reader>,
+    /// If tokens are to have log probabilities.
+    pub logprobs: bool,
+    /// If it is to be a stream.
+    pub stream: Option<StreamOptions>,
+}
+
+/// From a checked body to the engine.
+///
+/// # Errors
+/// 400, naming the field.
+pub async fn begin(app: &Arc<App>, kind: Kind, mut body: Body, admitted: Admitted) -> Result<Begun, ApiError> {
+    app.check_model(body.model.as_deref())?;
+    if let Some(List(messages)) = &mut body.messages {
+        app.fetcher.fill(messages).await?;
+    }
+    let turn = app.prepared.turn().await?;
+    let owner = app.clone();
+    // The body and its pictures end here.
+    let (request, form) = app.preparing.run(move || prepare(&owner, kind, body)).await?;
+    let logprobs = request.controls.top_logprobs.is_some();
+    let answers = Answer::begin(app.clone(), request, form.stops, admitted, turn);
+    let readers = answers.into_iter().map(|answer| Reader::new(answer, form.reading)).collect();
+    Ok(Begun { readers, logprobs, stream: form.stream })
 }
 
 /// What a body says about the form of the answer.
@@ -122,7 +153,7 @@ fn prepare(app: &App, kind: Kind, body: Body) -> Result<(Request, Form), ApiErro
     let (n, priority) = (body.n, body.priority);
     let stream = (body.stream == Some(true)).then(|| body.stream_options.unwrap_or_default());
     let stops = body.stop.map(|stop| stop.0).unwrap_or_default();
-    let (choices, priority) = (choices(app, n)?, priority.unwrap_or_default());
+    let (choices, priority) = (choices(app, n)?, self::priority(app, priority)?);
     Ok((Request { controls, choices, priority, ..request }, Form { stops, reading, stream }))
 }
 
@@ -132,6 +163,16 @@ fn choices(app: &App, n: Option<u64>) -> Result<usize, ApiError> {
     match n.unwrap_or(1) {
         n if (1..=most as u64).contains(&n) => Ok(n as usize),
         n => Err(ApiError::field("n", format!("{n} answers: 1 to {most} can be given"))),
+    }
+}
+
+/// How important a request is; lower runs first.
+fn priority(app: &App, asked: Option<i32>) -> Result<i32, ApiError> {
+    match asked.unwrap_or_default() {
+        priority if priority == 0 || app.priorities => Ok(priority),
+        _ => {
+            Err(ApiError::field("priority", "must be 0: the server was not started with --scheduling-policy priority"))
+        }
     }
 }
 

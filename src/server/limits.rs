@@ -24,8 +24,8 @@ pub const BIASES: usize = 1024;
 pub const PREPARED: usize = 2;
 /// Bodies parsed, and prompts prepared, at the same time.
 pub const WORKERS: usize = 2;
-/// So long what is left of a refused request's body is taken.
-pub const DISCARD_TIME: Duration = Duration::from_secs(2);
+/// So long what a client still writes behind its last response is taken, up to the bytes of a body.
+pub const LINGER: Duration = Duration::from_secs(2);
 /// Pictures that are fetched at the same time, how long each may take, how often it may be elsewhere, and bytes of its address.
 pub const FETCHES: usize = 8;
 pub const FETCH_TIME: Duration = Duration::from_secs(10);

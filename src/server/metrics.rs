@@ -24,6 +24,9 @@ pub struct Metrics {
     generation_tokens: AtomicU64,
     cache_queries: AtomicU64,
     cache_hits: AtomicU64,
+    drafts: AtomicU64,
+    draft_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     finished: [AtomicU64; REASONS.len()],
     refused: AtomicU64,
     queue: Histogram,
@@ -63,6 +66,9 @@ impl Metrics {
             generation_tokens: AtomicU64::new(0),
             cache_queries: AtomicU64::new(0),
             cache_hits: AtomicU64::new(0),
+            drafts: AtomicU64::new(0),
+            draft_tokens: AtomicU64::new(0),
+            accepted_tokens: AtomicU64::new(0),
             finished: Default::default(),
             refused: AtomicU64::new(0),
             queue: a,
@@ -98,6 +104,9 @@ impl Metrics {
         self.prompt_tokens.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
         self.cache_queries.fetch_add((timing.prefilled + timing.reused) as u64, Relaxed);
         self.cache_hits.fetch_add(timing.reused as u64, Relaxed);
+        self.drafts.fetch_add(timing.drafts as u64, Relaxed);
+        self.draft_tokens.fetch_add(timing.drafted as u64, Relaxed);
+        self.accepted_tokens.fetch_add(timing.accepted as u64, Relaxed);
         if timing.encoded > 0 {
             self.encoder.add(timing.vision);
         }
@@ -150,6 +159,13 @@ impl Metrics {
             ("vllm:generation_tokens_total", "Tokens drawn.", &self.generation_tokens),
             ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the cache.", &self.cache_queries),
             ("vllm:prefix_cache_hits_total", "Prompt tokens found in the cache.", &self.cache_hits),
+            ("vllm:spec_decode_num_drafts_total", "Steps of answers that tried tokens ahead.", &self.drafts),
+            ("vllm:spec_decode_num_draft_tokens_total", "Tokens tried ahead.", &self.draft_tokens),
+            (
+                "vllm:spec_decode_num_accepted_tokens_total",
+                "Tokens tried ahead that were right.",
+                &self.accepted_tokens,
+            ),
             ("osprey:requests_refused_total", "Requests answered with a 4xx.", &self.refused),
         ];
         for (name, help, counter) in counters {
@@ -210,4 +226,21 @@ impl Page<'_> {
 /// A label's value.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_tried_ahead_adds_up() {
+        let metrics = Metrics::new("m", 1, 1);
+        let timing = Timing { drafts: 2, drafted: 7, accepted: 5, ..Timing::default() };
+        (0..2).for_each(|_| metrics.computed(Duration::ZERO, &timing));
+        let text = metrics.text(0);
+        for (name, value) in [("drafts", 4), ("draft_tokens", 14), ("accepted_tokens", 10)] {
+            let line = format!("\nvllm:spec_decode_num_{name}_total{{model_name=\"m\"}} {value}\n");
+            assert!(text.contains(&line), "{line} {text}");
+        }
+    }
 }

@@ -24,6 +24,8 @@ mod page;
 mod pool;
 mod prompt;
 mod reader;
+mod report;
+mod responses;
 mod routes;
 mod shape;
 mod stop;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub special_tokens_in_text: bool,
     /// Requests that wait behind those that run.
     pub queue: usize,
+    /// Requests may say how important they are.
+    pub priorities: bool,
     /// From the arrival of a request to the end of its answer.
     pub deadline: Duration,
     /// For what is under way when the server is told to end.
@@ -86,6 +90,7 @@ struct App {
     key: Option<String>,
     names: auth::Names,
     fetcher: Arc<Fetcher>,
+    priorities: bool,
     deadline: Duration,
     patience: Patience,
     worker: Worker,
@@ -169,6 +174,7 @@ impl App {
             key: settings.key,
             names: auth::Names::new(settings.address.ip(), settings.allowed_hosts),
             fetcher: Arc::new(Fetcher::new(settings.image_hosts)),
+            priorities: settings.priorities,
             deadline: settings.deadline,
             patience: limits::PATIENCE,
             worker,
@@ -208,20 +214,6 @@ impl App {
         async move { tokio::time::timeout(time, whole).await.unwrap_or_else(|_| Err(ApiError::slow_body(time))) }
     }
 
-    /// Drops the body of a refused request as it comes, for a while: a client that still writes when the connection is closed may never see why.
-    fn discard(&self, body: Body) -> impl Future<Output = ()> + use<> {
-        let whole = async move {
-            let (mut bytes, mut stream) = (0, body.into_data_stream());
-            while bytes <= limits::BODY
-                && let Some(Ok(part)) = stream.next().await
-            {
-                bytes += part.len();
-            }
-        };
-        // One that takes longer has had its time.
-        async { tokio::time::timeout(limits::DISCARD_TIME, whole).await.unwrap_or_default() }
-    }
-
     /// Refuses a model that is not served; none is the one that is.
     fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {
@@ -250,6 +242,9 @@ pub fn read_body(bytes: &[u8]) {
         if let Err(error) = read {
             assert!(error.status.is_client_error(), "{error:?}");
         }
+    }
+    if let Err(error) = responses::parse(bytes) {
+        assert!(error.status.is_client_error(), "{error:?}");
     }
 }
 

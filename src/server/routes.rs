@@ -1,10 +1,10 @@
-//! The table of routes, and the short ones. The long ones are in [`generate`](super::generate).
+//! The table of routes, and the short ones. The long ones are in [`generate`](super::generate) and [`responses`](super::responses).
 
 use super::body::{Tokenize, check_messages};
 use super::error::ApiError;
 use super::generate::{Kind, answer};
 use super::limits::BODY;
-use super::{App, auth, json, page, prompt};
+use super::{App, auth, json, page, prompt, responses};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -24,6 +24,7 @@ pub fn router(app: Arc<App>) -> Router {
     let bodies = Router::new()
         .route("/v1/chat/completions", post(|app, id, body| answer(Kind::Chat, app, id, body)))
         .route("/v1/completions", post(|app, id, body| answer(Kind::Plain, app, id, body)))
+        .route("/v1/responses", post(responses::answer))
         .route("/tokenize", post(tokenize))
         .route_layer(middleware::from_fn(json_only));
     Router::new()

@@ -134,7 +134,7 @@ fn call(Call { name, arguments }: &Call) -> Value {
 
 impl Usage {
     fn json(self) -> Value {
-        let Usage { prompt, completion } = self;
+        let Usage { prompt, completion, .. } = self;
         json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
     }
 }

@@ -14,7 +14,7 @@ use super::value::Small;
 use crate::intake::grammar::{Form, Function, MAX_FORM};
 use crate::text::messages;
 use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::Formatter;
 use serde_json::{Value, json};
 use std::fmt;
@@ -52,6 +52,13 @@ pub enum ToolChoice {
     Required,
     /// This one, once.
     Named(String),
+}
+
+impl Tool {
+    /// A function of that name.
+    pub fn new(name: String, description: Option<String>, parameters: Option<Small>) -> Tool {
+        Tool { _kind: ToolKind::Function, function: Signature { name, description, parameters, _strict: None } }
+    }
 }
 
 /// The tools of a request that may be used.
@@ -231,6 +238,18 @@ fn spaced(value: &Value) -> String {
     written.ok().and_then(|()| String::from_utf8(bytes).ok()).unwrap_or_default()
 }
 
+impl Serialize for ToolChoice {
+    /// As responses have it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ToolChoice::None => "none".serialize(serializer),
+            ToolChoice::Auto => "auto".serialize(serializer),
+            ToolChoice::Required => "required".serialize(serializer),
+            ToolChoice::Named(name) => json!({ "type": "function", "name": name }).serialize(serializer),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for ToolChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -243,7 +262,7 @@ impl<'de> Deserialize<'de> for ToolChoice {
             type Value = ToolChoice;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ...}}")
+                f.write_str("none, auto, required, or a function by its name")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<ToolChoice, E> {
@@ -260,7 +279,9 @@ impl<'de> Deserialize<'de> for ToolChoice {
                 while let Some(key) = map.next_key::<String>()? {
                     match key.as_str() {
                         "type" => drop(map.next_value::<ToolKind>()?),
+                        // A chat has it inside, a response beside the type.
                         "function" => name = Some(map.next_value::<Name>()?.name),
+                        "name" => name = Some(map.next_value()?),
                         _ => return Err(A::Error::custom("must have a type and a function, and no more")),
                     }
                 }

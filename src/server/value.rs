@@ -3,7 +3,7 @@
 
 use crate::intake::grammar::MAX_FORM;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -11,7 +11,7 @@ use std::fmt;
 const NODE: usize = 4;
 
 /// Any value of at most [`MAX_FORM`] bytes: each string its length, and each value four more.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Small(pub Value);
 
 /// Reads a value and takes what it costs from what is left.

@@ -88,7 +88,10 @@ impl Worker {
         let (healthy, ending) = (Arc::new(AtomicBool::new(true)), Cancel::default());
         let (health, end) = (healthy.clone(), ending.clone());
         let work = move || match make() {
-            Ok(core) if made.send(Ok(())).is_ok() => Thread { make, arriving, health, end, metrics }.run(core),
+            Ok(core) if made.send(Ok(())).is_ok() => {
+                Thread { make, arriving, health, end, metrics }.run(core);
+                tracing::info!("the engine has ended");
+            }
             Ok(_) => {}
             Err(e) => drop(made.send(Err(e))),
         };
@@ -227,12 +230,8 @@ impl Batch<'_> {
                     self.jobs.insert((id, choice), job);
                 }
             }
-            // It is told once, and nobody may be left to tell.
-            Err(e) => {
-                if let Some(events) = events.first() {
-                    let _ = events.try_send(What::Failed(e));
-                }
-            }
+            // Each of its answers is told, if somebody still listens.
+            Err(e) => events.iter().for_each(|events| drop(events.try_send(What::Failed(e.clone())))),
         }
     }
 

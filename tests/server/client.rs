@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub const CHAT: &str = "/v1/chat/completions";
 pub const PLAIN: &str = "/v1/completions";
+pub const RESPONSES: &str = "/v1/responses";
 pub const QUESTION: &str = "What color is the star?";
 
 /// A running server, killed at last.

@@ -32,12 +32,54 @@ fn a_full_queue_refuses_and_a_client_that_leaves_frees_it() {
 /// One that hears nothing until it has sent all it has, as most do.
 #[test]
 fn a_refusal_reaches_a_client_that_still_writes() {
-    let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0"]);
-    let _long = server.open(&message("POST", PLAIN, JSON, long(1900).to_string().as_bytes()));
+    let server = Server::start(&["--max-num-seqs", "1", "--max-queue", "0", "--api-key", "k"]);
+    let key = |more: &str| format!("Authorization: Bearer k\r\n{more}");
+    let _long = server.open(&message("POST", PLAIN, &key(JSON), long(1900).to_string().as_bytes()));
+    let start = Instant::now();
+    while server.get("/ready").status == 200 {
+        assert!(start.elapsed() < Duration::from_secs(20), "the only place is never taken");
+    }
+    let cases = [
+        ("POST", CHAT, JSON.to_string(), 401),
+        ("POST", CHAT, key("Origin: http://evil.test\r\n"), 403),
+        ("POST", "/nowhere", key(JSON), 404),
+        ("PUT", CHAT, key(JSON), 405),
+        ("POST", CHAT, key("Content-Type: text/plain\r\n"), 415),
+        ("POST", CHAT, key(JSON), 429),
+    ];
+    for (method, path, headers, status) in cases {
+        let reply = server.send(method, path, &headers, &vec![b' '; 8 << 20]);
+        error(&reply, status);
+        assert_eq!(reply.headers.contains_key("retry-after"), status == 429);
+    }
+}
+
+#[test]
+fn clients_set_priorities_only_where_the_server_lets_them() {
+    let asked = |priority: Value| json!({ "prompt": "the", "max_tokens": 1, "priority": priority });
+    let server = Server::start(&[]);
+    for priority in [-1, 1] {
+        let reply = server.post(PLAIN, &asked(json!(priority)));
+        assert_eq!(error(&reply, 400), "priority");
+        assert!(reply.body.contains("--scheduling-policy priority"), "{}", reply.body);
+        let chat = with(ask(json!("hi")), json!({ "priority": priority }));
+        assert_eq!(error(&server.post(CHAT, &chat), 400), "priority");
+    }
+    assert_eq!([json!(0), Value::Null].map(|priority| server.post(PLAIN, &asked(priority)).status), [200; 2]);
+    let server = Server::start(&["--scheduling-policy", "priority", "--max-num-seqs", "1"]);
+    let start = |priority: i32| {
+        let body = with(long(1500), json!({ "priority": priority }));
+        server.open(&message("POST", PLAIN, JSON, body.to_string().as_bytes()))
+    };
+    let first = start(0);
     server.until("vllm:num_requests_running", 1.0);
-    let reply = server.send("POST", CHAT, JSON, &vec![b' '; 8 << 20]);
-    error(&reply, 429);
-    assert!(reply.headers.contains_key("retry-after"));
+    let last = start(3);
+    server.until("vllm:num_requests_waiting", 1.0);
+    assert_eq!(server.post(PLAIN, &asked(json!(2))).status, 200);
+    // All of the first, the one, and the beginning of the last.
+    let drawn = server.metric("vllm:generation_tokens_total");
+    assert!((1501.0..3000.0).contains(&drawn), "{drawn}: one that is less important went before");
+    assert_eq!([first, last].map(|stream| said_by(stream).is_empty()), [false; 2]);
 }
 
 #[test]
@@ -195,5 +237,13 @@ fn a_drain_that_lasts_too_long_is_ended() {
     let start = Instant::now();
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5));
+    // The log is read by a thread.
+    let at = |words: &str| server.log().find(words);
+    while at("ended with requests under way").is_none() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{}", server.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let engine = at("the engine has ended").expect("the process was taken down while its engine was at work");
+    assert!(Some(engine) < at("ended with requests under way"));
     drop(others);
 }

@@ -20,6 +20,8 @@ pub const PANIC: u32 = 13;
 const GONE: u32 = 14;
 /// The request fails.
 const POISON: u32 = 15;
+/// The step lasts until it is given up, or ten seconds.
+const LONG: u32 = 16;
 
 impl Core for Parrot {
     fn submit(&mut self, request: Request) -> Result<RequestId> {
@@ -38,11 +40,14 @@ impl Core for Parrot {
         Some(Timing::default())
     }
 
-    fn step(&mut self, _: &Cancel) -> Result<Vec<Event>> {
+    fn step(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
         let next: Vec<u32> = self.under_way.iter().filter_map(|(_, ids)| ids.last().copied()).collect();
         assert!(!next.contains(&PANIC), "unlucky");
         if next.contains(&GONE) {
             return Err(Error::Device { at: "launch".into(), why: "gone".into() });
+        }
+        while next.contains(&LONG) && !cancel.is_cancelled() && self.born.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
         }
         let alone = self.under_way.len() < 2;
         assert!(!alone || self.born.elapsed() < Duration::from_secs(10), "nobody came");
@@ -69,23 +74,28 @@ impl Core for Parrot {
     }
 }
 
-/// Hands a job over and gives what becomes of it.
+/// Hands a job of one answer over and gives what becomes of it.
 fn submit(worker: &Worker, ids: &[u32]) -> mpsc::Receiver<What> {
     let (events, out) = mpsc::channel(ids.len() + 1);
+    submit_to(worker, ids, vec![events]);
+    out
+}
+
+/// Hands a job over that has an answer for each of `events`.
+fn submit_to(worker: &Worker, ids: &[u32], events: Vec<mpsc::Sender<What>>) {
     let request = Request {
         prompt: Prompt { ids: ids.to_vec(), spans: Vec::new() },
         positions: Positions { thw: Default::default(), next: 0 },
         media: Vec::new(),
         sampling: Sampling::GREEDY,
         controls: Controls::default(),
-        choices: 1,
+        choices: events.len(),
         priority: 0,
         max_new_tokens: ids.len(),
         stop: Vec::new(),
     };
     let turn = Pool::new(1).turn().now_or_never().unwrap().unwrap();
-    worker.submit(Job { request, events: vec![events], arrived: Instant::now(), turn });
-    out
+    worker.submit(Job { request, events, arrived: Instant::now(), turn });
 }
 
 /// All of it, in short.
@@ -140,6 +150,27 @@ fn what_fails_alone_ends_alone() {
 }
 
 #[test]
+fn a_refusal_is_told_to_all_answers() {
+    let (worker, _) = worker(1);
+    let (events, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel(1)).unzip();
+    submit_to(&worker, &[], events);
+    let told: Vec<_> = answers.into_iter().map(read).collect();
+    assert_eq!(told, [["prompt: is empty"]; 3]);
+}
+
+#[test]
+fn a_job_that_ended_is_let_go_while_others_go_on() {
+    let (worker, cancelled) = worker(1);
+    let [short, mut long] = [&[1][..], &[5, MEET]].map(|ids| submit(&worker, ids));
+    assert_eq!(read(short), ["1", "length"]);
+    assert!(matches!(long.blocking_recv(), Some(What::Token { id: 5, .. })));
+    // From now on it waits.
+    assert_eq!(outcomes(&worker, [&[MEET]]), [["12", "length"]]);
+    assert_eq!(read(long), ["12", "length"]);
+    assert_eq!(*cancelled.lock().unwrap(), [0; 0]);
+}
+
+#[test]
 fn what_breaks_the_engine_ends_all_and_the_next_one_works() {
     let (worker, _) = worker(3);
     for bad in [PANIC, GONE] {
@@ -188,4 +219,14 @@ fn the_end_cancels_what_is_under_way_and_waits_for_the_thread() {
     assert_eq!(read(first), [""; 0]);
     assert_eq!(*cancelled.lock().unwrap(), [0]);
     assert_eq!(outcomes(&worker, [&[1]]), [[""; 0]]);
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_step() {
+    let (worker, _) = worker(1);
+    let mut first = submit(&worker, &[1, LONG]);
+    assert!(matches!(first.blocking_recv(), Some(What::Token { id: 1, .. })));
+    let start = Instant::now();
+    worker.end();
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
