@@ -260,14 +260,15 @@ impl Engine {
         if copies.is_empty() {
             return Ok(());
         }
-        let pairs: Vec<i32> = copies.iter().flat_map(|(from, to)| [from.0 as i32, to.0 as i32]).collect();
-        let at = Tensor::at(Region::Step, 0, DType::I32, &[copies.len(), 2]);
+        let words: Vec<i32> = copies.iter().flat_map(|c| [c.from.0 as i32, c.to.0 as i32, c.tokens as i32]).collect();
+        let at = Tensor::at(Region::Step, 0, DType::I32, &[copies.len(), 3]);
         let mut plan = Recorder::new("kv_copy", Region::Arena, &self.model.weights);
+        let heads = self.model.config.text.num_key_value_heads;
         for (cache, words) in self.around.kv.words() {
-            plan.push(KvCopy { cache, words, pairs: at })?;
+            plan.push(KvCopy { cache, heads, tokens: BLOCK_SIZE, words, copies: at })?;
         }
         let plan = plan.finish()?;
-        self.exec.write(Region::Step, 0, bytemuck::cast_slice(&pairs))?;
+        self.exec.write(Region::Step, 0, bytemuck::cast_slice(&words))?;
         let ops = plan.ops().len();
         let id = self.exec.load(Arc::new(plan))?;
         self.exec.run(id, 0..ops)?;
