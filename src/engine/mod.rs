@@ -145,7 +145,7 @@ impl Engine {
             running: self.schedule.running.len(),
             free_blocks: blocks.free_blocks(),
             cached_blocks: prefix.len(),
-            used_blocks: self.limits.blocks - blocks.free_blocks() - prefix.evictable(blocks),
+            used_blocks: self.limits.blocks - blocks.free_blocks() - blocks.idle_blocks(),
             pinned_rows: pictures.pinned(),
             preemptions: self.schedule.preemptions,
         }

@@ -38,7 +38,7 @@ impl Pool {
         let need = sequence.len().div_ceil(BLOCK_SIZE) - known.len() + spare;
         sequence.computed = known.len() * BLOCK_SIZE;
         sequence.table = BlockTable::beginning_with(known);
-        let have = self.blocks.free_blocks() + self.prefix.evictable(&self.blocks);
+        let have = self.blocks.free_blocks() + self.blocks.idle_blocks();
         if have >= need && self.pin(sequence) && self.grow(sequence) {
             return true;
         }
@@ -124,7 +124,7 @@ impl Pool {
     /// Takes everything back from a sequence, of which nothing is computed then.
     pub fn unseat(&mut self, sequence: &mut Sequence) {
         let full = sequence.computed / BLOCK_SIZE;
-        self.prefix.touch(&sequence.keys()[..full]);
+        self.prefix.touch(&sequence.keys()[..full], &mut self.blocks);
         for copy in self.copies.extract_if(.., |copy| sequence.table.blocks().contains(&copy.to)) {
             self.blocks.release(copy.from);
         }
