@@ -57,9 +57,9 @@ impl Engine {
         let tower = self.pool.pictures.wanted().is_some() && (parts.is_empty() || !self.tower_was_last);
         self.tower_was_last = tower;
         if tower {
-            let streams = self.schedule.running.iter().any(|live| live.drawn > 0);
+            let streams = self.schedule.running.iter().filter(|live| live.drawn > 0).count();
             let prompts = parts.iter().any(Part::prefills);
-            self.encode_slice(streams.then(|| self.pace.slice(prompts).unwrap_or_default()), cancel)?;
+            self.encode_slice((streams > 0).then(|| self.pace.slice(streams, prompts).unwrap_or_default()), cancel)?;
         } else if !parts.is_empty() {
             self.run_parts(&parts, cancel, &mut events)?;
         }
@@ -84,7 +84,7 @@ impl Engine {
             parts.push(Part { index, range, leader: None, draws: 1 + drafts.len(), drafts });
         }
         if !parts.is_empty() {
-            room = room.min(self.pace.rows());
+            room = room.min(self.pace.rows(parts.len()));
         }
         let waiting = prompts.len();
         for (place, (index, range)) in prompts.into_iter().enumerate() {
