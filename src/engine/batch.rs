@@ -140,11 +140,13 @@ impl Engine {
         Ok(Some(drawn))
     }
 
-    /// The inputs of a step. Steps that decode only have few sizes, since an executor may keep them; others have as many rows as they need.
+    /// The inputs of a step. Steps that decode only have few sizes, some for each number of tokens tried ahead, since an executor may keep them; others
+    /// have as many rows as they need.
     fn inputs(&self, parts: &[Part]) -> HostStep {
         let rows: usize = parts.iter().map(Part::rows).sum();
         let seqs = self.limits.bucket(parts.len());
-        let rows = if parts.iter().all(|p| p.rows() == 1) { seqs } else { rows };
+        let prefills = parts.iter().any(Part::prefills);
+        let rows = if prefills { rows } else { self.limits.rows(rows, seqs) };
         let samples = self.limits.samples_of(parts.iter().map(|p| p.draws).sum());
         let mut step = HostStep::new(self.limits.shape(rows, seqs, samples));
         let padding = RowSampling { state_row: self.limits.spare_state(), ..RowSampling::default() };
