@@ -4,7 +4,7 @@ mod bits;
 mod constraint;
 
 use bits::{Setup, generate, setup};
-use constraint::Turns;
+use constraint::{Told, Turns};
 use osprey::checkpoint::ModelFiles;
 use osprey::dtype::DType;
 use osprey::engine::{
@@ -26,7 +26,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const WIDE: Limits =
     Limits { context: 160, chunk: 64, patches: 64, samples: 1, seqs: 4, blocks: 40, images: 100, drafts: 3 };
@@ -76,7 +76,7 @@ fn penalised(r: Request) -> Request {
 }
 
 fn constrained(r: Request) -> Request {
-    Request { controls: Controls { constraint: Some(Box::new(Turns::default())), ..Controls::default() }, ..r }
+    Request { controls: Controls { constraint: Some(Arc::new(Turns::default())), ..Controls::default() }, ..r }
 }
 
 /// Text, pictures, common beginnings, the same picture twice, penalties, constraints, nothing to draw, and two whose pixels are not numbers.
@@ -409,6 +409,45 @@ fn a_long_prompt_and_a_picture_do_not_stall_a_stream() {
     assert_eq!(e.holding().pinned_rows, 0, "a prompt that is read needs its picture no more");
     // 120 rows in chunks of 7.
     assert!(steps >= 18, "{steps} steps");
+}
+
+/// While some answers wait for what may come next, which takes as long as it likes, others go on. What they say in the end is the same, also that of one
+/// that comes when the prompt is computed and nothing is drawn yet.
+#[test]
+fn a_form_that_is_hard_to_follow_holds_up_its_own_answers_only() {
+    let s = setup(DType::F32);
+    let requests = [
+        Request { max_new_tokens: 60, ..prompt(40, 0, &[]) },
+        Request { max_new_tokens: 90, ..prompt(70, 2, &[]) },
+        Request { max_new_tokens: 5, ..constrained(prompt(41, 1, &[])) },
+    ];
+    let want = requests.each_ref().map(|r| generate(&mut engine(s, WIDE), r));
+    let (tell, told) = std::sync::mpsc::channel();
+    let constraint = Some(Arc::new(Told::new(told)) as _);
+    let [short, long, slow] = requests;
+    let slow = Request { controls: Controls { constraint, ..Controls::default() }, choices: 2, ..slow };
+    // The second answer of the slow one runs in place of the short one.
+    let mut e = engine(s, Limits { seqs: 3, ..WIDE });
+    let ids = [short, long, slow].map(|r| e.submit(r).unwrap());
+    let mut got = [vec![], vec![], vec![], vec![]];
+    for _ in 0..100_000 {
+        for event in e.step().unwrap() {
+            if let What::Token { id, .. } = event.what {
+                got[ids.iter().position(|id| *id == event.request).unwrap() + event.choice].push(id);
+            }
+        }
+        if got[1].len() == 90 {
+            let _ = tell.send(());
+        } else {
+            assert!(got[2].is_empty() && got[3].is_empty(), "nobody told it to begin");
+        }
+        if e.is_idle() {
+            break;
+        }
+    }
+    assert!(e.is_idle(), "{got:?}");
+    let [short, long, slow] = want;
+    assert_eq!(got, [short, long, slow.clone(), slow]);
 }
 
 #[test]
