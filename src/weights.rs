@@ -5,8 +5,11 @@
 
 use crate::data::TensorData;
 use crate::dtype::DType;
+use crate::quant::panels::Panels;
 use crate::quant::{Format, Values};
 use crate::tensor::WeightId;
+use rayon::prelude::*;
+use std::sync::Arc;
 
 /// One checkpoint tensor of a weight, as `[n, k]` rows (a vector is `[n, 1]`).
 #[derive(Debug, Clone)]
@@ -21,7 +24,7 @@ impl Part {
     pub fn float(&self) -> (&[u8], DType) {
         match &self.values {
             Values::Float(data, dtype) => (data.bytes(), *dtype),
-            Values::Quantized(_) => unreachable!("contracts admit codes in products only"),
+            _ => unreachable!("contracts admit codes in products only"),
         }
     }
 }
@@ -77,7 +80,7 @@ pub struct Matrix {
 }
 
 /// All weights of a model.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct WeightSet {
     weights: Vec<Weight>,
 }
@@ -93,6 +96,27 @@ impl WeightSet {
     /// The weight behind an identity.
     pub fn get(&self, id: WeightId) -> &Weight {
         &self.weights[id.0 as usize]
+    }
+
+    /// Brings codes into panels where `takes(group, k)`; rows that nobody else holds are freed on the way.
+    pub fn into_panels(self, takes: fn(usize, usize) -> bool) -> WeightSet {
+        let paneled = |mut weight: Weight| {
+            for part in &mut weight.parts {
+                if let Values::Quantized(q) = &part.values
+                    && takes(q.group, q.k)
+                {
+                    part.values = Values::Panels(Arc::new(Panels::new(q)));
+                }
+            }
+            weight
+        };
+        WeightSet { weights: self.weights.into_par_iter().map(paneled).collect() }
+    }
+
+    /// Bytes of codes that lie in a file's mapping: panels of them are memory.
+    pub fn mapped_codes(&self) -> usize {
+        let parts = self.weights.iter().flat_map(|weight| &weight.parts);
+        parts.map(|part| if let Values::Quantized(q) = &part.values { q.bytes() - q.unmapped() } else { 0 }).sum()
     }
 
     /// A weight as the operand of a product that reads rows as they are.

@@ -20,7 +20,7 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
     let mut needs = needs(&model, &LIMITS).unwrap();
     // More than the 80 GiB of the imitated device; nothing may try to take it.
     needs.regions.set(Region::Kv, 1 << 40);
-    match bits::executor(s, &needs, model.weights.clone()).map(|_| ()) {
+    match bits::executor(s, &needs, &mut model.weights.clone()).map(|_| ()) {
         Err(Error::Memory { what, need, have, hint }) => {
             assert!(need > 1 << 40 && have < 81 << 30, "{need} of {have}");
             assert!(what.contains("weights") && hint.contains("--context"), "{what}: {hint}");
@@ -35,7 +35,7 @@ fn shapes_without_a_kernel_are_named_before_anything_is_uploaded() {
     let files = osprey::checkpoint::ModelFiles::open("tests/golden/tiny_b").unwrap();
     let model = Qwen2Vl::load(&files.config, &files.weights, Precision::new(DType::Bf16)).unwrap();
     let needs = needs(&model, &LIMITS).unwrap();
-    match bits::executor(s, &needs, model.weights.clone()).map(|_| ()) {
+    match bits::executor(s, &needs, &mut model.weights.clone()).map(|_| ()) {
         Err(Error::Unsupported { what, hint }) => {
             assert!(what.contains("24") && hint.contains("--device cpu"), "{what}: {hint}");
         }
@@ -48,7 +48,7 @@ fn regions_have_ends() {
     let s = under(Driver::Emulator, DType::Bf16);
     let model = bits::model(s);
     let needs = needs(&model, &LIMITS).unwrap();
-    let mut exec = bits::executor(s, &needs, model.weights.clone()).unwrap();
+    let mut exec = bits::executor(s, &needs, &mut model.weights.clone()).unwrap();
     let size = needs.regions.get(Region::Step);
     exec.write(Region::Step, size - 4, &[1, 2, 3, 4]).unwrap();
     let mut back = [0; 4];

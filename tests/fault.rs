@@ -15,7 +15,7 @@ fn a_fault_names_the_plan_and_what_finds_the_op() {
     let model = bits::model(s);
     let limits = Limits::single(64, 32, 0, 1);
     let mut needs = needs(&model, &limits).unwrap();
-    let mut exec = bits::executor(s, &needs, model.weights.clone()).unwrap();
+    let mut exec = bits::executor(s, &needs, &mut model.weights.clone()).unwrap();
     let id = exec.load(needs.plans.swap_remove(0)).unwrap();
     // Token ids of 0x7f7f7f7f: far beyond the table.
     exec.write(Region::Step, 0, &vec![0x7f; needs.regions.get(Region::Step)]).unwrap();

@@ -36,10 +36,12 @@ pub struct Placement {
 /// cannot run it.
 pub fn engine(model: Qwen2Vl, limits: Limits, placement: &Placement) -> Result<Engine> {
     Engine::new(model, limits, |needs, weights| {
-        let first = executor(placement.device, &needs, &weights, placement)?;
-        match placement.lockstep {
+        // Each has its own layout.
+        let mut others = placement.lockstep.map(|other| (other, weights.clone()));
+        let first = executor(placement.device, &needs, weights, placement)?;
+        match &mut others {
             None => Ok(first),
-            Some(other) => Ok(Box::new(Lockstep::new(first, executor(other, &needs, &weights, placement)?))),
+            Some((other, weights)) => Ok(Box::new(Lockstep::new(first, executor(*other, &needs, weights, placement)?))),
         }
     })
 }
@@ -54,7 +56,12 @@ pub fn reason(taken: &str) -> &'static str {
     }
 }
 
-fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+fn executor(
+    device: Flag,
+    needs: &Needs,
+    weights: &mut Arc<WeightSet>,
+    placement: &Placement,
+) -> Result<Box<dyn Executor>> {
     let dtype = placement.precision.activations;
     match device {
         Flag::Cpu => on_cpu(needs, weights, placement),
@@ -69,11 +76,12 @@ fn executor(device: Flag, needs: &Needs, weights: &Arc<WeightSet>, placement: &P
     }
 }
 
-fn on_cpu(needs: &Needs, weights: &Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
-    // Weights stay in the file's mapping and do not count.
+fn on_cpu(needs: &Needs, weights: &mut Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
+    // Floats stay in the file's mapping and do not count; codes that are in memory only change their places.
+    let need = needs.regions.total() + weights.mapped_codes();
     let hint = "lower --max-pixels, --max-new-tokens or --context";
-    check_memory(needs.regions.total() as u64, "the KV cache and the buffers", hint)?;
-    Ok(Box::new(CpuExecutor::new(needs.regions, weights.clone(), Cpu::new(Isa::detect(), placement.threads))?))
+    check_memory(need as u64, "quantized weights, the KV cache and the buffers", hint)?;
+    Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(Isa::detect(), placement.threads))?))
 }
 
 fn on_device(driver: Driver, needs: &Needs, weights: &WeightSet, dtype: DType) -> Result<Box<dyn Executor>> {

@@ -3,8 +3,9 @@
 //! Owns how a product is cut into tasks. Refuses to know what an epilogue does. The surprise: the caller says which weight rows belong
 //! together, so that an epilogue sees a whole head, or a gate beside its up row, while the values are still in the cache.
 
-use super::codes::integers::{Digits, Integers, Operand, Order, Pairs};
-use super::codes::{self, Codes, Row, Width};
+use super::codes::integers::{Integers, Operand};
+use super::codes::product::product;
+use super::codes::{self, Codes, Panel};
 use super::gemm::Multiply;
 use super::gemv::{Gemv, MAX_ROWS, padded};
 use super::panel::{Pack, STEP, Storage, with_storage};
@@ -118,41 +119,28 @@ pub fn matmul_codes(cpu: &Cpu, x: Operand, t: usize, parts: &[Codes], units: &[U
     let of = &parts[0];
     for part in parts {
         part.assert_whole();
-        assert!((part.k, part.width, part.group) == (of.k, of.width, of.group), "parts differ");
+        assert!((part.k, part.bits, part.group) == (of.k, of.bits, of.group), "parts differ");
     }
     assert!(x.len() == t * of.k, "{} values are not {t} rows of {}", x.len(), of.k);
-    let exact = matches!(x, Operand::Int8 { .. });
-    let few = t * x.digits() <= codes::gemv::MAX_ROWS;
-    let (all, cut) = ((x, parts, units), (t, if few { GROUP_OF_FEW } else { GROUP }));
-    match (of.width, few) {
-        (Width::U4, false) => codes_task::<Pairs<4>>(cpu, all, cut, codes::gemm::product::<4>, epilogue),
-        (_, false) => codes_task::<Pairs<2>>(cpu, all, cut, codes::gemm::product::<2>, epilogue),
-        (Width::U4, true) => codes_task::<Digits<2, 2>>(cpu, all, cut, codes::gemv::product::<2, 2>, epilogue),
-        (_, true) if exact => codes_task::<Digits<1, 1>>(cpu, all, cut, codes::gemv::product::<1, 1>, epilogue),
-        (_, true) => codes_task::<Digits<1, 2>>(cpu, all, cut, codes::gemv::product::<1, 2>, epilogue),
-    }
-}
-
-/// Sums of a task: [`codes::gemm::product`] or [`codes::gemv::product`].
-type CodesProduct = for<'s> fn(&codes::Task, &'s mut Vec<Lane16>) -> &'s mut [Lane16];
-
-fn codes_task<O: Order>(
-    cpu: &Cpu,
-    (x, parts, units): (Operand, &[Codes], &[Unit]),
-    cut: (usize, usize),
-    product: CodesProduct,
-    epilogue: Epilogue,
-) {
-    let x = Integers::new::<O>(cpu, x, parts[0].k, parts[0].block());
-    each_task(cpu, cut, units, epilogue, &|scratch, rows, units, next| {
-        // No more of the next units is asked for in advance.
-        let (weights, next) = (code_rows(parts, units, usize::MAX), code_rows(parts, next, LANES));
+    let x = Integers::new(cpu, x, of.k, of.block());
+    let product = match (of.bits, x.planes) {
+        (4, 1) => product::<2, 4, 1> as CodesProduct,
+        (4, _) => product::<2, 4, 2>,
+        (_, 1) => product::<1, 8, 1>,
+        (_, _) => product::<1, 8, 2>,
+    };
+    let group = if t == 1 { GROUP_OF_FEW } else { GROUP };
+    each_task(cpu, (t, group), units, epilogue, &|scratch, rows, units, next| {
+        let (panels, next) = (code_panels(parts, units), code_panels(parts, next));
         let range = x.each * rows.start..x.each * rows.end;
-        let task = codes::Task { isa: cpu.isa(), x: &x, range, of: &parts[0], rows: &weights, next: &next };
+        let task = codes::Task { isa: cpu.isa(), x: &x, range, of, panels: &panels, next: &next };
         let sums = product(&task, scratch);
-        if x.each == 2 { add_pairs(sums, rows.len()) } else { sums }
+        let sums = if x.each == 2 { add_pairs(sums, rows.len()) } else { sums };
+        drop_lanes(sums, rows.len(), units)
     });
 }
+
+type CodesProduct = for<'s> fn(&codes::Task, &'s mut Vec<Lane16>) -> &'s mut [Lane16];
 
 /// Sums of rows `2 r` and `2 r + 1` become row `r`, of `rows`.
 fn add_pairs(sums: &mut [Lane16], rows: usize) -> &mut [Lane16] {
@@ -240,15 +228,34 @@ fn weight_rows<'a>(parts: &[Rows<'a>], units: &[Unit]) -> Vec<&'a [u8]> {
     out
 }
 
-/// The rows of units, at most `most`.
-fn code_rows<'a>(parts: &'a [Codes<'a>], units: &[Unit], most: usize) -> Vec<Row<'a>> {
-    let mut out = Vec::with_capacity(most.min(GROUP));
-    for unit in units {
-        for (part, first, rows) in unit.0 {
-            out.extend(parts[part].rows(first..first + rows.min(most - out.len())));
+/// The panels that hold the rows of units.
+fn code_panels<'a>(parts: &'a [Codes<'a>], units: &[Unit]) -> Vec<Panel<'a>> {
+    let runs = units.iter().flat_map(|unit| unit.0);
+    runs.flat_map(|(part, first, rows)| parts[part].panels(first..first + rows)).collect()
+}
+
+/// Moves the outputs of `rows` rows together where runs of weight rows begin or end inside a panel.
+fn drop_lanes<'s>(sums: &'s mut [Lane16], rows: usize, units: &[Unit]) -> &'s mut [Lane16] {
+    // Where a run lies in a row now, where it belongs, and its length.
+    let mut runs = Vec::with_capacity(2 * units.len());
+    let (mut panels, mut columns) = (0, 0);
+    for (_, first, rows) in units.iter().flat_map(|unit| unit.0) {
+        runs.push((panels * LANES + first % LANES, columns, rows));
+        panels += (first + rows).div_ceil(LANES) - first / LANES;
+        columns += rows;
+    }
+    if runs.iter().all(|(from, to, _)| from == to) {
+        return sums;
+    }
+    let vectors = columns.div_ceil(LANES);
+    let floats: &mut [f32] = cast_slice_mut(sums);
+    for row in 0..rows {
+        for &(from, to, len) in &runs {
+            let from = row * panels * LANES + from;
+            floats.copy_within(from..from + len, row * vectors * LANES + to);
         }
     }
-    out
+    &mut sums[..rows * vectors]
 }
 
 /// All sums of a task with few rows, `[rows][vectors of columns]`; `a` is interleaved.

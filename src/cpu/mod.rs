@@ -20,8 +20,8 @@ mod simd;
 mod team;
 
 pub use attention::{Heads, Kv, Mask, Place, Sequence, attention};
+pub use codes::Codes;
 pub use codes::integers::{Operand, int8_row};
-pub use codes::{Codes, Width};
 pub use matmul::{Epilogue, Rows, Tile, Unit, matmul, matmul_codes};
 pub use simd::Isa;
 

@@ -73,7 +73,6 @@ macro_rules! sixteen {
     ($j:ident => $body:expr) => { sixteen!(@ $j $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
     (@ $j:ident $body:expr; $($n:literal)*) => { $({ const $j: usize = $n; $body; })* };
 }
-pub(super) use sixteen;
 
 pub enum Bf16 {}
 pub enum F16 {}

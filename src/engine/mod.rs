@@ -98,20 +98,20 @@ fn stored(values: &[f32], dtype: DType) -> Cow<'_, [u8]> {
 }
 
 impl Engine {
-    /// Puts a model on an executor, which `make` builds.
+    /// Puts a model on an executor, which `make` builds; it may bring the weights into another layout.
     ///
     /// # Errors
     /// [`Error::Contract`] if more sequences may run than a step has rows; what `make` reports.
     pub fn new(
-        model: Qwen2Vl,
+        mut model: Qwen2Vl,
         limits: Limits,
-        make: impl FnOnce(Needs, Arc<WeightSet>) -> Result<Box<dyn Executor>>,
+        make: impl FnOnce(Needs, &mut Arc<WeightSet>) -> Result<Box<dyn Executor>>,
     ) -> Result<Self> {
         if limits.seqs == 0 || limits.seqs > limits.chunk {
             let why = format!("{} sequences in steps of at most {} rows: let 1 to {1} run", limits.seqs, limits.chunk);
             return Err(Error::contract("engine", why));
         }
-        let exec = make(needs(&model, &limits)?, model.weights.clone())?;
+        let exec = make(needs(&model, &limits)?, &mut model.weights)?;
         Ok(Engine {
             around: surroundings(&model, &limits),
             pool: Pool::new(limits.blocks, limits.images),

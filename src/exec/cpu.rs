@@ -1,7 +1,7 @@
-//! The native executor: runs each op's fast body on the host, weights read in place.
+//! The native executor: runs each op's fast body on the host. Floats are read in place, codes are brought into panels once.
 
 use super::{Executor, PlanId};
-use crate::cpu::Cpu;
+use crate::cpu::{Codes, Cpu};
 use crate::error::{Error, Result};
 use crate::hostmem::{HostRegions, RegionBytes};
 use crate::plan::Plan;
@@ -22,13 +22,14 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
-    /// An executor with regions of the given sizes.
+    /// An executor with regions of the given sizes. It brings the codes of `weights` into panels: whoever has no clone of them holds no rows any more.
     ///
     /// # Errors
     /// [`Error::Memory`] if the system refuses the memory.
-    pub fn new(sizes: RegionBytes, weights: Arc<WeightSet>, cpu: Cpu) -> Result<Self> {
+    pub fn new(sizes: RegionBytes, weights: &mut Arc<WeightSet>, cpu: Cpu) -> Result<Self> {
         let memory = HostRegions::new(&sizes)?;
-        Ok(CpuExecutor { memory, sizes, weights, plans: HashMap::new(), next: 0, cpu })
+        *weights = Arc::new(Arc::unwrap_or_clone(std::mem::take(weights)).into_panels(Codes::takes));
+        Ok(CpuExecutor { memory, sizes, weights: weights.clone(), plans: HashMap::new(), next: 0, cpu })
     }
 
     fn range(&self, region: Region, offset: usize, len: usize) -> Result<Range<usize>> {

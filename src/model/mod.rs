@@ -158,7 +158,7 @@ impl WeightLoader<'_> {
 fn storage(p: &Part) -> String {
     match &p.values {
         Values::Float(_, dtype) => dtype.to_string(),
-        Values::Quantized(q) => format!("{:?}", q.format()),
+        values => format!("{:?}", values.format()),
     }
 }
 

@@ -3,11 +3,12 @@
 use super::input::Input;
 use super::norm::{NormKind, Normed};
 use crate::cpu::{
-    self, Buffer, Codes, Cpu, Epilogue, Isa, Rows, Tile, Unit, Width, int8_row, matmul, matmul_codes, norm, rows,
+    self, Buffer, Codes, Cpu, Epilogue, Isa, Rows, Tile, Unit, int8_row, matmul, matmul_codes, norm, rows,
 };
 use crate::dtype::{DType, Float, widened, with_float};
 use crate::hostmem::{OpMem, SharedMut};
-use crate::quant::{self, Quantized, Values};
+use crate::quant::Values;
+use crate::quant::panels::Panels;
 use crate::tensor::Tensor;
 use crate::weights::{Part, Weight};
 
@@ -134,13 +135,13 @@ pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], 
             Values::Float(data, dtype) => {
                 floats.push(Rows { bytes: data.bytes(), dtype: *dtype, n: part.n, k: part.k })
             }
-            Values::Quantized(q) => codes.push(in_place(q)),
+            Values::Panels(panels) => codes.push(in_place(panels)),
+            Values::Quantized(q) => assert!(!Codes::takes(q.group, q.k), "{}: codes that are in no panels", w.name),
         }
     }
-    let odd = codes.iter().any(|c| !Codes::takes(c.group, c.k));
     match x {
-        Operand::Floats(x, _) if codes.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
-        Operand::Floats(x, _) if odd => matmul_widened(cpu, x, rows, w, units, epilogue),
+        Operand::Floats(x, _) if !floats.is_empty() => matmul(cpu, x, rows, &floats, units, epilogue),
+        Operand::Floats(x, _) if codes.is_empty() => matmul_widened(cpu, x, rows, w, units, epilogue),
         Operand::Floats(x, DType::F32) => matmul_codes(cpu, cpu::Operand::Full(x), rows, &codes, units, epilogue),
         Operand::Floats(x, _) => matmul_codes(cpu, cpu::Operand::Half(x), rows, &codes, units, epilogue),
         Operand::Int8 { x, scales } => {
@@ -153,7 +154,7 @@ pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], 
 fn matmul_widened(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
     let widen = |p: &Part| match &p.values {
         Values::Quantized(q) => (0..p.n).flat_map(|n| (0..p.k).map(move |k| q.value(n, k))).collect(),
-        Values::Float(..) => Vec::new(),
+        Values::Float(..) | Values::Panels(_) => Vec::new(),
     };
     let widened: Vec<Vec<f32>> = w.parts.iter().map(widen).collect();
     let parts: Vec<Rows> = w
@@ -165,14 +166,8 @@ fn matmul_widened(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit],
     matmul(cpu, x, rows, &parts, units, epilogue);
 }
 
-fn in_place(q: &Quantized) -> Codes<'_> {
-    let width = match q.codes {
-        quant::Codes::U4(_) => Width::U4,
-        quant::Codes::U8(_) => Width::U8,
-        quant::Codes::I8(_) => Width::I8,
-    };
-    let zeros = q.zeros.as_deref();
-    Codes { bytes: q.codes.bytes(), width, n: q.n, k: q.k, group: q.group, scales: &q.scales, zeros }
+fn in_place(p: &Panels) -> Codes<'_> {
+    Codes { bits: p.bits, n: p.n, k: p.k, group: p.group, codes: p.codes(), scales: p.scales(), zeros: p.zeros() }
 }
 
 /// Units of 64 rows of a weight with one part; unit `i` begins at column `64 i`.

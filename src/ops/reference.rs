@@ -98,6 +98,7 @@ fn part(p: &Part) -> Rows {
     match &p.values {
         Values::Float(data, dtype) => widen(data.bytes(), *dtype).chunks_exact(p.k).map(<[f64]>::to_vec).collect(),
         Values::Quantized(q) => (0..q.n).map(|n| (0..q.k).map(|k| q.value(n, k) as f64).collect()).collect(),
+        Values::Panels(_) => unreachable!("a CPU executor's own, which runs no references"),
     }
 }
 

@@ -118,7 +118,7 @@ fn source(strip: usize, row: usize, half: Option<usize>) -> usize {
 fn codes_of(part: &Part) -> &Quantized {
     match &part.values {
         Values::Quantized(q) => q,
-        Values::Float(..) => unreachable!("the layout follows from the format"),
+        Values::Float(..) | Values::Panels(_) => unreachable!("the layout follows from the format of rows"),
     }
 }
 

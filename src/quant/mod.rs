@@ -9,6 +9,7 @@ pub mod gptq;
 pub mod gram;
 pub mod grid;
 pub mod inputs;
+pub mod panels;
 pub mod rtn;
 #[cfg(test)]
 mod sample;
@@ -16,6 +17,7 @@ pub mod smooth;
 
 use crate::data::TensorData;
 use crate::dtype::DType;
+use panels::Panels;
 use std::fmt;
 use std::sync::Arc;
 
@@ -215,11 +217,12 @@ fn is_permutation(order: &[u32]) -> bool {
     order.iter().all(|&i| seen.get_mut(i as usize).is_some_and(|seen| !std::mem::replace(seen, true)))
 }
 
-/// The elements of a weight's part: floats in place, or codes.
+/// The elements of a weight's part: floats in place, codes, or codes as a CPU multiplies them.
 #[derive(Debug, Clone)]
 pub enum Values {
     Float(TensorData, DType),
     Quantized(Arc<Quantized>),
+    Panels(Arc<Panels>),
 }
 
 impl Values {
@@ -228,6 +231,7 @@ impl Values {
         match self {
             Values::Float(..) => Format::Float,
             Values::Quantized(q) => q.format(),
+            Values::Panels(p) => p.format,
         }
     }
 
@@ -236,6 +240,8 @@ impl Values {
         match self {
             Values::Float(..) => None,
             Values::Quantized(q) => q.order.as_deref(),
+            // A model has asked before there are panels.
+            Values::Panels(_) => None,
         }
     }
 
@@ -244,6 +250,7 @@ impl Values {
         match self {
             Values::Float(data, _) => data.len(),
             Values::Quantized(q) => q.bytes(),
+            Values::Panels(p) => p.bytes(),
         }
     }
 }

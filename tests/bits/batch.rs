@@ -51,7 +51,7 @@ impl Plans {
         needs.regions.set(Region::Kv, around.kv.bytes());
         needs.regions.set(Region::Embeds, around.images.bytes());
         needs.regions.set(Region::State, around.counters.bytes() + 64 + around.seen.bytes());
-        let mut exec = executor(s, &needs, model.weights.clone()).unwrap();
+        let mut exec = executor(s, &needs, &mut model.weights.clone()).unwrap();
         let plans: Vec<Arc<_>> = needs.plans.drain(..).collect();
         let loaded = plans.into_iter().zip(ios).map(|(plan, (shape, io))| (shape, exec.load(plan).unwrap(), io));
         let loaded = loaded.collect();

@@ -55,10 +55,10 @@ pub fn model(s: Setup) -> Qwen2Vl {
     Qwen2Vl::load(&files.config, &quantized::weights(&files, s.format), precision).unwrap()
 }
 
-pub fn executor(s: Setup, needs: &Needs, weights: Arc<WeightSet>) -> Result<Box<dyn Executor>> {
+pub fn executor(s: Setup, needs: &Needs, weights: &mut Arc<WeightSet>) -> Result<Box<dyn Executor>> {
     Ok(match s.driver {
         None => Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(s.isa, s.threads))?),
-        Some(driver) => Box::new(CudaExecutor::new(Device::open(driver, 0)?, needs, &weights, &mut |_, _| ())?),
+        Some(driver) => Box::new(CudaExecutor::new(Device::open(driver, 0)?, needs, weights, &mut |_, _| ())?),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Runs a case of an op on an executor and compares what it left with the scalar reference.
 #![allow(dead_code)] // Every test uses a part of it.
 
-use osprey::cpu::{Cpu, Isa};
+use osprey::cpu::{Codes, Cpu, Isa};
 use osprey::dtype::DType;
 use osprey::error::{Error, Result};
 use osprey::exec::cuda::CudaExecutor;
@@ -13,13 +13,14 @@ use osprey::ops::case::{Case, Tolerance, value};
 use osprey::ops::{Op, REGISTRY};
 use osprey::plan::Recorder;
 use osprey::tensor::{Place, Region, Tensor};
+use osprey::weights::WeightSet;
 use std::ops::Range;
 
 /// Runs one body of a case in fresh memory and gives the whole image after it.
-fn run(case: &Case, body: impl FnOnce(&dyn Op, &OpMem)) -> Vec<u8> {
+fn run(case: &Case, weights: &WeightSet, body: impl FnOnce(&dyn Op, &OpMem)) -> Vec<u8> {
     let mut memory: HostRegions = case.memory();
     let launch = case.op.launch();
-    let view = memory.view(&launch, &[], &case.weights).unwrap_or_else(|e| panic!("{}: {e}", case.label));
+    let view = memory.view(&launch, &[], weights).unwrap_or_else(|e| panic!("{}: {e}", case.label));
     body(&*case.op, &view);
     memory.bytes(Region::Arena).to_vec()
 }
@@ -28,12 +29,13 @@ fn run(case: &Case, body: impl FnOnce(&dyn Op, &OpMem)) -> Vec<u8> {
 type Twice = [Vec<u8>; 2];
 
 fn on_cpu(case: &Case) -> Twice {
-    [(); 2].map(|()| run(case, |op, m| op.cpu(m, &Cpu::new(Isa::detect(), 2))))
+    let panels = case.weights.clone().into_panels(Codes::takes);
+    [(); 2].map(|()| run(case, &panels, |op, m| op.cpu(m, &Cpu::new(Isa::detect(), 2))))
 }
 
 /// Directly, then from a captured graph.
 fn on_device(driver: Driver, case: Case) -> Result<Twice> {
-    let image = run(&case, |_, _| ());
+    let image = run(&case, &case.weights, |_, _| ());
     let mut recorder = Recorder::new(case.label.clone(), Region::Arena, &case.weights);
     recorder.push_boxed(case.op)?;
     let plan = recorder.finish()?;
@@ -78,7 +80,7 @@ fn worst(t: &Tensor, tolerance: Tolerance, want: &[u8], got: &[u8]) -> (f64, Str
 
 /// Compares two runs of a case with its reference; the worst error as a share of its bound.
 fn check(name: &str, case: &Case, [got, again]: &Twice) -> f64 {
-    let want = run(case, |op, m| op.reference(m));
+    let want = run(case, &case.weights, |op, m| op.reference(m));
     let mut share = 0.0;
     for (t, tolerance) in case.outputs.iter().filter(|(_, tolerance)| *tolerance != Tolerance::Anything) {
         let (s, what) = worst(t, *tolerance, &want, got);
@@ -92,7 +94,7 @@ fn check(name: &str, case: &Case, [got, again]: &Twice) -> f64 {
         outputs.map(|(t, _)| bytes_of(t)).collect::<Vec<Range<usize>>>()
     };
     let (outputs, results) = (written(true), written(false));
-    let input = run(case, |_, _| ());
+    let input = run(case, &case.weights, |_, _| ());
     for (i, (before, after)) in input.iter().zip(got).enumerate() {
         let inside = outputs.iter().any(|r| r.contains(&i));
         assert!(before == after || inside, "{name} [{}]: byte {i} outside the outputs was changed", case.label);

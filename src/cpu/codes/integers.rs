@@ -1,13 +1,13 @@
-//! Rows of activations as 16-bit integers, in the order in which the codes of a weight are unpacked.
+//! Rows of activations as 16-bit integers, spelt as an instruction set multiplies them with codes.
 //!
 //! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond the order
 //! of their unpacked codes. The surprise: f32 rows become two integer rows, the value and what its rounding left.
 
-use super::LINE;
-use crate::cpu::simd::{Isa, Kernel, Simd};
+use super::CHUNK;
+use crate::cpu::simd::{Isa, Kernel, LANES, Simd};
 use crate::cpu::{BLOCK, Buffer, Cpu};
-use bytemuck::cast_slice_mut;
-use std::marker::PhantomData;
+use bytemuck::{cast_slice, cast_slice_mut};
+use std::ops::Range;
 
 /// The largest integer of a block: 256 products with codes of 8 bits stay below 2^31.
 const TOP: f32 = 32512.0;
@@ -37,15 +37,6 @@ impl Operand<'_> {
         match self {
             Operand::Half(x) | Operand::Full(x) => x.len(),
             Operand::Int8 { rows, .. } => rows.len(),
-        }
-    }
-
-    /// Bytes that hold a value as integers.
-    pub(in crate::cpu) fn digits(&self) -> usize {
-        match self {
-            Operand::Half(_) => 2,
-            Operand::Full(_) => 4,
-            Operand::Int8 { .. } => 1,
         }
     }
 }
@@ -88,57 +79,62 @@ fn nearest(x: f32) -> i32 {
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
-/// Where the integers of a row lie.
-pub trait Order {
-    /// Bytes of integers for a line of codes, and the codes of a line.
-    const LINE: (usize, usize);
-    /// Stores integers whose first column is `from`: 32 columns or a multiple of it. `to` is the row.
-    fn put(integers: &[i32], to: &mut [i8], from: usize);
+/// How the integers of a row are spelt: four columns are one dword, or two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// Columns 0 and 2 as a pair of 16 bits, then columns 1 and 3.
+    Pairs,
+    /// Four bytes of the high digits, then four of the low ones, which are signed.
+    Digits,
+    /// Four bytes.
+    Bytes,
 }
 
-/// For codes that are turned, `PARTS` pairs of 16 bits for each dword of them: part `p` of an unpacked dword has code `p` in its low half
-/// and code `p + PARTS` in its high half.
-pub enum Pairs<const PARTS: usize> {}
+impl Spelling {
+    fn of(isa: Isa, x: &Operand) -> Spelling {
+        match x {
+            _ if !isa.digits() => Spelling::Pairs,
+            Operand::Int8 { .. } => Spelling::Bytes,
+            _ => Spelling::Digits,
+        }
+    }
 
-impl<const PARTS: usize> Order for Pairs<PARTS> {
-    const LINE: (usize, usize) = (LINE * PARTS, LINE * PARTS / 2);
+    /// Dwords of four columns.
+    fn planes(self) -> usize {
+        if self == Spelling::Bytes { 1 } else { 2 }
+    }
+
+    /// Stores integers, a multiple of four.
     #[inline(always)]
-    fn put(integers: &[i32], to: &mut [i8], from: usize) {
-        let to: &mut [[i32; PARTS]] = cast_slice_mut::<i8, i32>(&mut to[2 * from..]).as_chunks_mut().0;
-        for (to, from) in to.iter_mut().zip(integers.chunks_exact(2 * PARTS)) {
-            *to = std::array::from_fn(|p| from[p] & 0xffff | from[p + PARTS] << 16);
+    fn put(self, integers: &[i32], to: &mut [i32]) {
+        let fours = integers.as_chunks::<4>().0;
+        match self {
+            Spelling::Pairs => to.as_chunks_mut().0.iter_mut().zip(fours).for_each(|(to, four)| {
+                *to = [0, 1].map(|i| four[i] & 0xffff | four[i + 2] << 16);
+            }),
+            Spelling::Digits => to.as_chunks_mut().0.iter_mut().zip(fours).for_each(|(to, four)| {
+                *to = [dword(four.map(|x| (x + 128) >> 8)), dword(*four)];
+            }),
+            Spelling::Bytes => to.iter_mut().zip(fours).for_each(|(to, four)| *to = dword(*four)),
         }
     }
 }
 
-/// For rows of codes as they lie, `PARTS` in a byte: lines of bytes, first those that meet the low codes; each integer as `DIGITS` signed digits, the
-/// highest first, in lines of their own.
-pub enum Digits<const PARTS: usize, const DIGITS: usize> {}
-
-impl<const PARTS: usize, const DIGITS: usize> Order for Digits<PARTS, DIGITS> {
-    const LINE: (usize, usize) = (LINE * PARTS * DIGITS, LINE * PARTS);
-    #[inline(always)]
-    fn put(integers: &[i32], to: &mut [i8], from: usize) {
-        let (line, at) = (from / Self::LINE.1, from % Self::LINE.1 / PARTS);
-        let lines = to[line * Self::LINE.0..].chunks_exact_mut(LINE).take(PARTS * DIGITS);
-        for (i, to) in lines.enumerate() {
-            let (digit, part) = (i / PARTS, i % PARTS);
-            let columns = integers.chunks_exact(PARTS).map(|columns| columns[part]);
-            for (to, integer) in to[at..].iter_mut().zip(columns) {
-                let low = integer as i8;
-                *to = if digit + 1 == DIGITS { low } else { ((integer - low as i32) >> 8) as i8 };
-            }
-        }
-    }
+/// The low bytes of four integers.
+#[inline(always)]
+fn dword(x: [i32; 4]) -> i32 {
+    x[0] & 0xff | (x[1] & 0xff) << 8 | (x[2] & 0xff) << 16 | x[3] << 24
 }
 
 /// Integer rows, their scales and sums.
 pub struct Integers<'a> {
     /// Integer rows of each row.
     pub each: usize,
-    /// The integers, `stride` bytes for each row, as [`Order`] says.
-    pub bytes: Buffer<'a>,
-    pub stride: usize,
+    /// Dwords of four columns.
+    pub planes: usize,
+    /// `stride` for each row.
+    dwords: Buffer<'a>,
+    stride: usize,
     /// k of a block, and blocks of a row.
     pub block: usize,
     pub blocks: usize,
@@ -152,32 +148,40 @@ pub struct Integers<'a> {
 
 impl<'a> Integers<'a> {
     /// Rows of `k` values in blocks of `block`.
-    pub fn new<O: Order>(cpu: &'a Cpu, x: Operand, k: usize, block: usize) -> Self {
+    pub fn new(cpu: &'a Cpu, x: Operand, k: usize, block: usize) -> Self {
         let (rows, each) = match x {
             Operand::Half(x) => (x.len() / k, 1),
             Operand::Full(x) => (2 * x.len() / k, 2),
             Operand::Int8 { scales, .. } => (scales.len(), 1),
         };
-        let blocks = k.div_ceil(block);
-        // Whole lines of codes, and a line so that rows a power of two long do not share the sets of L1.
-        let stride = k.div_ceil(O::LINE.1) * O::LINE.0 + LINE;
-        let [mut bytes, mut scales, mut sums] = [stride / 4, blocks, blocks].map(|len| cpu.buffer(rows * len));
-        let to = cast_slice_mut(&mut bytes).chunks_mut(PIECE * each * stride);
+        let (spelling, blocks) = (Spelling::of(cpu.isa(), &x), k.div_ceil(block));
+        // A line more, so that rows a power of two long do not share the sets of L1.
+        let stride = spelling.planes() * k.next_multiple_of(CHUNK) / 4 + LANES;
+        let [mut dwords, mut scales, mut sums] = [stride, blocks, blocks].map(|len| cpu.buffer(rows * len));
+        let to = cast_slice_mut(&mut dwords).chunks_mut(PIECE * each * stride);
         let to = to.zip(scales.chunks_mut(PIECE * each * blocks));
         let to = to.zip(cast_slice_mut(&mut sums).chunks_mut(PIECE * each * blocks));
-        cpu.for_each_of(to, |piece, ((bytes, scales), sums)| {
-            let to = bytes.chunks_mut(each * stride).zip(scales.chunks_mut(each * blocks));
-            for (i, ((bytes, scales), sums)) in to.zip(sums.chunks_mut(each * blocks)).enumerate() {
+        cpu.for_each_of(to, |piece, ((dwords, scales), sums)| {
+            let to = dwords.chunks_mut(each * stride).zip(scales.chunks_mut(each * blocks));
+            for (i, ((dwords, scales), sums)) in to.zip(sums.chunks_mut(each * blocks)).enumerate() {
                 let row = piece * PIECE + i;
                 let at = row * k..(row + 1) * k;
                 let x = match x {
                     Operand::Half(x) | Operand::Full(x) => Values::Floats(&x[at]),
                     Operand::Int8 { rows, scales } => Values::Int8(&rows[at], scales[row]),
                 };
-                cpu.isa().run(Convert::<O> { x, block, each, bytes, scales, sums, order: PhantomData });
+                cpu.isa().run(Convert { x, block, each, spelling, dwords, scales, sums });
             }
         });
-        Integers { each, bytes, stride, block, blocks, scales, sums, whole: matches!(x, Operand::Int8 { .. }) }
+        let whole = matches!(x, Operand::Int8 { .. });
+        Integers { each, planes: spelling.planes(), dwords, stride, block, blocks, scales, sums, whole }
+    }
+
+    /// Chunks of a row, of `PLANES` dwords for each four columns.
+    #[inline(always)]
+    pub fn chunks<const PLANES: usize>(&self, row: usize, chunks: Range<usize>) -> &[[[i32; PLANES]; CHUNK / 4]] {
+        let row: &[i32] = &cast_slice(&self.dwords)[row * self.stride..(row + 1) * self.stride];
+        &row.as_chunks().0.as_chunks().0[chunks]
     }
 }
 
@@ -187,17 +191,17 @@ enum Values<'a> {
 }
 
 /// Converts a row to `each` integer rows, one after the other.
-struct Convert<'a, O: Order> {
+struct Convert<'a> {
     x: Values<'a>,
     block: usize,
     each: usize,
-    bytes: &'a mut [i8],
+    spelling: Spelling,
+    dwords: &'a mut [i32],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
-    order: PhantomData<O>,
 }
 
-impl<O: Order> Kernel for Convert<'_, O> {
+impl Kernel for Convert<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, _: S) {
@@ -225,24 +229,16 @@ impl<O: Order> Kernel for Convert<'_, O> {
     }
 }
 
-impl<O: Order> Convert<'_, O> {
+impl Convert<'_> {
     /// Stores a block of integer row `i`.
     #[inline(always)]
     fn put(&mut self, i: usize, block: usize, integers: &[i32; BLOCK], scale: f32) {
         let integers = &integers[..self.block];
         let at = i * self.scales.len() / self.each + block;
         (self.scales[at], self.sums[at]) = (scale, integers.iter().sum());
-        let stride = self.bytes.len() / self.each;
-        let row = &mut self.bytes[i * stride..(i + 1) * stride - LINE];
-        let columns = row.len() / O::LINE.0 * O::LINE.1;
-        if block == 0 {
-            row[(columns / O::LINE.1 - 1) * O::LINE.0..].fill(0);
-        }
-        // A line of codes at a time, or less where a block is less.
-        let step = self.block.min(O::LINE.1);
-        for (integers, from) in integers.chunks_exact(step).zip((block * self.block..columns).step_by(step)) {
-            O::put(integers, row, from);
-        }
+        let stride = self.dwords.len() / self.each;
+        let row = &mut self.dwords[i * stride..(i + 1) * stride - LANES];
+        self.spelling.put(integers, &mut row[self.spelling.planes() * block * self.block / 4..]);
     }
 }
 

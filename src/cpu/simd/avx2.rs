@@ -32,6 +32,7 @@ impl Simd for Avx2 {
     type I = I;
     // 12 accumulator registers, 2 of columns and 1 broadcast of 16.
     const TILE: (usize, usize) = (6, 1);
+    const DIGITS: bool = false;
     const TURNS: bool = false;
 
     methods! {
@@ -59,6 +60,10 @@ impl Simd for Avx2 {
             let high = _mm_cvtepi8_epi16(_mm_srli_si128::<8>(codes));
             let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
             [low, _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(high))]
+        }
+        fn load_u8(self, from: &[u8; 16]) -> I {
+            let codes = _mm_loadu_si128(from.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(codes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(codes))]
         }
         fn store_bf16(self, v: V, to: &mut [u8; 32]) {
             // The pack works inside 128-bit lanes: put its quarters in order.
@@ -129,27 +134,6 @@ impl Simd for Avx2 {
         fn sub_i32(self, a: I, b: I) -> I { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
         fn mul_i32(self, a: I, b: I) -> I { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
         fn xor(self, a: I, b: I) -> I { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
-        fn bytes(self, v: I, i: usize) -> I {
-            let mask = _mm256_set1_epi16(0xff);
-            match i {
-                0 => [_mm256_and_si256(v[0], mask), _mm256_and_si256(v[1], mask)],
-                _ => [_mm256_srli_epi16::<8>(v[0]), _mm256_srli_epi16::<8>(v[1])],
-            }
-        }
-        fn nibbles(self, v: I, i: usize) -> I {
-            let mask = _mm256_set1_epi16(0xf);
-            let v = match i {
-                0 => v,
-                1 => [_mm256_srli_epi16::<4>(v[0]), _mm256_srli_epi16::<4>(v[1])],
-                2 => [_mm256_srli_epi16::<8>(v[0]), _mm256_srli_epi16::<8>(v[1])],
-                _ => [_mm256_srli_epi16::<12>(v[0]), _mm256_srli_epi16::<12>(v[1])],
-            };
-            [_mm256_and_si256(v[0], mask), _mm256_and_si256(v[1], mask)]
-        }
-        fn dot2(self, a: I, b: I, sum: I) -> I {
-            let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0]));
-            [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1]))]
-        }
         fn half_bytes(self, v: I, i: usize) -> I {
             let mask = _mm256_set1_epi8(0xf);
             match i {
@@ -160,16 +144,19 @@ impl Simd for Avx2 {
                 }
             }
         }
-        fn dot4(self, a: I, b: I, sum: I) -> I { [dot4(a[0], b[0], sum[0]), dot4(a[1], b[1], sum[1])] }
-        fn quarters(self, rows: [I; 4]) -> I {
-            [quarters(rows[0][0], rows[1][0], rows[2][0], rows[3][0]), quarters(rows[0][1], rows[1][1], rows[2][1], rows[3][1])]
+        fn factors(self, codes: I) -> [I; 2] {
+            let mask = _mm256_set1_epi16(0xff);
+            [
+                [_mm256_and_si256(codes[0], mask), _mm256_and_si256(codes[1], mask)],
+                [_mm256_srli_epi16::<8>(codes[0]), _mm256_srli_epi16::<8>(codes[1])],
+            ]
         }
-        fn turn_quarters(self, rows: [I; 4]) -> [I; 4] {
-            let pair = |a: I, b: I, half: usize| {
-                [_mm256_permute2x128_si256::<0x20>(a[half], b[half]), _mm256_permute2x128_si256::<0x31>(a[half], b[half])]
-            };
-            let (ab, cd) = ([pair(rows[0], rows[1], 0), pair(rows[0], rows[1], 1)], [pair(rows[2], rows[3], 0), pair(rows[2], rows[3], 1)]);
-            [[ab[0][0], cd[0][0]], [ab[0][1], cd[0][1]], [ab[1][0], cd[1][0]], [ab[1][1], cd[1][1]]]
+        fn dot(self, factor: I, plane: I, sum: I) -> I {
+            let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(factor[0], plane[0]));
+            [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(factor[1], plane[1]))]
+        }
+        fn total(self, sums: [I; 2]) -> I {
+            [_mm256_add_epi32(sums[0][0], sums[1][0]), _mm256_add_epi32(sums[0][1], sums[1][1])]
         }
     }
 }
@@ -228,29 +215,4 @@ unsafe fn round_bf16(v: __m256) -> __m256i {
         let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
         _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
     }
-}
-
-/// Products of bytes as 16-bit ones, the even and the odd apart: `maddubs` would saturate.
-///
-/// # Safety
-/// The machine must have AVX2.
-#[inline(always)]
-unsafe fn dot4(a: __m256i, b: __m256i, sum: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for the instructions.
-    unsafe {
-        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-        let even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xff)), even);
-        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-        _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
-    }
-}
-
-/// `Simd::quarters` of half a vector.
-///
-/// # Safety
-/// The machine must have AVX2.
-#[inline(always)]
-unsafe fn quarters(a: __m256i, b: __m256i, c: __m256i, d: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for the instructions.
-    unsafe { _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d)) }
 }

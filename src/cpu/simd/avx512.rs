@@ -38,6 +38,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type I = __m512i;
     // 24 accumulators, 2 columns and 1 broadcast of 32 registers.
     const TILE: (usize, usize) = (12, 2);
+    const DIGITS: bool = VNNI;
     const TURNS: bool = true;
 
     methods! {
@@ -53,6 +54,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn load_i8(self, from: &[u8; 16]) -> __m512 {
             _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
         }
+        fn load_u8(self, from: &[u8; 16]) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
         fn store_bf16(self, v: __m512, to: &mut [u8; 32]) {
             let bits = _mm512_castps_si512(v);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -115,53 +117,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
         fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
         fn xor(self, a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
-        fn bytes(self, v: __m512i, i: usize) -> __m512i {
-            if i == 0 { _mm512_and_si512(v, _mm512_set1_epi16(0xff)) } else { _mm512_srli_epi16::<8>(v) }
-        }
-        fn nibbles(self, v: __m512i, i: usize) -> __m512i {
-            let mask = _mm512_set1_epi16(0xf);
-            match i {
-                0 => _mm512_and_si512(v, mask),
-                1 => _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask),
-                2 => _mm512_and_si512(_mm512_srli_epi16::<8>(v), mask),
-                _ => _mm512_srli_epi16::<12>(v),
-            }
-        }
-        fn dot2(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
-            if !VNNI {
-                return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
-            }
-            dpwssd(sum, a, b)
-        }
         fn half_bytes(self, v: __m512i, i: usize) -> __m512i {
             let mask = _mm512_set1_epi8(0xf);
             _mm512_and_si512(if i == 0 { v } else { _mm512_srli_epi16::<4>(v) }, mask)
         }
-        fn dot4(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
-            if VNNI {
-                return dpbusd(sum, a, b);
-            }
-            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
-            let even = _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xff)), even);
-            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
-            _mm512_add_epi32(sum, _mm512_add_epi32(even, odd))
+        fn factors(self, codes: __m512i) -> [__m512i; 2] {
+            if VNNI { [codes; 2] } else { [_mm512_and_si512(codes, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(codes)] }
         }
-        fn quarters(self, rows: [__m512i; 4]) -> __m512i {
-            let [a, b, c, d] = rows;
-            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-            _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+        fn dot(self, factor: __m512i, plane: __m512i, sum: __m512i) -> __m512i {
+            if VNNI { dpbusd(sum, factor, plane) } else { _mm512_add_epi32(sum, _mm512_madd_epi16(factor, plane)) }
         }
-        fn turn_quarters(self, rows: [__m512i; 4]) -> [__m512i; 4] {
-            let [a, b, c, d] = rows;
-            let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_i32x4::<0b11_10_11_10>(a, b));
-            let (cd_low, cd_high) = (_mm512_shuffle_i32x4::<0b01_00_01_00>(c, d), _mm512_shuffle_i32x4::<0b11_10_11_10>(c, d));
-            [
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_low, cd_low),
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_low, cd_low),
-                _mm512_shuffle_i32x4::<0b10_00_10_00>(ab_high, cd_high),
-                _mm512_shuffle_i32x4::<0b11_01_11_01>(ab_high, cd_high),
-            ]
+        fn total(self, sums: [__m512i; 2]) -> __m512i {
+            _mm512_add_epi32(if VNNI { _mm512_slli_epi32::<8>(sums[0]) } else { sums[0] }, sums[1])
         }
     }
 }
@@ -191,24 +158,20 @@ unsafe fn fours(rows: [&[u8; 64]; LANES], first: usize) -> [__m512; 4] {
     }
 }
 
-/// The instructions themselves: as intrinsics they are split into a product and a sum, since the compiler values a short chain above free ports.
-macro_rules! dot {
-    ($($name:ident $instruction:literal)*) => { $(
-        /// # Safety
-        /// The machine must have AVX-512 VNNI.
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512vnni")]
-        unsafe fn $name(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            // SAFETY: the caller vouches for the instruction, which only touches these registers.
-            unsafe {
-                std::arch::asm!(
-                    concat!($instruction, " {sum}, {a}, {b}"),
-                    sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            }
-            sum
-        }
-    )* };
+/// The instruction itself: as an intrinsic it is split into a product and a sum, since the compiler values a short chain above free ports.
+///
+/// # Safety
+/// The machine must have AVX-512 VNNI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dpbusd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller vouches for the instruction, which only touches these registers.
+    unsafe {
+        std::arch::asm!(
+            "vpdpbusd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
 }
-dot!(dpwssd "vpdpwssd" dpbusd "vpdpbusd");

@@ -114,6 +114,19 @@ impl Isa {
         self.run(Rows)
     }
 
+    /// `Simd::DIGITS`.
+    pub fn digits(self) -> bool {
+        struct Digits;
+        impl Kernel for Digits {
+            type Out = bool;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::DIGITS
+            }
+        }
+        self.run_integers(Digits)
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     #[inline(always)]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
@@ -128,7 +141,7 @@ impl Isa {
         }
     }
 
-    /// The same for a kernel of `Simd::dot2` or `Simd::dot4`, which alone are worth another copy.
+    /// The same for a kernel of `Simd::dot`, which alone is worth another copy.
     #[inline(always)]
     pub fn run_integers<K: Kernel>(self, kernel: K) -> K::Out {
         match self.0 {
@@ -160,6 +173,8 @@ pub trait Simd: Copy {
     type I: Copy;
     /// Rows and vectors of the largest outer-product tile whose accumulators stay in registers.
     const TILE: (usize, usize);
+    /// How integers of 16 bits are spelt that are multiplied with codes: two planes of bytes, the high ones first, or two of pairs of integers.
+    const DIGITS: bool;
     /// Whether 16 turned vectors and some accumulators fit the registers.
     const TURNS: bool;
 
@@ -172,6 +187,8 @@ pub trait Simd: Copy {
     fn load_f16(self, from: &[u8; 32]) -> Self::V;
     /// 16 signed bytes, exactly.
     fn load_i8(self, from: &[u8; 16]) -> Self::V;
+    /// 16 unsigned bytes.
+    fn load_u8(self, from: &[u8; 16]) -> Self::I;
     /// Rounds to nearest even; NaN stays NaN.
     fn store_bf16(self, v: Self::V, to: &mut [u8; 32]);
     fn store_f16(self, v: Self::V, to: &mut [u8; 32]);
@@ -210,17 +227,12 @@ pub trait Simd: Copy {
     /// The low halves of the products.
     fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
-    /// Of both 16-bit halves of each dword the `i`-th byte (of two) or half byte (of four), alone in its half.
-    fn bytes(self, v: Self::I, i: usize) -> Self::I;
-    fn nibbles(self, v: Self::I, i: usize) -> Self::I;
-    /// `sum + a.low * b.low + a.high * b.high`, the halves of each dword as signed 16-bit integers; sums wrap.
-    fn dot2(self, a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
     /// The low half bytes of all bytes (`i` 0), or the high ones.
     fn half_bytes(self, v: Self::I, i: usize) -> Self::I;
-    /// `sum` plus the products of the four bytes of each dword, unsigned in `a` and signed in `b`; sums wrap.
-    fn dot4(self, a: Self::I, b: Self::I, sum: Self::I) -> Self::I;
-    /// Lane `4 q + r`: the sum of lanes `4 q` to `4 q + 3` of row `r`; sums wrap.
-    fn quarters(self, rows: [Self::I; 4]) -> Self::I;
-    /// Lane `4 r + i` of vector `q`: lane `4 q + i` of row `r`.
-    fn turn_quarters(self, rows: [Self::I; 4]) -> [Self::I; 4];
+    /// What meets each plane of integers, of codes in unsigned bytes.
+    fn factors(self, codes: Self::I) -> [Self::I; 2];
+    /// `sum` plus, in each dword, the products of a factor with a plane.
+    fn dot(self, factor: Self::I, plane: Self::I, sum: Self::I) -> Self::I;
+    /// The sum of the products, of the sums of both planes.
+    fn total(self, sums: [Self::I; 2]) -> Self::I;
 }

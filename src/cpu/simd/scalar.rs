@@ -20,6 +20,7 @@ impl Simd for Scalar {
     type V = V;
     type I = I;
     const TILE: (usize, usize) = (6, 1);
+    const DIGITS: bool = false;
     const TURNS: bool = false;
 
     #[inline(always)]
@@ -49,6 +50,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i8(self, from: &[u8; 16]) -> V {
         from.map(|x| x as i8 as f32)
+    }
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; 16]) -> I {
+        from.map(i32::from)
     }
     #[inline(always)]
     fn store_bf16(self, v: V, to: &mut [u8; 32]) {
@@ -152,34 +157,24 @@ impl Simd for Scalar {
         from_fn(|i| a[i] ^ b[i])
     }
     #[inline(always)]
-    fn bytes(self, v: I, i: usize) -> I {
-        v.map(|x| x >> (8 * i) & 0x00ff_00ff)
-    }
-    #[inline(always)]
-    fn nibbles(self, v: I, i: usize) -> I {
-        v.map(|x| x >> (4 * i) & 0x000f_000f)
-    }
-    #[inline(always)]
-    fn dot2(self, a: I, b: I, sum: I) -> I {
-        let product = |a: i32, b: i32| a as i16 as i32 * b as i16 as i32;
-        from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
-    }
-    #[inline(always)]
     fn half_bytes(self, v: I, i: usize) -> I {
         v.map(|x| x >> (4 * i) & 0x0f0f_0f0f)
     }
     #[inline(always)]
-    fn dot4(self, a: I, b: I, sum: I) -> I {
-        let products = |a: i32, b: i32| (0..4).map(move |j| (a >> (8 * j) & 0xff) * ((b >> (8 * j)) as i8 as i32));
-        from_fn(|i| products(a[i], b[i]).fold(sum[i], i32::wrapping_add))
+    fn factors(self, codes: I) -> [I; 2] {
+        [codes.map(|x| x & 0x00ff_00ff), codes.map(|x| x >> 8 & 0x00ff_00ff)]
     }
     #[inline(always)]
-    fn quarters(self, rows: [I; 4]) -> I {
-        from_fn(|i| rows[i % 4][i / 4 * 4..][..4].iter().fold(0i32, |sum, &x| sum.wrapping_add(x)))
+    fn dot(self, factor: I, plane: I, sum: I) -> I {
+        let product = |a: i32, b: i32| a as i16 as i32 * b as i16 as i32;
+        from_fn(|i| {
+            let (a, b) = (factor[i], plane[i]);
+            sum[i].wrapping_add(product(a, b)).wrapping_add(product(a >> 16, b >> 16))
+        })
     }
     #[inline(always)]
-    fn turn_quarters(self, rows: [I; 4]) -> [I; 4] {
-        from_fn(|q| from_fn(|i| rows[i / 4][4 * q + i % 4]))
+    fn total(self, sums: [I; 2]) -> I {
+        self.add_i32(sums[0], sums[1])
     }
 }
 

@@ -144,6 +144,9 @@ impl Device {
             smem: attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
         };
         let name = context.name().map_err(|e| missing(describe(e)))?;
+        // A context that tracks events waits for all of its streams when it makes one, which ends captures of other devices of this process.
+        // SAFETY: what is tracked are cudarc's own slices, and there are none: memory here is a `Buffer`, used by one stream.
+        unsafe { context.disable_event_tracking() };
         // The default stream cannot be captured.
         let stream = context.new_stream().map_err(|e| missing(describe(e)))?;
         Ok(Device { context, stream, emulator, name, target })

@@ -1,6 +1,6 @@
 //! A workload on the CPU and on a device, and how far their outputs are apart.
 
-use crate::cpu::Cpu;
+use crate::cpu::{Codes, Cpu};
 use crate::error::Result;
 use crate::exec::cuda::CudaExecutor;
 use crate::exec::cuda::driver::Device;
@@ -60,14 +60,14 @@ impl Difference {
 pub struct OnCpu<'c> {
     pub memory: HostRegions,
     ops: Vec<(&'c dyn Op, Launch)>,
-    weights: &'c WeightSet,
+    weights: WeightSet,
 }
 
 impl<'c> OnCpu<'c> {
     /// A case's op and its copies, in fresh memory.
     pub fn new(case: &'c Case, copies: &'c [Box<dyn Op>]) -> Self {
         let ops = std::iter::once(&case.op).chain(copies).map(|op| (&**op, op.launch())).collect();
-        OnCpu { memory: case.memory(), ops, weights: &case.weights }
+        OnCpu { memory: case.memory(), ops, weights: case.weights.clone().into_panels(Codes::takes) }
     }
 
     /// Runs all of them once.
