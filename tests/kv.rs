@@ -4,6 +4,7 @@
 use osprey::kv::prefix::{Key, NO_ADAPTER, Part, PrefixCache, block_key, pixels_key};
 use osprey::kv::{BlockAllocator, BlockId, BlockTable};
 use proptest::prelude::*;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 #[derive(Debug, Clone)]
@@ -72,6 +73,34 @@ fn a_full_cache_says_what_to_do() {
     assert!(error.contains("24") && error.contains("16") && error.contains("--max-new-tokens"), "{error}");
 }
 
+/// The prefix cache as it would be if it looked at every entry each time.
+#[derive(Default)]
+struct Scanning {
+    entries: HashMap<Key, (BlockId, (u64, Reverse<usize>))>,
+    clock: u64,
+}
+
+impl Scanning {
+    fn publish(&mut self, key: Key, depth: usize, block: BlockId) {
+        self.entries.entry(key).or_insert((block, (self.clock, Reverse(depth))));
+    }
+
+    fn touch(&mut self, chain: &[Key]) {
+        self.clock += 1;
+        for (depth, key) in chain.iter().enumerate() {
+            self.entries.entry(*key).and_modify(|(_, used)| *used = (self.clock, Reverse(depth)));
+        }
+    }
+
+    /// Those that nobody else holds, what is forgotten first before others.
+    fn idle(&self, within: &BlockAllocator) -> Vec<BlockId> {
+        let idle = self.entries.values().filter(|(block, _)| within.references(*block) == 1);
+        let mut idle: Vec<_> = idle.map(|&(block, used)| (used, block)).collect();
+        idle.sort_unstable();
+        idle.into_iter().map(|(_, block)| block).collect()
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Use {
     /// A sequence of a family, with so many blocks: it takes what is known of it, and publishes the rest.
@@ -82,6 +111,10 @@ enum Use {
     End {
         sequence: usize,
     },
+    /// Another table over the same blocks, as for one more answer.
+    Fork {
+        sequence: usize,
+    },
     Evict,
     Clear,
 }
@@ -90,6 +123,7 @@ fn uses() -> impl Strategy<Value = Vec<Use>> {
     let step = prop_oneof![
         4 => (0..4u8, 0..6usize).prop_map(|(family, blocks)| Use::Begin { family, blocks }),
         3 => (0..6usize).prop_map(|sequence| Use::End { sequence }),
+        1 => (0..6usize).prop_map(|sequence| Use::Fork { sequence }),
         2 => Just(Use::Evict),
         1 => Just(Use::Clear),
     ];
@@ -109,6 +143,7 @@ proptest! {
     #[test]
     fn the_prefix_cache_shares_what_it_knows_and_loses_nothing(uses in uses(), total in 1..16usize) {
         let (mut allocator, mut cache) = (BlockAllocator::new(total, 2), PrefixCache::default());
+        let mut model = Scanning::default();
         let mut sequences: Vec<(Vec<Key>, BlockTable)> = Vec::new();
         let mut content: HashMap<BlockId, Key> = HashMap::new();
         for step in uses {
@@ -116,6 +151,7 @@ proptest! {
                 Use::Begin { family, blocks } => {
                     let keys = chain(family, blocks);
                     let known = cache.find(&keys, &mut allocator);
+                    model.touch(&keys[..known.len()]);
                     for (block, key) in known.iter().zip(&keys) {
                         prop_assert_eq!(&content[block], key);
                     }
@@ -127,7 +163,9 @@ proptest! {
                     for (depth, &key) in keys.iter().enumerate().skip(known.len()) {
                         content.insert(table.blocks()[depth], key);
                         cache.publish(key, depth, table.blocks()[depth], &mut allocator);
+                        model.publish(key, depth, table.blocks()[depth]);
                     }
+                    model.touch(&keys);
                     let mut again = BlockTable::beginning_with(cache.find(&keys, &mut allocator));
                     prop_assert_eq!(again.blocks(), table.blocks());
                     again.clear(&mut allocator);
@@ -135,23 +173,35 @@ proptest! {
                 }
                 Use::End { sequence } if sequence < sequences.len() => {
                     let (keys, mut table) = sequences.swap_remove(sequence);
-                    cache.touch(&keys);
+                    cache.touch(&keys, &mut allocator);
+                    model.touch(&keys);
                     table.clear(&mut allocator);
                 }
-                Use::End { .. } => {}
-                Use::Evict => {
-                    let (known, could) = (cache.len(), cache.evictable(&allocator));
-                    let free = allocator.free_blocks();
-                    prop_assert_eq!(cache.evict(&mut allocator), could > 0);
-                    let gone = usize::from(could > 0);
-                    prop_assert_eq!((cache.len(), allocator.free_blocks()), (known - gone, free + gone));
+                Use::Fork { sequence } if sequence < sequences.len() => {
+                    let (keys, table) = &sequences[sequence];
+                    let fork = (keys.clone(), table.fork(&mut allocator));
+                    sequences.push(fork);
                 }
-                Use::Clear => cache.clear(&mut allocator),
+                Use::End { .. } | Use::Fork { .. } => {}
+                Use::Evict => {
+                    let (free, first) = (allocator.free_blocks(), model.idle(&allocator).first().copied());
+                    prop_assert_eq!(cache.evict(&mut allocator), first.is_some());
+                    prop_assert_eq!(allocator.free_blocks(), free + usize::from(first.is_some()));
+                    prop_assert!(first.is_none_or(|block| allocator.references(block) == 0));
+                    model.entries.retain(|_, (block, _)| Some(*block) != first);
+                }
+                Use::Clear => {
+                    cache.clear(&mut allocator);
+                    model.entries.clear();
+                }
             }
+            prop_assert_eq!((cache.len(), allocator.idle_blocks()), (model.entries.len(), model.idle(&allocator).len()));
             // What a chain has behind a hole can never be found: the deepest is forgotten first.
             let reachable: usize = (0..4).map(|family| {
-                let mut found = BlockTable::beginning_with(cache.find(&chain(family, 6), &mut allocator));
+                let keys = chain(family, 6);
+                let mut found = BlockTable::beginning_with(cache.find(&keys, &mut allocator));
                 let n = found.blocks().len();
+                model.touch(&keys[..n]);
                 found.clear(&mut allocator);
                 n
             }).sum();

@@ -4,13 +4,14 @@ mod bits;
 mod constraint;
 
 use bits::{Setup, engine, generate, request, setup};
-use constraint::{Few, Turns};
+use constraint::{Broken, Few, Turns};
 use osprey::dtype::DType;
 use osprey::engine::trace::Detail;
 use osprey::engine::{Controls, Engine, Event, Logprobs, Request, Sampling, What};
 use osprey::error::Error;
 use osprey::exec::cuda::driver::Driver;
 use osprey::text::positions::positions;
+use std::sync::Arc;
 
 /// A token with its log probabilities.
 type Token = (u32, Option<Box<Logprobs>>);
@@ -74,7 +75,7 @@ fn a_control_without_effect_changes_no_token() {
 fn every_draw_has_a_number_of_its_own() {
     let few: Vec<u32> = (100..106).collect();
     let logit_bias = few.iter().zip(1..).map(|(&id, i)| (id, 1000.0 * i as f32)).collect();
-    let controls = Controls { logit_bias, constraint: Some(Box::new(Few::new(&few))), ..Controls::default() };
+    let controls = Controls { logit_bias, constraint: Some(Arc::new(Few::new(&few))), ..Controls::default() };
     let draw = |seed| {
         let sampling = Sampling { temperature: 1e6, seed, ..Sampling::GREEDY };
         let request = Request { sampling, ..greedy(controls.clone()) };
@@ -117,7 +118,7 @@ fn presence_is_paid_once_and_frequency_each_time() {
     let draw = |controls: Controls| {
         // The second token lies 10 below the first.
         let logit_bias = vec![(20, 1000.0), (30, 990.0)];
-        let constraint = Some(Box::new(Few::new(&pair)) as _);
+        let constraint = Some(Arc::new(Few::new(&pair)) as _);
         ids(&answer(&mut engine(s), &greedy(Controls { logit_bias, constraint, ..controls })).unwrap())
     };
     let count = |ids: &[u32], id| ids.iter().filter(|t| **t == id).count();
@@ -152,7 +153,7 @@ fn log_probabilities_are_those_of_the_logits_as_they_were() {
 fn only_allowed_tokens_are_drawn() {
     let s = setup(DType::F32);
     for sampling in [Sampling::GREEDY, Sampling { temperature: 100.0, ..Sampling::GREEDY }] {
-        let constraint = Some(Box::new(Turns::default()) as _);
+        let constraint = Some(Arc::new(Turns::default()) as _);
         let request = Request { sampling, ..greedy(Controls { constraint, ..Controls::default() }) };
         let got = ids(&answer(&mut engine(s), &request).unwrap());
         assert!(got.len() == 40 && Turns::follows(&got), "{got:?}");
@@ -164,11 +165,14 @@ fn only_allowed_tokens_are_drawn() {
 #[test]
 fn what_goes_wrong_with_one_is_its_own_failure() {
     let mut e = engine(setup(DType::F32));
-    let nowhere = Controls { constraint: Some(Box::new(Few::new(&[]))), ..Controls::default() };
+    let nowhere = Controls { constraint: Some(Arc::new(Few::new(&[]))), ..Controls::default() };
     let error = answer(&mut e, &greedy(nowhere)).unwrap_err().to_string();
     assert!(error.contains("constraint") && error.contains("no token"), "{error}");
-    let far = Controls { constraint: Some(Box::new(Few::new(&[1_000_000]))), ..Controls::default() };
+    let far = Controls { constraint: Some(Arc::new(Few::new(&[1_000_000]))), ..Controls::default() };
     assert!(answer(&mut e, &greedy(far)).is_err(), "a token beyond the vocabulary");
+    let panics = Controls { constraint: Some(Arc::new(Broken)), ..Controls::default() };
+    let error = answer(&mut e, &greedy(panics)).unwrap_err().to_string();
+    assert!(error.contains("constraint") && error.contains("thread"), "{error}");
     let broken = Request { controls: with_logprobs(1), ..request(40, 3, f32::NAN) };
     let error = answer(&mut e, &broken).unwrap_err();
     assert!(matches!(error, Error::Numerics(_)) && error.to_string().contains("token 39"), "{error}");

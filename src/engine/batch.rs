@@ -1,7 +1,7 @@
 //! One step of many sequences: who has how many rows in it, and what came of them.
 
 use super::draw::{Drawn, unusable};
-use super::request::{Cancel, Event, What};
+use super::request::{Cancel, Event, RequestId, What};
 use super::schedule::Live;
 use super::{BLOCK_SIZE, Engine};
 use crate::dtype::DType;
@@ -15,7 +15,10 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Between two looks at what other threads are about, where there is nothing else to do.
+const GLANCE: Duration = Duration::from_micros(100);
 
 /// Rows of one sequence in a step.
 #[derive(Debug)]
@@ -51,17 +54,21 @@ impl Engine {
     pub fn turn(&mut self, cancel: &Cancel) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         self.seat_waiting(&mut events)?;
+        self.draw_kept(&mut events);
         self.schedule.grow(&mut self.pool);
         self.copy_blocks()?;
         let parts = self.choose();
         let tower = self.pool.pictures.wanted().is_some() && (parts.is_empty() || !self.tower_was_last);
         self.tower_was_last = tower;
         if tower {
-            let streams = self.schedule.running.iter().any(|live| live.drawn > 0);
+            let streams = self.schedule.running.iter().filter(|live| live.drawn > 0).count();
             let prompts = parts.iter().any(Part::prefills);
-            self.encode_slice(streams.then(|| self.pace.slice(prompts).unwrap_or_default()), cancel)?;
+            self.encode_slice((streams > 0).then(|| self.pace.slice(streams, prompts).unwrap_or_default()), cancel)?;
         } else if !parts.is_empty() {
             self.run_parts(&parts, cancel, &mut events)?;
+        } else if events.is_empty() && !self.is_idle() {
+            // All that run wait for other threads to say what may come next.
+            std::thread::sleep(GLANCE);
         }
         Ok(events)
     }
@@ -84,7 +91,7 @@ impl Engine {
             parts.push(Part { index, range, leader: None, draws: 1 + drafts.len(), drafts });
         }
         if !parts.is_empty() {
-            room = room.min(self.pace.rows());
+            room = room.min(self.pace.rows(parts.len()));
         }
         let waiting = prompts.len();
         for (place, (index, range)) in prompts.into_iter().enumerate() {
@@ -121,15 +128,16 @@ impl Engine {
         let drawn = self.drawn_in_step(parts, cancel);
         parts.iter().zip(lengths).for_each(|(p, len)| self.schedule.running[p.index].sequence.truncate(len));
         let Some(drawn) = drawn? else { return Ok(()) };
+        self.take(parts, &drawn, events);
+        self.draw_kept(events);
         let prefilling: usize = parts.iter().filter(|p| p.prefills()).map(Part::rows).sum();
         let decoding = parts.iter().filter(|p| !p.prefills()).count();
         self.pace.note(decoding, prefilling, start.elapsed());
-        self.take(parts, drawn, events);
         Ok(())
     }
 
-    /// Runs a step; gives what its rows draw, if it was not cancelled.
-    fn drawn_in_step(&mut self, parts: &[Part], cancel: &Cancel) -> Result<Option<Vec<Result<Drawn>>>> {
+    /// Runs a step; gives what its rows draw on the device, if it was not cancelled.
+    fn drawn_in_step(&mut self, parts: &[Part], cancel: &Cancel) -> Result<Option<Vec<i32>>> {
         let step = self.inputs(parts);
         let tail = if parts.iter().any(|p| p.draws > 0) { Tail::Sample } else { Tail::None };
         if !self.run_step(&step, tail, cancel)? {
@@ -140,11 +148,13 @@ impl Engine {
         Ok(Some(drawn))
     }
 
-    /// The inputs of a step. Steps that decode only have few sizes, since an executor may keep them; others have as many rows as they need.
+    /// The inputs of a step. Steps that decode only have few sizes, some for each number of tokens tried ahead, since an executor may keep them; others
+    /// have as many rows as they need.
     fn inputs(&self, parts: &[Part]) -> HostStep {
         let rows: usize = parts.iter().map(Part::rows).sum();
         let seqs = self.limits.bucket(parts.len());
-        let rows = if parts.iter().all(|p| p.rows() == 1) { seqs } else { rows };
+        let prefills = parts.iter().any(Part::prefills);
+        let rows = if prefills { rows } else { self.limits.rows(rows, seqs) };
         let samples = self.limits.samples_of(parts.iter().map(|p| p.draws).sum());
         let mut step = HostStep::new(self.limits.shape(rows, seqs, samples));
         let padding = RowSampling { state_row: self.limits.spare_state(), ..RowSampling::default() };
@@ -160,7 +170,7 @@ impl Engine {
             last_rows.insert(part.index, last);
             for draw in 0..part.draws {
                 step.i32s_mut(&sample_rows)[sample] = (last + 1 + draw - part.draws) as i32;
-                if live.controls.is_plain() {
+                if live.is_plain() {
                     let counter = (live.drawn + draw) as i32;
                     step.set_sampling(sample, &live.sampling.row(live.state_row as i32, counter));
                 }
@@ -170,77 +180,85 @@ impl Engine {
         step
     }
 
-    /// What each row draws, part by part: on the device, or here where its request asks for more than that.
-    fn drawn(&mut self, parts: &[Part], samples: usize) -> Result<Vec<Result<Drawn>>> {
+    /// What each row draws on the device, part by part. The logits of those that ask for more than it can do are kept.
+    fn drawn(&mut self, parts: &[Part], samples: usize) -> Result<Vec<i32>> {
         let (ids, logits) = outputs(samples, self.model.config.text.vocab_size);
-        let mut there = vec![0i32; ids.elements()];
-        self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut there))?;
-        let mut here = self.drawn_here(parts, &logits)?;
-        let rows = parts.iter().flat_map(|part| (0..part.draws).map(move |draw| (part, draw)));
-        let of = |((part, draw), id): ((&Part, usize), i32)| {
-            let there = || u32::try_from(id).map(Drawn::plain).map_err(|_| unusable(part.range.end - 1 + draw));
-            here.remove(&part.index).unwrap_or_else(there)
-        };
-        Ok(rows.zip(there).map(of).collect())
-    }
-
-    /// What the host draws, by place among those that run.
-    fn drawn_here(&mut self, parts: &[Part], logits: &Tensor) -> Result<HashMap<usize, Result<Drawn>>> {
-        let (mut rows, mut sample) = (HashMap::new(), 0);
+        let mut drawn = vec![0i32; ids.elements()];
+        self.exec.read(Region::Out, 0, bytemuck::cast_slice_mut(&mut drawn))?;
+        let mut sample = 0;
         for part in parts {
-            if part.draws > 0 && !self.schedule.running[part.index].controls.is_plain() {
+            let live = &mut self.schedule.running[part.index];
+            if part.draws > 0 && !live.is_plain() {
                 let mut row = vec![0.0; logits.cols()];
                 let Place::At { region, offset } = logits.row_range(sample, 1).place else {
                     unreachable!("outputs are fixed")
                 };
                 self.exec.read(region, offset, bytemuck::cast_slice_mut(&mut row))?;
-                rows.insert(part.index, row);
+                live.kept = Some(row);
             }
             sample += part.draws;
         }
-        if rows.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let draws = self.schedule.running.par_iter_mut().enumerate();
-        Ok(draws.filter_map(|(index, live)| Some((index, live.draw(rows.get(&index)?)))).collect())
+        Ok(drawn)
     }
 
-    /// Notes what a step computed and drew; `drawn` has what came of every row that draws, part by part.
-    fn take(&mut self, parts: &[Part], drawn: Vec<Result<Drawn>>, events: &mut Vec<Event>) {
-        let mut drawn = drawn.into_iter();
+    /// Notes what a step computed and the device drew: `drawn` has the tokens of all rows that draw, part by part.
+    fn take(&mut self, parts: &[Part], drawn: &[i32], events: &mut Vec<Event>) {
+        let mut drawn = drawn.iter();
         let mut ended = Vec::new();
         for part in parts {
             if let Some(leader) = part.leader {
                 self.follow(part.index, leader);
             }
             self.pool.advance(&mut self.schedule.running[part.index].sequence, part.range.end);
-            let draws: Vec<_> = drawn.by_ref().take(part.draws).collect();
             let live = &mut self.schedule.running[part.index];
             live.timing.drafts += usize::from(!part.drafts.is_empty());
             live.timing.drafted += part.drafts.len();
-            let (request, choice) = (live.id, live.choice);
-            for (i, draw) in draws.into_iter().enumerate() {
-                let Drawn { id, logprobs } = match draw {
-                    Ok(drawn) => drawn,
-                    Err(error) => {
-                        ended.push((request, choice, What::Failed(error)));
-                        break;
-                    }
-                };
-                let finish = live.push(id);
-                events.push(Event { request, choice, what: What::Token { id, logprobs } });
-                if let Some(finish) = finish {
-                    ended.push((request, choice, What::Done(finish, live.timing())));
+            let draws = drawn.by_ref().take(part.draws).enumerate();
+            if !live.is_plain() {
+                draws.for_each(drop);
+                continue;
+            }
+            for (i, &id) in draws.collect::<Vec<_>>() {
+                let end = part.range.end + i;
+                let id = u32::try_from(id).map(Drawn::plain).map_err(|_| unusable(end - 1));
+                let draft = id.as_ref().is_ok_and(|drawn| part.drafts.get(i) == Some(&drawn.id));
+                if let Some(what) = live.give(id, events) {
+                    ended.push((live.id, live.choice, what));
                     break;
                 }
                 // What was drawn behind a wrong token means nothing.
-                if part.drafts.get(i) != Some(&id) {
+                if !draft {
                     break;
                 }
                 live.timing.accepted += 1;
-                self.pool.advance(&mut live.sequence, part.range.end + 1 + i);
+                self.pool.advance(&mut live.sequence, end + 1);
             }
         }
+        self.end(ended, events);
+    }
+
+    /// Draws from the logits that are kept, as far as it is known what may be drawn.
+    fn draw_kept(&mut self, events: &mut Vec<Event>) {
+        let Engine { schedule, guides, .. } = self;
+        if schedule.running.iter().all(|live| live.kept.is_none()) {
+            return;
+        }
+        let draws = schedule.running.par_iter_mut().filter_map(|live| Some((live.draw_kept()?, live)));
+        let draws: Vec<_> = draws.collect();
+        let mut ended = Vec::new();
+        for (drawn, live) in draws {
+            let id = drawn.as_ref().map(|drawn| drawn.id).ok();
+            match (live.give(drawn, events), id, live.guide.take()) {
+                (Some(what), ..) => ended.push((live.id, live.choice, what)),
+                (None, Some(id), Some(guide)) => live.guide = Some(guide.behind(id, guides)),
+                _ => {}
+            }
+        }
+        self.end(ended, events);
+    }
+
+    /// Says how answers ended, and takes back what they held.
+    fn end(&mut self, ended: Vec<(RequestId, usize, What)>, events: &mut Vec<Event>) {
         for (request, choice, what) in ended {
             self.schedule.remove(request, choice, &mut self.pool);
             events.push(Event { request, choice, what });
@@ -261,14 +279,15 @@ impl Engine {
         if copies.is_empty() {
             return Ok(());
         }
-        let pairs: Vec<i32> = copies.iter().flat_map(|(from, to)| [from.0 as i32, to.0 as i32]).collect();
-        let at = Tensor::at(Region::Step, 0, DType::I32, &[copies.len(), 2]);
+        let words: Vec<i32> = copies.iter().flat_map(|c| [c.from.0 as i32, c.to.0 as i32, c.tokens as i32]).collect();
+        let at = Tensor::at(Region::Step, 0, DType::I32, &[copies.len(), 3]);
         let mut plan = Recorder::new("kv_copy", Region::Arena, &self.model.weights);
+        let heads = self.model.config.text.num_key_value_heads;
         for (cache, words) in self.around.kv.words() {
-            plan.push(KvCopy { cache, words, pairs: at })?;
+            plan.push(KvCopy { cache, heads, tokens: BLOCK_SIZE, words, copies: at })?;
         }
         let plan = plan.finish()?;
-        self.exec.write(Region::Step, 0, bytemuck::cast_slice(&pairs))?;
+        self.exec.write(Region::Step, 0, bytemuck::cast_slice(&words))?;
         let ops = plan.ops().len();
         let id = self.exec.load(Arc::new(plan))?;
         self.exec.run(id, 0..ops)?;

@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::ops::sample::{choose, penalise};
 use crate::step::RowSampling;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// The most alternatives that a drawn token can list.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
-/// Says which tokens may come next.
+/// Says which tokens may come next. It may take its time where it is first asked behind a token: no step waits for it.
 pub trait Constraint: Debug + Send + Sync {
-    /// Bit `id % 32` of word `id / 32` is set if the token may come next. Those behind the end may not.
+    /// Bit `id % 32` of word `id / 32` is set if the token may come next. Those behind the end may not. Asked again, it knows.
     ///
     /// # Errors
     /// [`Error::Request`] naming the field that asks for too much.
@@ -30,12 +31,6 @@ pub trait Constraint: Debug + Send + Sync {
 
     /// The same, at the same place.
     fn fork(&self) -> Box<dyn Constraint>;
-}
-
-impl Clone for Box<dyn Constraint> {
-    fn clone(&self) -> Self {
-        self.fork()
-    }
 }
 
 /// What changes a request's logits, or looks at them. The default does neither.
@@ -52,7 +47,8 @@ pub struct Controls {
     pub logit_bias: Vec<(u32, f32)>,
     /// Lists so many alternatives with each token.
     pub top_logprobs: Option<usize>,
-    pub constraint: Option<Box<dyn Constraint>>,
+    /// Each answer has a fork of it.
+    pub constraint: Option<Arc<dyn Constraint>>,
 }
 
 /// What the model's own logits, before anything changed them, say of a drawn token: natural logarithms of probabilities.
@@ -114,25 +110,24 @@ impl Controls {
         }
     }
 
-    /// Draws the token behind `tokens` and moves the constraint on.
+    /// Draws the token behind `tokens`, of a mask of them if there is one.
     ///
     /// # Errors
-    /// [`Error::Numerics`] if a logit is NaN or infinite; what the constraint reports.
-    pub(super) fn draw(&mut self, logits: &[f32], tokens: Tokens, row: &RowSampling) -> Result<Drawn> {
+    /// [`Error::Numerics`] if a logit is NaN or infinite; [`Error::Request`] if the mask is empty.
+    pub(super) fn draw(
+        &self,
+        logits: &[f32],
+        mask: Option<&[u32]>,
+        tokens: Tokens,
+        row: &RowSampling,
+    ) -> Result<Drawn> {
         if logits.iter().any(|x| !x.is_finite()) {
             return Err(unusable(tokens.prompt.len() + tokens.answer.len() - 1));
         }
         let changed = self.changed(logits, tokens, row.repetition_penalty).into_iter().zip(0..);
-        let id = match &mut self.constraint {
-            None => choose(changed, row),
-            Some(constraint) => {
-                let mask = constraint.allowed()?;
-                let allowed = |id: u32| mask.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
-                let id = choose(changed.filter(|(_, id)| allowed(*id)), row);
-                id.map_or(Ok(()), |id| constraint.take(id))?;
-                id
-            }
-        };
+        let allowed =
+            |id: u32| mask.is_none_or(|m| m.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1));
+        let id = choose(changed.filter(|(_, id)| allowed(*id)), row);
         let id = id.ok_or_else(|| Error::request("constraint", "allows no token of the vocabulary"))?;
         let logprobs = self.top_logprobs.map(|n| Box::new(Logprobs::new(logits, id, n)));
         Ok(Drawn { id, logprobs })
@@ -174,15 +169,22 @@ impl Logprobs {
 }
 
 impl Live {
-    /// Draws its next token on the host.
+    /// Draws its next token from the logits that are kept for it; none if there are none, or it is not yet known what may be drawn.
     ///
     /// # Errors
-    /// As [`Controls::draw`].
-    pub(super) fn draw(&mut self, logits: &[f32]) -> Result<Drawn> {
+    /// As [`Controls::draw`] and [`Constraint::allowed`].
+    pub(super) fn draw_kept(&mut self) -> Option<Result<Drawn>> {
+        let logits = self.kept.take()?;
         let ids = self.sequence.ids();
         let (prompt, answer) = ids.split_at(ids.len() - self.drawn);
         let row = self.sampling.row(self.state_row as i32, self.drawn as i32);
-        self.controls.draw(logits, Tokens { prompt, answer }, &row)
+        let draw = |mask: Option<&[u32]>| self.controls.draw(&logits, mask, Tokens { prompt, answer }, &row);
+        let Some(guide) = &mut self.guide else { return Some(draw(None)) };
+        let drawn = guide.allowed().map(|mask| draw(Some(mask?)));
+        if drawn.is_none() {
+            self.kept = Some(logits);
+        }
+        drawn
     }
 }
 

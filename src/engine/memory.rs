@@ -13,6 +13,9 @@ use crate::tensor::{Region, Tensor};
 /// Counters for kernels: more than any launch has blocks of rows, or decoded rows times kv heads.
 const COUNTERS: usize = 4096;
 
+/// Rows that kernels work on together.
+const TILE: usize = 8;
+
 /// What the engine must have room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -44,6 +47,11 @@ impl Limits {
     /// Sequences of a step that has `n`: few sizes, so that few plans are recorded.
     pub(super) fn bucket(&self, n: usize) -> usize {
         n.next_power_of_two().min(self.seqs)
+    }
+
+    /// Rows of a step of `seqs` sequences that has `n` and no prompt: as many as sequences, or few sizes beyond, for tokens that are tried ahead.
+    pub(super) fn rows(&self, n: usize, seqs: usize) -> usize {
+        if n <= seqs { seqs } else { n.next_multiple_of(seqs.min(TILE)).min(self.chunk) }
     }
 
     /// A step of so many rows, sequences and rows with logits.
@@ -115,4 +123,26 @@ pub fn needs(model: &Qwen2Vl, limits: &Limits) -> Result<Needs> {
         needs.cover(plan);
     }
     Ok(needs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// However many tokens each of 16 streams tries ahead, the steps have few shapes.
+    #[test]
+    fn steps_that_try_tokens_have_few_shapes() {
+        let limits = Limits { chunk: 62, seqs: 16, drafts: 3, ..Limits::single(160, 62, 0, 1) };
+        let (mut exact, mut shapes) = (BTreeSet::new(), BTreeSet::new());
+        for streams in 9..=16 {
+            for n in streams..=4 * streams.min(15) {
+                let rows = limits.rows(n, limits.bucket(streams));
+                assert!(rows >= n && rows <= limits.chunk, "{rows} rows for {n}");
+                exact.insert((n, limits.samples_of(n)));
+                shapes.insert((rows, limits.samples_of(n)));
+            }
+        }
+        assert_eq!((exact.len(), shapes.len()), (52, 7));
+    }
 }

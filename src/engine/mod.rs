@@ -7,6 +7,7 @@ mod batch;
 mod check;
 mod cost;
 mod draw;
+mod guide;
 mod layers;
 mod memory;
 mod pace;
@@ -33,6 +34,7 @@ use crate::plan::Plan;
 use crate::step::{HostStep, StepShape};
 use crate::tensor::Region;
 use crate::weights::WeightSet;
+use guide::Guides;
 use memory::surroundings;
 use pace::Pace;
 use pool::Pool;
@@ -61,6 +63,7 @@ pub struct Engine {
     schedule: Schedule,
     pool: Pool,
     pace: Pace,
+    guides: Guides,
     /// The picture that the tower is at.
     encoding: Option<Encoding>,
     /// True if the tower had the last turn.
@@ -117,6 +120,7 @@ impl Engine {
             limits,
             schedule: Schedule::default(),
             pace: Pace::default(),
+            guides: Guides::default(),
             encoding: None,
             tower_was_last: false,
             plans: Vec::new(),
@@ -145,7 +149,7 @@ impl Engine {
             running: self.schedule.running.len(),
             free_blocks: blocks.free_blocks(),
             cached_blocks: prefix.len(),
-            used_blocks: self.limits.blocks - blocks.free_blocks() - prefix.evictable(blocks),
+            used_blocks: self.limits.blocks - blocks.free_blocks() - blocks.idle_blocks(),
             pinned_rows: pictures.pinned(),
             preemptions: self.schedule.preemptions,
         }
@@ -159,10 +163,10 @@ impl Engine {
     /// Queues a request, which later steps answer.
     ///
     /// # Errors
-    /// [`Error::Request`] naming the field if it could never be answered within the limits.
+    /// [`Error::Request`] naming the field if it could never be answered within the limits; [`Error::Io`] if there can be no threads for its constraint.
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         self.check(&request)?;
-        Ok(self.schedule.submit(&request))
+        self.schedule.submit(&request, &mut self.guides)
     }
 
     /// Ends an answer, of which nothing more is heard. What it held is free at once. Says where its time went, if it was under way.

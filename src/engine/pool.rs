@@ -12,8 +12,16 @@ pub(super) struct Pool {
     pub blocks: BlockAllocator,
     pub prefix: PrefixCache,
     pub pictures: Pictures,
-    /// Blocks to copy before the next step, from and to. The first is held until then.
-    copies: Vec<(BlockId, BlockId)>,
+    /// What to copy before the next step.
+    copies: Vec<Copy>,
+}
+
+/// The first tokens of a block that goes into another one. The first is held until then.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub from: BlockId,
+    pub to: BlockId,
+    pub tokens: usize,
 }
 
 impl Pool {
@@ -30,7 +38,7 @@ impl Pool {
         let need = sequence.len().div_ceil(BLOCK_SIZE) - known.len() + spare;
         sequence.computed = known.len() * BLOCK_SIZE;
         sequence.table = BlockTable::beginning_with(known);
-        let have = self.blocks.free_blocks() + self.prefix.evictable(&self.blocks);
+        let have = self.blocks.free_blocks() + self.blocks.idle_blocks();
         if have >= need && self.pin(sequence) && self.grow(sequence) {
             return true;
         }
@@ -58,19 +66,19 @@ impl Pool {
     /// Lets go of the block that a sequence is about to write into, if others hold it too: what it holds is copied to one of its own. Only forks
     /// share a block that is not full.
     fn part(&mut self, sequence: &mut Sequence) -> bool {
-        let at = sequence.computed / BLOCK_SIZE;
+        let (at, tokens) = (sequence.computed / BLOCK_SIZE, sequence.computed % BLOCK_SIZE);
         let Some(&shared) = sequence.table.blocks().get(at) else { return true };
-        if self.blocks.references(shared) == 1 || sequence.computed.is_multiple_of(BLOCK_SIZE) {
+        if self.blocks.references(shared) == 1 || tokens == 0 {
             return true;
         }
         let own = self.evicting(BlockAllocator::take);
-        self.copies.extend(own.map(|own| (sequence.table.replace(at, own), own)));
+        self.copies.extend(own.map(|to| Copy { from: sequence.table.replace(at, to), to, tokens }));
         own.is_some()
     }
 
-    /// The blocks to copy before the next step, which the caller copies now.
-    pub fn take_copies(&mut self) -> Vec<(BlockId, BlockId)> {
-        self.copies.iter().for_each(|(from, _)| self.blocks.release(*from));
+    /// What to copy before the next step, which the caller does now.
+    pub fn take_copies(&mut self) -> Vec<Copy> {
+        self.copies.iter().for_each(|copy| self.blocks.release(copy.from));
         std::mem::take(&mut self.copies)
     }
 
@@ -116,9 +124,9 @@ impl Pool {
     /// Takes everything back from a sequence, of which nothing is computed then.
     pub fn unseat(&mut self, sequence: &mut Sequence) {
         let full = sequence.computed / BLOCK_SIZE;
-        self.prefix.touch(&sequence.keys()[..full]);
-        for (from, _) in self.copies.extract_if(.., |(_, to)| sequence.table.blocks().contains(to)) {
-            self.blocks.release(from);
+        self.prefix.touch(&sequence.keys()[..full], &mut self.blocks);
+        for copy in self.copies.extract_if(.., |copy| sequence.table.blocks().contains(&copy.to)) {
+            self.blocks.release(copy.from);
         }
         sequence.table.clear(&mut self.blocks);
         sequence.computed = 0;

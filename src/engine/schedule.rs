@@ -5,7 +5,8 @@
 //! prompt follows it: it takes a seat, computes nothing, and shares that one's blocks once the prompt is in them. One that comes too late, or
 //! loses its blocks, computes its tokens like any other.
 
-use super::draw::Controls;
+use super::draw::{Controls, Drawn};
+use super::guide::{Guide, Guides};
 use super::pool::Pool;
 use super::request::{Event, Finish, RequestId, Sampling, Timing, What};
 use super::sequence::Sequence;
@@ -27,6 +28,10 @@ pub(super) struct Live {
     pub sequence: Sequence,
     pub sampling: Sampling,
     pub controls: Controls,
+    /// To what its constraint allows.
+    pub guide: Option<Guide>,
+    /// Logits that its next token is to be drawn from here.
+    pub kept: Option<Vec<f32>>,
     max_new_tokens: usize,
     stop: Vec<u32>,
     pub drawn: usize,
@@ -40,7 +45,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    fn new(id: RequestId, choice: usize, request: &Request) -> Self {
+    fn new(id: RequestId, choice: usize, request: &Request, guide: Option<Guide>) -> Self {
         let submitted = Instant::now();
         let seed = request.sampling.seed.wrapping_add(choice as u64);
         Live {
@@ -51,6 +56,8 @@ impl Live {
             sequence: Sequence::new(request),
             sampling: Sampling { seed, ..request.sampling },
             controls: request.controls.clone(),
+            guide,
+            kept: None,
             max_new_tokens: request.max_new_tokens,
             stop: request.stop.clone(),
             drawn: 0,
@@ -62,6 +69,16 @@ impl Live {
         }
     }
 
+    /// True if a device can draw its tokens.
+    pub fn is_plain(&self) -> bool {
+        self.controls.is_plain()
+    }
+
+    /// True if its prompt is not computed yet.
+    fn begins(&self) -> bool {
+        self.drawn == 0 && self.sequence.pending() > 0
+    }
+
     /// True if it waits for a picture.
     pub fn wants(&self, key: &Key) -> bool {
         self.sequence.media.iter().any(|m| m.row.is_some() && m.key == *key)
@@ -70,13 +87,13 @@ impl Live {
     /// Tokens to try behind the newest one: what followed its like earlier in the sequence. None where the next draw depends on more than the logits.
     pub fn drafts(&self, most: usize) -> &[u32] {
         let left = self.max_new_tokens - self.drawn;
-        let plain = self.sampling.repetition_penalty == 1.0 && self.controls.is_plain();
+        let plain = self.sampling.repetition_penalty == 1.0 && self.is_plain();
         let most = most.min(left.saturating_sub(1));
         if plain && most > 0 { self.sequence.continuation(most) } else { &[] }
     }
 
     /// Takes a drawn token; says how the answer ends if it does.
-    pub fn push(&mut self, id: u32) -> Option<Finish> {
+    fn push(&mut self, id: u32) -> Option<Finish> {
         self.first.get_or_insert_with(Instant::now);
         self.drawn += 1;
         self.sequence.push(id);
@@ -85,6 +102,17 @@ impl Live {
             _ if self.drawn == self.max_new_tokens => Some(Finish::Length),
             _ => None,
         }
+    }
+
+    /// Takes what was drawn for it, and says so; if the answer ends with that, how.
+    pub fn give(&mut self, drawn: Result<Drawn>, events: &mut Vec<Event>) -> Option<What> {
+        let Drawn { id, logprobs } = match drawn {
+            Ok(drawn) => drawn,
+            Err(error) => return Some(What::Failed(error)),
+        };
+        let finish = self.push(id);
+        events.push(Event { request: self.id, choice: self.choice, what: What::Token { id, logprobs } });
+        finish.map(|finish| What::Done(finish, self.timing()))
     }
 
     /// Where its time went up to now.
@@ -129,12 +157,19 @@ impl Schedule {
     }
 
     /// Queues a request.
-    pub fn submit(&mut self, request: &Request) -> RequestId {
+    ///
+    /// # Errors
+    /// As [`Guides::begin`].
+    pub fn submit(&mut self, request: &Request, guides: &mut Guides) -> Result<RequestId> {
+        let mut guide = || request.controls.constraint.clone().map(|constraint| guides.begin(constraint)).transpose();
+        let guides = (0..request.choices).map(|_| guide()).collect::<Result<Vec<_>>>()?;
         let id = RequestId(self.submitted);
         self.submitted += 1;
         let behind = self.waiting.partition_point(|live| live.priority <= request.priority);
-        (0..request.choices).for_each(|i| self.waiting.insert(behind + i, Live::new(id, i, request)));
-        id
+        for (i, guide) in guides.into_iter().enumerate() {
+            self.waiting.insert(behind + i, Live::new(id, i, request, guide));
+        }
+        Ok(id)
     }
 
     /// Takes an answer out, and what it held back.
@@ -163,7 +198,7 @@ impl Schedule {
     /// Puts one that ran before its equals that wait.
     fn wait_first(&mut self, live: Live) {
         let before = self.waiting.partition_point(|other| other.priority < live.priority);
-        self.waiting.insert(before, Live { follows: false, ..live });
+        self.waiting.insert(before, Live { follows: false, kept: None, ..live });
     }
 
     /// Lets the first of those that wait run, if there is room. Those that run keep a block each to grow into.
@@ -172,7 +207,7 @@ impl Schedule {
             return None;
         }
         let mut live = self.waiting.pop_front()?;
-        live.follows = self.running.iter().any(|other| other.id == live.id && other.drawn == 0 && live.drawn == 0);
+        live.follows = live.drawn == 0 && self.running.iter().any(|other| other.id == live.id && other.begins());
         if !live.follows && !pool.seat(&mut live.sequence, usize::MAX, self.running.len()) {
             self.waiting.push_front(live);
             return None;
@@ -218,7 +253,7 @@ impl Engine {
                 continue;
             }
             // On the device a penalty asks for the tokens that the prompt or the answer so far contains.
-            if live.sampling.repetition_penalty != 1.0 && live.controls.is_plain() {
+            if live.sampling.repetition_penalty != 1.0 && live.is_plain() {
                 let vocab = model.config.text.vocab_size;
                 let mut seen = vec![0u8; vocab];
                 live.sequence.ids().iter().for_each(|&id| seen[id as usize] = 1);

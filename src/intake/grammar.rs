@@ -85,7 +85,7 @@ impl Grammars {
             let mut matcher = Matcher::new(parser);
             // The first mask says whether the form can begin at all.
             let mask = matcher.compute_mask_or_eos().map_err(|e| Error::request(at, short(&e)))?;
-            Ok(Box::new(Grammar { at: at.into(), matcher, mask }) as Box<dyn Constraint>)
+            Ok(Box::new(Grammar { at: at.into(), matcher, mask: Some(mask) }) as Box<dyn Constraint>)
         };
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("grammar".into()).stack_size(STACK);
@@ -202,7 +202,8 @@ fn short(error: &impl fmt::Display) -> String {
 struct Grammar {
     at: String,
     matcher: Matcher,
-    mask: SimpleVob,
+    /// Once it was asked for.
+    mask: Option<SimpleVob>,
 }
 
 impl fmt::Debug for Grammar {
@@ -213,11 +214,15 @@ impl fmt::Debug for Grammar {
 
 impl Constraint for Grammar {
     fn allowed(&mut self) -> Result<&[u32]> {
-        self.mask = self.matcher.compute_mask_or_eos().map_err(|e| Error::request(&*self.at, short(&e)))?;
-        Ok(self.mask.as_slice())
+        let mask = match self.mask.take() {
+            Some(mask) => mask,
+            None => self.matcher.compute_mask_or_eos().map_err(|e| Error::request(&*self.at, short(&e)))?,
+        };
+        Ok(self.mask.insert(mask).as_slice())
     }
 
     fn take(&mut self, id: u32) -> Result<()> {
+        self.mask = None;
         // Where nothing can follow, an end is all that was allowed, and no part of the form.
         if self.matcher.stop_reason().is_ok() && self.matcher.is_stopped() {
             return Ok(());

@@ -3,10 +3,16 @@
 pub mod prefix;
 
 use crate::error::{Error, Result};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// A block of the cache: [`BlockAllocator::block_size`] tokens of every layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
+
+/// When a known block was last used, and how deep in its chain it lies: the deepest is forgotten first, or what is behind it could not be found any
+/// more.
+pub type Used = (u64, Reverse<usize>);
 
 /// Hands out fixed-size blocks and counts their references.
 #[derive(Debug)]
@@ -15,13 +21,23 @@ pub struct BlockAllocator {
     /// Most recently freed last: it is warm, so it is used first.
     free: Vec<BlockId>,
     references: Vec<u32>,
+    /// Of blocks that the prefix cache knows, and has a reference to.
+    known: Vec<Option<Used>>,
+    /// Known blocks that nobody else holds.
+    idle: BTreeSet<(Used, BlockId)>,
 }
 
 impl BlockAllocator {
     /// `blocks` free blocks of `block_size` tokens.
     pub fn new(blocks: usize, block_size: usize) -> Self {
         let free = (0..blocks as u32).rev().map(BlockId).collect();
-        BlockAllocator { block_size, free, references: vec![0; blocks] }
+        BlockAllocator {
+            block_size,
+            free,
+            references: vec![0; blocks],
+            known: vec![None; blocks],
+            idle: BTreeSet::new(),
+        }
     }
 
     /// Tokens per block.
@@ -58,6 +74,9 @@ impl BlockAllocator {
         let count = &mut self.references[block.0 as usize];
         assert!(*count > 0, "block {} is free", block.0);
         *count += 1;
+        if let Some(used) = self.known[block.0 as usize] {
+            self.idle.remove(&(used, block));
+        }
     }
 
     /// Drops a reference; the last one frees the block.
@@ -68,9 +87,39 @@ impl BlockAllocator {
         let count = &mut self.references[block.0 as usize];
         assert!(*count > 0, "block {} is released twice", block.0);
         *count -= 1;
-        if *count == 0 {
-            self.free.push(block);
+        match (*count, self.known[block.0 as usize]) {
+            (0, _) => self.free.push(block),
+            (1, Some(used)) => {
+                self.idle.insert((used, block));
+            }
+            _ => {}
         }
+    }
+
+    /// Says when a block was last used that the prefix cache knows, which shared it for that.
+    fn know(&mut self, block: BlockId, used: Used) {
+        let before = self.known[block.0 as usize].replace(used);
+        if before.is_some_and(|before| self.idle.remove(&(before, block))) {
+            self.idle.insert((used, block));
+        }
+    }
+
+    /// Drops the prefix cache's reference to a block that it knows.
+    fn forget(&mut self, block: BlockId) {
+        if let Some(used) = self.known[block.0 as usize].take() {
+            self.idle.remove(&(used, block));
+            self.release(block);
+        }
+    }
+
+    /// Blocks that only the prefix cache holds.
+    pub fn idle_blocks(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// The one of them that was used longest ago.
+    fn oldest_idle(&self) -> Option<BlockId> {
+        self.idle.first().map(|(_, block)| *block)
     }
 
     /// How many hold a block.

@@ -8,6 +8,7 @@ use super::{BlockAllocator, BlockId};
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::Vacant;
 
 /// A content hash.
 pub type Key = [u8; 32];
@@ -52,74 +53,66 @@ pub fn pixels_key(pixels: &[f32], grid: [usize; 3]) -> Key {
     hash.chain_update(bytemuck::cast_slice(pixels)).finalize().into()
 }
 
-#[derive(Debug)]
-struct Entry {
-    block: BlockId,
-    /// When it was last used, and how deep in its chain it lies: the deepest goes first, or what is behind it could not be found any more.
-    used: (u64, Reverse<usize>),
-}
-
 /// Full blocks by key. It holds one reference to each.
 #[derive(Debug, Default)]
 pub struct PrefixCache {
-    entries: HashMap<Key, Entry>,
+    blocks: HashMap<Key, BlockId>,
+    keys: HashMap<BlockId, Key>,
     clock: u64,
 }
 
 impl PrefixCache {
     /// Blocks in the cache.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.blocks.len()
     }
 
     /// True if nothing is cached.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.blocks.is_empty()
     }
 
     /// The blocks of the longest known beginning of a chain, each with one more reference, which is the caller's.
     pub fn find(&mut self, chain: &[Key], within: &mut BlockAllocator) -> Vec<BlockId> {
-        let known = chain.iter().map_while(|key| self.entries.get(key).map(|entry| entry.block));
-        let blocks: Vec<BlockId> = known.collect();
+        let blocks: Vec<BlockId> = chain.iter().map_while(|key| self.blocks.get(key).copied()).collect();
         blocks.iter().for_each(|&block| within.share(block));
-        self.touch(&chain[..blocks.len()]);
+        self.touch(&chain[..blocks.len()], within);
         blocks
     }
 
     /// Adds the block at place `depth` of a chain, unless an equal one is there.
     pub fn publish(&mut self, key: Key, depth: usize, block: BlockId, within: &mut BlockAllocator) {
-        let used = (self.clock, Reverse(depth));
-        self.entries.entry(key).or_insert_with(|| {
+        if let Vacant(place) = self.blocks.entry(key) {
+            place.insert(block);
+            self.keys.insert(block, key);
             within.share(block);
-            Entry { block, used }
-        });
+            within.know(block, (self.clock, Reverse(depth)));
+        }
     }
 
     /// Marks a chain as the last one used.
-    pub fn touch(&mut self, chain: &[Key]) {
+    pub fn touch(&mut self, chain: &[Key], within: &mut BlockAllocator) {
         self.clock += 1;
         for (depth, key) in chain.iter().enumerate() {
-            if let Some(entry) = self.entries.get_mut(key) {
-                entry.used = (self.clock, Reverse(depth));
+            if let Some(&block) = self.blocks.get(key) {
+                within.know(block, (self.clock, Reverse(depth)));
             }
         }
     }
 
-    /// Blocks that nobody but the cache holds.
-    pub fn evictable(&self, within: &BlockAllocator) -> usize {
-        self.entries.values().filter(|entry| within.references(entry.block) == 1).count()
-    }
-
     /// Frees the block that was used longest ago among those that nobody else holds; false if there is none.
     pub fn evict(&mut self, within: &mut BlockAllocator) -> bool {
-        let unused = self.entries.iter().filter(|(_, entry)| within.references(entry.block) == 1);
-        let Some(key) = unused.min_by_key(|(_, entry)| entry.used).map(|(key, _)| *key) else { return false };
-        self.entries.remove(&key).into_iter().for_each(|entry| within.release(entry.block));
+        let Some(block) = within.oldest_idle() else { return false };
+        if let Some(key) = self.keys.remove(&block) {
+            self.blocks.remove(&key);
+        }
+        within.forget(block);
         true
     }
 
     /// Forgets everything; blocks that others hold stay theirs.
     pub fn clear(&mut self, within: &mut BlockAllocator) {
-        self.entries.drain().for_each(|(_, entry)| within.release(entry.block));
+        self.keys.clear();
+        self.blocks.drain().for_each(|(_, block)| within.forget(block));
     }
 }

@@ -86,13 +86,15 @@ impl KvLayout {
         2 * self.layers * self.rows_bytes()
     }
 
-    /// The cache as words, `[2 L, blocks * W]`, each with the words of a block in it: keys and values, and their scales if they have any.
+    /// The cache as words, `[2 L, blocks * G * block * W]`, each with the words `W` of a token of a head: keys and values, and their scales if they
+    /// have any.
     pub fn words(&self) -> impl Iterator<Item = (Tensor, usize)> + use<> {
-        let (planes, stride, blocks) = (2 * self.layers, self.rows_bytes() / DType::I32.size(), self.blocks);
+        let (planes, stride) = (2 * self.layers, self.rows_bytes() / DType::I32.size());
+        let rows = self.blocks * self.kv_heads * self.block_size;
         let Input { x, scales } = self.keys(0);
         [Some(x), scales].into_iter().flatten().map(move |of| {
             let words = of.bytes() / DType::I32.size();
-            (Tensor::new(of.place, DType::I32, &[planes, stride]).columns(0, words), words / blocks)
+            (Tensor::new(of.place, DType::I32, &[planes, stride]).columns(0, words), words / rows)
         })
     }
 

@@ -1,7 +1,7 @@
-//! Copies whole blocks of the KV cache: a block that several sequences share is copied before one of them writes into it.
+//! Copies what blocks of the KV cache hold: a block that several sequences share is copied before one of them writes into it.
 
 use super::case::{Case, CaseBuilder, Tolerance};
-use super::{Cost, Op, Result, require, require_index, require_kernel};
+use super::{Cost, Op, Result, require, require_index};
 use crate::cpu::Cpu;
 use crate::dtype::DType;
 use crate::hostmem::OpMem;
@@ -12,18 +12,27 @@ use crate::weights::WeightSet;
 
 /// Threads that copy a block of a plane on a device.
 const THREADS: u32 = 128;
-/// Words of a device's load.
-const PIECE: usize = 4;
 
-/// `cache[plane, to] = cache[plane, from]` for every plane and pair.
+/// `cache[plane, to, :, ..tokens] = cache[plane, from, :, ..tokens]` for every plane and copy. What lies behind was never written, so it is not read.
 #[derive(Debug)]
 pub struct KvCopy {
-    /// i32 `[planes, blocks * W]`, whatever the words mean. A plane is the keys or values of a layer, or their scales.
+    /// i32 `[planes, blocks * G * tokens * words]`, whatever the words mean. A plane is the keys or values of a layer, or their scales.
     pub cache: Tensor,
-    /// Words of a block in a plane.
+    /// KV heads.
+    pub heads: usize,
+    /// Tokens of a block.
+    pub tokens: usize,
+    /// Words of a token of a head.
     pub words: usize,
-    /// i32 `[n, 2]`: blocks from and to. No block is copied to twice, or copied to and from.
-    pub pairs: Tensor,
+    /// i32 `[n, 3]`: blocks from and to, and how many of its first tokens. No block is copied to twice, or copied to and from.
+    pub copies: Tensor,
+}
+
+impl KvCopy {
+    /// Words of a block in a plane.
+    fn block(&self) -> usize {
+        self.heads * self.tokens * self.words
+    }
 }
 
 impl Op for KvCopy {
@@ -32,32 +41,34 @@ impl Op for KvCopy {
     }
 
     fn check(&self, _: &WeightSet) -> Result<()> {
-        let (name, whole) = (self.name(), self.words > 0 && self.cache.cols().is_multiple_of(self.words));
+        let (name, block) = (self.name(), self.block());
         require(name, self.cache.dtype == DType::I32, || format!("{}: words", self.cache))?;
-        require(name, whole, || format!("{} is not made of blocks of {} words", self.cache, self.words))?;
-        require(name, self.pairs.cols() == 2, || format!("{}: pairs", self.pairs))?;
-        require_index(name, &self.pairs, self.pairs.elements())
+        let whole = block > 0 && self.cache.cols().is_multiple_of(block);
+        require(name, whole, || format!("{} is not made of blocks of {block} words", self.cache))?;
+        require(name, self.copies.cols() == 3, || format!("{}: from, to, tokens", self.copies))?;
+        require_index(name, &self.copies, self.copies.elements())
     }
 
     fn launch(&self) -> Launch {
-        let launch = Launch::new("kv_copy").update(&self.cache).read(&self.pairs);
-        launch.i32(self.words / PIECE).i32(self.cache.row_stride / PIECE)
+        let launch = Launch::new("kv_copy").update(&self.cache).read(&self.copies);
+        launch.i32(self.heads).i32(self.tokens).i32(self.words).i32(self.cache.row_stride)
     }
 
-    /// A block per pair and plane.
+    /// A block per copy and plane.
     fn kernel(&self) -> Result<Kernel> {
-        let whole = self.words.is_multiple_of(PIECE) && self.cache.row_stride.is_multiple_of(PIECE);
-        require_kernel(self.name(), whole, || format!("blocks of {} words in {}", self.words, self.cache))?;
-        let grid = [self.pairs.rows() as u32, self.cache.rows() as u32, 1];
+        let grid = [self.copies.rows() as u32, self.cache.rows() as u32, 1];
         Ok(Kernel { entry: "kv_copy".into(), grid, block: THREADS, smem: 0 })
     }
 
     fn reference(&self, m: &OpMem) {
-        let (cache, pairs) = (m.write::<i32>(&self.cache), m.read::<i32>(&self.pairs));
+        let (cache, copies) = (m.write::<i32>(&self.cache), m.read::<i32>(&self.copies));
         for plane in cache.chunks_mut(self.cache.row_stride) {
-            for pair in pairs.chunks_exact(2) {
-                let [from, to] = [pair[0], pair[1]].map(|block| block as usize * self.words);
-                plane.copy_within(from..from + self.words, to);
+            for copy in copies.chunks_exact(3) {
+                let [from, to, tokens] = [0, 1, 2].map(|i| copy[i] as usize);
+                for head in 0..self.heads {
+                    let at = |block: usize| block * self.block() + head * self.tokens * self.words;
+                    plane.copy_within(at(from)..at(from) + tokens * self.words, at(to));
+                }
             }
         }
     }
@@ -66,27 +77,34 @@ impl Op for KvCopy {
         self.reference(m);
     }
 
+    /// Of full blocks.
     fn cost(&self, _: &HostStep, _: &WeightSet) -> Cost {
-        let block = self.cache.rows() * self.words * 4;
-        Cost { bytes: (self.pairs.rows() * (2 * block + 8)) as u64, flops: 0 }
+        let block = self.cache.rows() * self.block() * 4;
+        Cost { bytes: (self.copies.rows() * (2 * block + 12)) as u64, flops: 0 }
     }
 
     fn tiled_bytes(&self, step: &HostStep, weights: &WeightSet) -> u64 {
-        // Every block reads its pair.
-        self.cost(step, weights).bytes + ((self.cache.rows() - 1) * self.pairs.elements() * 4) as u64
+        // Every block reads its copy.
+        self.cost(step, weights).bytes + ((self.cache.rows() - 1) * self.copies.elements() * 4) as u64
     }
 }
 
-/// One pair and several with a common source, blocks shorter and longer than what the threads load at once.
+/// A part of a block, several with a common source, tokens of one word, and full blocks of a model's size.
 pub fn cases() -> Vec<Case> {
-    let case = |planes: usize, blocks: usize, words: usize, pairs: &[[i32; 2]]| {
-        let mut b =
-            CaseBuilder::new(format!("{planes} planes, {blocks} blocks of {words} words, {} pairs", pairs.len()));
-        let values: Vec<i32> = (0..(planes * blocks * words) as i32).map(|i| i * 7 + 1).collect();
-        let bytes = bytemuck::cast_slice(&values);
-        let cache = b.changed(DType::I32, &[planes, blocks * words], bytes, Tolerance::Exact);
-        let pairs = b.bytes(DType::I32, &[pairs.len(), 2], bytemuck::cast_slice(pairs));
-        b.finish(KvCopy { cache, words, pairs })
+    let case = |planes: usize, blocks: usize, [heads, tokens, words]: [usize; 3], copies: &[[i32; 3]]| {
+        let label =
+            format!("{planes} planes, {blocks} blocks of {heads} x {tokens} x {words}, {} copies", copies.len());
+        let mut b = CaseBuilder::new(label);
+        let len = blocks * heads * tokens * words;
+        let values: Vec<i32> = (0..(planes * len) as i32).map(|i| i * 7 + 1).collect();
+        let cache = b.changed(DType::I32, &[planes, len], bytemuck::cast_slice(&values), Tolerance::Exact);
+        let copies = b.bytes(DType::I32, &[copies.len(), 3], bytemuck::cast_slice(copies));
+        b.finish(KvCopy { cache, heads, tokens, words, copies })
     };
-    vec![case(2, 3, 64, &[[2, 0]]), case(3, 5, 1040, &[[1, 4], [1, 0], [3, 2]]), case(56, 2, 4096, &[[0, 1]])]
+    vec![
+        case(2, 3, [2, 8, 4], &[[2, 0, 5]]),
+        case(3, 5, [3, 32, 10], &[[1, 4, 32], [1, 0, 1], [3, 2, 31]]),
+        case(4, 2, [2, 32, 1], &[[0, 1, 7]]),
+        case(56, 2, [2, 32, 64], &[[0, 1, 32]]),
+    ]
 }

@@ -22,7 +22,7 @@ pub fn controls(app: &App, kind: Kind, body: &Body, tools: Option<&Tools>) -> Re
         _ => Err(ApiError::field("logit_bias", format!("token {id} is outside the vocabulary of {vocab}"))),
     };
     let constraint = match asked(body, tools)? {
-        Some(Asked { at, form }) => Some(app.grammars()?.constraint(at, &form)?),
+        Some(Asked { at, form }) => Some(app.grammars()?.constraint(at, &form)?.into()),
         None => None,
     };
     Ok(Controls {

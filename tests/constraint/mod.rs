@@ -3,6 +3,9 @@
 
 use osprey::engine::Constraint;
 use osprey::error::Result;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// One of a few tokens, always.
 #[derive(Debug, Clone)]
@@ -60,6 +63,57 @@ impl Constraint for Turns {
 
     fn fork(&self) -> Box<dyn Constraint> {
         Box::new(self.clone())
+    }
+}
+
+/// As [`Turns`], but it does not know what may come next before it is told, or for five seconds.
+#[derive(Debug, Clone)]
+pub struct Told {
+    turns: Turns,
+    knows: bool,
+    tell: Arc<Mutex<Receiver<()>>>,
+}
+
+impl Told {
+    pub fn new(tell: Receiver<()>) -> Told {
+        Told { turns: Turns::default(), knows: false, tell: Arc::new(Mutex::new(tell)) }
+    }
+}
+
+impl Constraint for Told {
+    fn allowed(&mut self) -> Result<&[u32]> {
+        if !self.knows {
+            let _ = self.tell.lock().unwrap().recv_timeout(Duration::from_secs(5));
+        }
+        self.knows = true;
+        self.turns.allowed()
+    }
+
+    fn take(&mut self, id: u32) -> Result<()> {
+        self.knows = false;
+        self.turns.take(id)
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+/// Allows a token and panics behind it.
+#[derive(Debug)]
+pub struct Broken;
+
+impl Constraint for Broken {
+    fn allowed(&mut self) -> Result<&[u32]> {
+        Ok(&[2])
+    }
+
+    fn take(&mut self, _: u32) -> Result<()> {
+        panic!("a constraint that panics, on purpose")
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(Broken)
     }
 }
 
