@@ -44,6 +44,7 @@ impl Server {
             limits: Limits { seqs: 2, ..Limits::single(1 << 20, 1, 1, 1) },
             special_tokens_in_text: false,
             queue: 0,
+            priorities: false,
             deadline: NEVER,
             drain: NEVER,
         };
