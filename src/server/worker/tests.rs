@@ -161,9 +161,11 @@ fn a_refusal_is_told_to_all_answers() {
 #[test]
 fn a_job_that_ended_is_let_go_while_others_go_on() {
     let (worker, cancelled) = worker(1);
-    let [short, mut long] = [&[1][..], &[5, MEET]].map(|ids| submit(&worker, ids));
+    // The short one ends at the second step it is in, so that the long one meets nobody yet.
+    let [short, mut long] = [&[1][..], &[5, 6, MEET]].map(|ids| submit(&worker, ids));
     assert_eq!(read(short), ["1", "length"]);
     assert!(matches!(long.blocking_recv(), Some(What::Token { id: 5, .. })));
+    assert!(matches!(long.blocking_recv(), Some(What::Token { id: 6, .. })));
     // From now on it waits.
     assert_eq!(outcomes(&worker, [&[MEET]]), [["12", "length"]]);
     assert_eq!(read(long), ["12", "length"]);
