@@ -1,7 +1,7 @@
 //! The weights of a loaded model, by identity.
 //!
 //! A weight is a list of checkpoint tensors (q, k and v; gate and up): floats in place in the file's mapping, possibly unaligned, or codes, which are in place
-//! only where the file has them by rows. It refuses to know what they are for.
+//! only where the file has them by rows, and in panels where a CPU is to multiply them. It refuses to know what they are for.
 
 use crate::data::TensorData;
 use crate::dtype::DType;
@@ -113,10 +113,10 @@ impl WeightSet {
         WeightSet { weights: self.weights.into_par_iter().map(paneled).collect() }
     }
 
-    /// Bytes of codes that lie in a file's mapping: panels of them are memory.
-    pub fn mapped_codes(&self) -> usize {
-        let parts = self.weights.iter().flat_map(|weight| &weight.parts);
-        parts.map(|part| if let Values::Quantized(q) = &part.values { q.bytes() - q.unmapped() } else { 0 }).sum()
+    /// Bytes of quantized weights, as rows and about as much as panels.
+    pub fn quantized_bytes(&self) -> usize {
+        let quantized = self.weights.iter().filter(|weight| weight.format() != Format::Float);
+        quantized.map(Weight::bytes).sum()
     }
 
     /// A weight as the operand of a product that reads rows as they are.

@@ -77,8 +77,8 @@ fn executor(
 }
 
 fn on_cpu(needs: &Needs, weights: &mut Arc<WeightSet>, placement: &Placement) -> Result<Box<dyn Executor>> {
-    // Floats stay in the file's mapping and do not count; codes that are in memory only change their places.
-    let need = needs.regions.total() + weights.mapped_codes();
+    // Floats stay in the file's mapping and do not count; codes are copied into panels, and whoever holds the files holds their rows.
+    let need = needs.regions.total() + weights.quantized_bytes();
     let hint = "lower --max-pixels, --max-new-tokens or --context";
     check_memory(need as u64, "quantized weights, the KV cache and the buffers", hint)?;
     Ok(Box::new(CpuExecutor::new(needs.regions, weights, Cpu::new(Isa::detect(), placement.threads))?))
@@ -102,13 +102,13 @@ fn nothing_but_cpu() -> bool {
     ptx::MODULES.is_empty() || !is_present()
 }
 
-/// Bytes for caches and buffers where `placement` puts a model: all that a GPU has left beside the weights, and half of what the machine has, where it
-/// says so.
+/// Bytes for caches and buffers where `placement` puts a model: all that a GPU has left beside the weights, and half of what the machine has beside
+/// quantized ones, where it says so.
 ///
 /// # Errors
 /// As [`engine`], for a device that was asked for by name.
 pub fn room(needs: &Needs, weights: &WeightSet, placement: &Placement) -> Result<Option<u64>> {
-    let machine = memory::available().map(|free| free / 2);
+    let machine = memory::available().map(|free| free.saturating_sub(weights.quantized_bytes() as u64) / 2);
     let of = |driver| cuda::room(&open(driver, placement.precision.activations)?, needs, weights);
     let on = |device| match device {
         Flag::Cpu => Ok(machine),

@@ -50,6 +50,8 @@ struct Memory {
     weights: u64,
     /// Codes that were brought to rows, and scales.
     unpacked: u64,
+    /// Quantized weights once more, as the CPU multiplies them.
+    panels: u64,
     /// By region.
     regions: BTreeMap<&'static str, u64>,
     kv_cache_dtype: &'static str,
@@ -77,7 +79,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<Exit> {
 }
 
 fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64, unpacked: u64) -> Result<Memory> {
-    let bytes = needs(model, limits)?.regions;
+    let (bytes, panels) = (needs(model, limits)?.regions, model.weights.quantized_bytes() as u64);
     Ok(Memory {
         dtype: model.precision.activations.name(),
         context: limits.context,
@@ -85,10 +87,11 @@ fn measure(model: &Qwen2Vl, limits: &Limits, weights: u64, unpacked: u64) -> Res
         patches: limits.patches,
         weights,
         unpacked,
+        panels,
         regions: Region::ALL.into_iter().map(|r| (r.name(), bytes.get(r) as u64)).collect(),
         kv_cache_dtype: model.precision.cache.name(),
         kv_bytes_per_token: model.kv_layout(1, 1).bytes_per_token() as u64,
-        total: weights + bytes.total() as u64,
+        total: weights + panels + bytes.total() as u64,
     })
 }
 
@@ -107,6 +110,9 @@ impl fmt::Display for Memory {
         writeln!(f, "{:<8}{:>12.2} MiB, mapped from the files", "weights", mib(self.weights - self.unpacked))?;
         if self.unpacked > 0 {
             writeln!(f, "{:<8}{:>12.2} MiB of weights, unpacked from the files", "", mib(self.unpacked))?;
+        }
+        if self.panels > 0 {
+            writeln!(f, "{:<8}{:>12.2} MiB of codes, in panels for the CPU", "", mib(self.panels))?;
         }
         for (name, bytes) in &self.regions {
             writeln!(f, "{name:<8}{:>12.2} MiB", mib(*bytes))?;

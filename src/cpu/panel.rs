@@ -1,6 +1,6 @@
 //! Weight rows turned into columns: 16 rows by 32 k become 32 vectors, one per k, widened to f32.
 //!
-//! Owns the only loop that reads weights. Refuses to know what is multiplied with them. The surprise: rows are read in place, at any
+//! Owns the loop that reads weights of floats for many rows. Refuses to know what is multiplied with them. The surprise: rows are read in place, at any
 //! alignment; the last, short piece of a row is copied, so that nothing past the end of a row is ever touched.
 
 use super::simd::{Kernel, LANES, Lane16, Simd, prefetch};

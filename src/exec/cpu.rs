@@ -22,7 +22,7 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
-    /// An executor with regions of the given sizes. It brings the codes of `weights` into panels: whoever has no clone of them holds no rows any more.
+    /// An executor with regions of the given sizes. It brings the codes of `weights` into panels, and frees rows that nobody else holds.
     ///
     /// # Errors
     /// [`Error::Memory`] if the system refuses the memory.

@@ -1,4 +1,4 @@
-//! What the fast bodies share: operands as f32 rows, weights as slices in place, and tiles stored from several threads.
+//! What the fast bodies share: operands as f32 rows, weights as slices where they lie, and tiles stored from several threads.
 
 use super::input::Input;
 use super::norm::{NormKind, Normed};
@@ -154,7 +154,7 @@ pub fn product(cpu: &Cpu, x: &Operand, rows: usize, w: &Weight, units: &[Unit], 
 fn matmul_widened(cpu: &Cpu, x: &[f32], rows: usize, w: &Weight, units: &[Unit], epilogue: Epilogue) {
     let widen = |p: &Part| match &p.values {
         Values::Quantized(q) => (0..p.n).flat_map(|n| (0..p.k).map(move |k| q.value(n, k))).collect(),
-        Values::Float(..) | Values::Panels(_) => Vec::new(),
+        Values::Float(..) | Values::Panels(_) => unreachable!("the parts of a weight have one format and layout"),
     };
     let widened: Vec<Vec<f32>> = w.parts.iter().map(widen).collect();
     let parts: Vec<Rows> = w

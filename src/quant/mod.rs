@@ -1,7 +1,8 @@
 //! Quantized matrices: what a checkpoint's codes mean, whatever tool wrote them.
 //!
-//! It owns the three ways in which codes lie in memory and the one formula that gives them values. It refuses to know files, ops and devices. The
-//! surprise: codes stay in place where a file has them by rows (compressed-tensors does); only layouts that pack along other axes are repacked.
+//! It owns the ways in which codes lie in memory and the one formula that gives them values. It refuses to know files, ops and devices. The surprise:
+//! codes stay in place where a file has them by rows (compressed-tensors does); only layouts that pack along other axes are repacked. A CPU multiplies
+//! copies of them ([`panels`]).
 
 pub mod awq;
 pub mod fold;

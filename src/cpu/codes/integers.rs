@@ -1,7 +1,7 @@
 //! Rows of activations as 16-bit integers, spelt as an instruction set multiplies them with codes.
 //!
-//! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond the order
-//! of their unpacked codes. The surprise: f32 rows become two integer rows, the value and what its rounding left.
+//! Owns the rounding: a block of a row shares a scale, so that its sums with codes are exact in 32 bits. Refuses to know weights beyond the
+//! four columns of a dword. The surprise: f32 rows become two integer rows, the value and what its rounding left.
 
 use super::CHUNK;
 use crate::cpu::simd::{Isa, Kernel, LANES, Simd};

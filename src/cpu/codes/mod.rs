@@ -1,7 +1,7 @@
 //! Rows of integers times quantized weights: sums of a block are exact in 32 bits, so no instruction set can round them otherwise.
 //!
 //! Owns the order of the f32 chain over the blocks. Refuses to know units and epilogues. The surprise: since the sums are exact, instruction sets
-//! spell the integers as suits them ([`integers::Order`]), and rows come in any number, to the same bits.
+//! spell the integers as suits them ([`integers`]), and rows come in any number, to the same bits.
 
 pub mod integers;
 pub mod product;
@@ -51,6 +51,7 @@ impl<'a> Codes<'a> {
 
     /// The panels that hold some rows.
     pub(super) fn panels(&'a self, rows: Range<usize>) -> impl Iterator<Item = Panel<'a>> {
+        assert!(rows.end <= self.n, "rows {rows:?} of {}", self.n);
         let (depth, groups) = (self.depth(), self.k / self.group);
         (rows.start / LANES..rows.end.div_ceil(LANES)).map(move |panel| {
             let of_groups = panel * groups..(panel + 1) * groups;

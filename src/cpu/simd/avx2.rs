@@ -133,7 +133,6 @@ impl Simd for Avx2 {
         fn add_i32(self, a: I, b: I) -> I { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
         fn sub_i32(self, a: I, b: I) -> I { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
         fn mul_i32(self, a: I, b: I) -> I { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
-        fn xor(self, a: I, b: I) -> I { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
         fn half_bytes(self, v: I, i: usize) -> I {
             let mask = _mm256_set1_epi8(0xf);
             match i {

@@ -116,7 +116,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn add_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn sub_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
         fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
-        fn xor(self, a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
         fn half_bytes(self, v: __m512i, i: usize) -> __m512i {
             let mask = _mm512_set1_epi8(0xf);
             _mm512_and_si512(if i == 0 { v } else { _mm512_srli_epi16::<4>(v) }, mask)

@@ -226,7 +226,6 @@ pub trait Simd: Copy {
     fn sub_i32(self, a: Self::I, b: Self::I) -> Self::I;
     /// The low halves of the products.
     fn mul_i32(self, a: Self::I, b: Self::I) -> Self::I;
-    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     /// The low half bytes of all bytes (`i` 0), or the high ones.
     fn half_bytes(self, v: Self::I, i: usize) -> Self::I;
     /// What meets each plane of integers, of codes in unsigned bytes.

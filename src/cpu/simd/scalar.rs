@@ -153,10 +153,6 @@ impl Simd for Scalar {
         from_fn(|i| a[i].wrapping_mul(b[i]))
     }
     #[inline(always)]
-    fn xor(self, a: I, b: I) -> I {
-        from_fn(|i| a[i] ^ b[i])
-    }
-    #[inline(always)]
     fn half_bytes(self, v: I, i: usize) -> I {
         v.map(|x| x >> (4 * i) & 0x0f0f_0f0f)
     }
