@@ -5,6 +5,7 @@ use super::args::{ContextArgs, ModelArgs, PixelArgs, TextArgs, bytes};
 use super::budget::Budget;
 use super::device::room;
 use super::load::{Loaded, context, engine, limits};
+use super::memory;
 use crate::checkpoint::Summary;
 use crate::engine::Limits;
 use crate::error::{Error, Result};
@@ -92,6 +93,7 @@ enum LogFormat {
 /// # Errors
 /// Naming the flag or the file.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
+    memory::give_back_pieces();
     let key = key(args)?;
     log(args.log_format);
     let Loaded { model, placement, .. } = Loaded::open(&args.model, &args.pixels)?;
