@@ -1,4 +1,5 @@
-//! How many bytes this process may still take: what the machine has left, or what its control groups leave it, whichever is less.
+//! This process's memory: how many bytes it may still take, and that it gives large pieces back. It may take what the machine has left, or what its
+//! control groups leave it, whichever is less.
 //!
 //! Refuses to know what they are for. The surprise: in a container `/proc/meminfo` is the machine's, and the container's limit stands in a group
 //! of version 1 or 2. Where the group's path is that of the machine, the container sees its own group as the root, so all groups above count too, and

@@ -50,7 +50,7 @@ pub struct ServeArgs {
     /// Tokens that each answer may try ahead of their turn, where it repeats what came before; answers are the same
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=16))]
     num_speculative_tokens: u64,
-    /// Memory for the caches and buffers, such as 8GiB; weights are mapped and do not count [default: caches of 4 contexts, or what is free]
+    /// Memory for the caches and buffers, such as 8GiB; weights do not count [default: caches of 4 contexts, or what is free]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_memory: Option<u64>,
     /// Requests that may wait behind those that run; more are answered with 429
@@ -137,7 +137,7 @@ fn announce(budget: &Budget, weights: u64) {
         arena_bytes = budget.arena,
         state_bytes = budget.state,
         total_bytes = budget.total(),
-        "memory beside the mapped weights: {budget}"
+        "memory beside the weights: {budget}"
     );
 }
 

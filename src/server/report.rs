@@ -6,14 +6,13 @@ use super::answer::Usage;
 use super::calls::Call;
 use super::error::ApiError;
 use super::reader::{Delta, Reader};
-use super::unique;
+use super::{now, unique};
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use std::convert::Infallible;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A response under way.
 pub struct Report {
@@ -40,11 +39,6 @@ impl Message {
 
 fn part(text: &str) -> Value {
     json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 impl Report {

@@ -5,10 +5,9 @@ use super::calls::Call;
 use super::generate::Kind;
 use super::logprobs::{self, Entry};
 use super::reader::Delta;
-use super::{App, unique};
+use super::{App, now, unique};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What every object of an answer says, and what its chunks have said so far.
 pub struct Shape {
@@ -28,8 +27,16 @@ impl Shape {
     /// An answer of its own id; `logprobs` if its tokens are to have log probabilities.
     pub fn new(app: Arc<App>, kind: Kind, logprobs: bool) -> Shape {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Shape { app, kind, id: format!("{prefix}-{}", unique()), created, index: 0, logprobs, calls: 0, offset: 0 }
+        Shape {
+            app,
+            kind,
+            id: format!("{prefix}-{}", unique()),
+            created: now(),
+            index: 0,
+            logprobs,
+            calls: 0,
+            offset: 0,
+        }
     }
 
     /// The same for one of the answers.

@@ -44,6 +44,13 @@ pub trait Kernel {
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
 
+/// What a set says of itself.
+struct Facts {
+    rows: usize,
+    turns: bool,
+    digits: bool,
+}
+
 impl Isa {
     /// The sets this machine has, best first; always ends with the portable one.
     pub fn available() -> Vec<Isa> {
@@ -90,41 +97,29 @@ impl Isa {
 
     /// Whether `Simd::TURNS`.
     pub fn turns(self) -> bool {
-        struct Turns;
-        impl Kernel for Turns {
-            type Out = bool;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> bool {
-                S::TURNS
-            }
-        }
-        self.run(Turns)
+        self.facts().turns
     }
 
     /// The rows of `Simd::TILE`.
     pub fn tile_rows(self) -> usize {
-        struct Rows;
-        impl Kernel for Rows {
-            type Out = usize;
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> usize {
-                S::TILE.0
-            }
-        }
-        self.run(Rows)
+        self.facts().rows
     }
 
     /// `Simd::DIGITS`.
     pub fn digits(self) -> bool {
-        struct Digits;
-        impl Kernel for Digits {
-            type Out = bool;
+        self.facts().digits
+    }
+
+    fn facts(self) -> Facts {
+        struct Ask;
+        impl Kernel for Ask {
+            type Out = Facts;
             #[inline(always)]
-            fn run<S: Simd>(self, _: S) -> bool {
-                S::DIGITS
+            fn run<S: Simd>(self, _: S) -> Facts {
+                Facts { rows: S::TILE.0, turns: S::TURNS, digits: S::DIGITS }
             }
         }
-        self.run_integers(Digits)
+        self.run_integers(Ask)
     }
 
     /// Runs `kernel` compiled for this instruction set.
