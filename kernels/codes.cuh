@@ -19,16 +19,18 @@ template <>
 struct Lift<bf16> {
     static constexpr u32 UP = 0x7f007f00, UP_SIXTEENTH = 0x7d007d00, DOWN = 0xff00ff00;  // 2^127, 2^123, -2^127
     static constexpr float PER_ONE = 64.0f;                                               // 1 is lifted to 2^-6
+    static constexpr u32 MINUS_ONE = 0xbc80bc80, TWICE = 0x00800080;                      // -2^-6; added to it, doubles
 };
 template <>
 struct Lift<f16> {
     static constexpr u32 UP = 0x78007800, UP_SIXTEENTH = 0x68006800, DOWN = 0xf800f800;  // 2^15, 2^11, -2^15
     static constexpr float PER_ONE = 512.0f;                                              // 1 is lifted to 2^-9
+    static constexpr u32 MINUS_ONE = 0x98009800, TWICE = 0x04000400;                      // -2^-9
 };
 
 // The groups of STRIPS strips, one after the other: what this lane needs of the one at hand. Its scales, which the end of its chain wants, are
-// fetched when it begins; its zero points, which the beginning wants, a group ahead.
-template <class T, int STRIPS>
+// fetched when it begins; its zero points, which the beginning wants, a group ahead. COUNTED: `left` matters also where there are no zero points.
+template <class T, int BITS, int STRIPS, bool COUNTED>
 struct Groups {
     const u8* scales;  // of the group at hand, of the first strip
     const u8* zeros;   // of the group that is fetched next
@@ -38,21 +40,25 @@ struct Groups {
     float2 scale[STRIPS];
     u32 bias[STRIPS][2], zero[STRIPS];
 
-    // Begins with a group; groups beyond `last` are not read. `zero` is the zero point of all, unless there are many.
-    __device__ __forceinline__ void begin(int first, int last) {
-        left = last - first;
+    // Begins with a group; groups beyond `last` are not read.
+    __device__ __forceinline__ void begin(u32 first, u32 last) {
+        if (COUNTED) left = last - first;
         scales += first * SCALES;
         if (many) {
+            left = last - first;
             zeros += first * ZEROS;
             fetch_zeros();
+            lift();
+            if (left > 0) fetch_zeros();
+        } else {
+            constexpr u32 MIDDLE = Lift<T>::MINUS_ONE + (BITS - 1) * Lift<T>::TWICE;
+#pragma unroll
+            for (int i = 0; i < STRIPS; ++i) bias[i][0] = bias[i][1] = MIDDLE;
         }
         fetch_scales();
-        lift();
-        if (many && left > 0) fetch_zeros();
     }
 
-    // Not called at the last: what is beyond it counts nothing. COUNTED: `left` matters also where there are no zero points.
-    template <bool COUNTED>
+    // Not called at the last: what is beyond it counts nothing.
     __device__ __forceinline__ void advance() {
         if (COUNTED) --left;
         scales += SCALES;
@@ -94,12 +100,13 @@ struct Codes {
     static __device__ int log_slices(int K) { return (K >= 1536) + (K >= 3072) + (K >= 6144); }
 
     const u8* data;
-    int group;  // 32, 64, 128 or K
-    int zeros;  // whether there are zero points
+    int groups;  // of a row
+    int chains;  // groups that end in a turn: 4 of 32, 2 of 64, else 1
+    int zeros;   // bytes of a strip's zero points, 0 if there are none
 
     template <int BLOCKS>
     static __device__ __forceinline__ void slice(const Product<Codes>& p, float (&sum)[BLOCKS][4]) {
-        p.weight.group < TURN_K ? slice<BLOCKS, true>(p, sum) : slice<BLOCKS, false>(p, sum);
+        p.weight.chains > 1 ? slice<BLOCKS, true>(p, sum) : slice<BLOCKS, false>(p, sum);
     }
 
     using Tile = ::Tile<256, 64, 2, 8>;
@@ -113,16 +120,16 @@ struct Codes {
         const T* row = p.row(first_token + 8 * warp_id() + lane_id() / 4) + k;
         const u32 base = shared_address(pool) + lane_id() * 16, to = opaque(base + warp_id() * TILES * 512);
         const int s = p.strip(first_strip + Tile::warp_strip());
-        Groups<T, Tile::STRIPS> groups;
+        Groups<T, BITS, Tile::STRIPS, true> groups;
         const u8* codes = enter(p, s, groups);
         uint4 w[Tile::STRIPS][2];
         auto fetch_codes = [&](int load) {
 #pragma unroll
-            for (int i = 0; i < Tile::STRIPS; ++i) w[i][load % 2] = ld_global_stream(codes + i * groups.apart + load * 512);
+            for (int i = 0; i < Tile::STRIPS; ++i) ld_global_stream<1>(codes + i * groups.apart + load * 512, &w[i][load % 2]);
         };
         fetch_codes(0);
         fetch_codes(1);
-        groups.begin(0, p.weight.groups(p.K) - 1);
+        groups.begin(0, p.weight.groups - 1);
         auto fetch = [&](int turn) {
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
@@ -160,7 +167,7 @@ struct Codes {
                     for (int i = 0; i < Tile::STRIPS * Tile::BLOCKS; ++i) {
                         fold(acc[i / Tile::BLOCKS][i % Tile::BLOCKS], chain[i / Tile::BLOCKS][i % Tile::BLOCKS], groups.scale[i / Tile::BLOCKS]);
                     }
-                    if (groups.left > 0) groups.template advance<true>();
+                    if (groups.left > 0) groups.advance();
                 }
                 codes += TURN_BYTES;
             }
@@ -180,23 +187,26 @@ private:
     template <int BLOCKS, bool FINE>
     static __device__ __forceinline__ void slice(const Product<Codes>& p, float (&sum)[BLOCKS][4]) {
         constexpr int DEPTH = (BLOCKS == 4 ? 4 : 8) / LOADS, AHEAD = BLOCKS == 4 ? 2 : 4;
-        const int k = lane_id() % 4 * 8, begin = p.border(warp_id()), end = p.border(warp_id() + 1);
+        const int k = lane_id() % 4 * 8, begin = p.border_of_warp(warp_id()), end = p.border_of_warp(warp_id() + 1);
         const int whole = min(end, static_cast<int>(static_cast<u32>(p.K) / TURN_K));
-        const bool several = p.weight.group != p.K;
+        const bool several = p.weight.groups > 1;
         const u8* codes;
         const T* row[BLOCKS];
-        Groups<T, 1> groups;
+        Groups<T, BITS, 1, FINE> groups;
         const Up up = {opaque(Lift<T>::UP), opaque(Lift<T>::UP_SIXTEENTH)};
         // Begins with a turn.
         auto start = [&](int turn) {
             codes = enter(p, blockIdx.x, groups) + turn * TURN_BYTES;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) row[b] = p.row(8 * b + lane_id() / 4) + turn * TURN_K + k;
-            const int last = p.weight.groups(p.K) - 1, log = FINE ? p.weight.log_chains() : 0;
-            groups.begin(min(turn << log, last), min((end << log) - 1, last));
+            const int last = p.weight.groups - 1, chains = FINE ? p.weight.chains : 1;
+            groups.begin(min(turn * chains, last), min(end * chains - 1, last));
         };
         uint4 w[DEPTH][LOADS], x[AHEAD][BLOCKS];
-        auto fetch = [&](int turn, int load) { w[turn % DEPTH][load] = ld_global_stream(codes + turn * TURN_BYTES + load * 512); };
+        auto fetch = [&](int turn) { ld_global_stream<LOADS>(codes + turn * TURN_BYTES, w[turn % DEPTH]); };
+        auto fetch_half = [&](int turn, int half) {
+            ld_global_stream<LOADS / 2>(codes + turn * TURN_BYTES + half * (TURN_BYTES / 2), w[turn % DEPTH] + half * (LOADS / 2));
+        };
         // Of a tile of the turn that is so many after the one that `row` is at.
         auto fetch_rows = [&](int turn, int tile, bool inside) {
 #pragma unroll
@@ -222,7 +232,7 @@ private:
                 if (tile != TILES - 1 && !(FINE && p.weight.ends(tile))) continue;
 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) fold(sum[b], chain[b], groups.scale[0]);
-                if (FINE ? groups.left > 0 : more && several) groups.template advance<FINE>();
+                if (FINE ? groups.left > 0 : more && several) groups.advance();
             }
         };
         int left = whole - begin;
@@ -231,8 +241,7 @@ private:
 #pragma unroll
             for (int d = 0; d < DEPTH; ++d) {
                 if (d >= left) break;
-#pragma unroll
-                for (int load = 0; load < LOADS; ++load) fetch(d, load);
+                fetch(d);
             }
 #pragma unroll
             for (int tile = 0; tile < AHEAD; ++tile) fetch_rows(0, tile, true);
@@ -245,9 +254,9 @@ private:
                             fetch_rows(d, tile - 1 + AHEAD, true);
                             fetch_rows(d, tile + AHEAD, true);
                         }
-                        if (!far) return;
-#pragma unroll
-                        for (int i = load(tile - 1); i <= load(tile); ++i) fetch(d + DEPTH, i);
+                        // A turn at once, or in halves where the sums leave no registers for one that is in flight.
+                        if (BLOCKS == 4 && far) fetch_half(d + DEPTH, tile / 2);
+                        if (BLOCKS < 4 && far && tile == TILES - 1) fetch(d + DEPTH);
                     });
                     if (!more) break;
                 }
@@ -257,10 +266,9 @@ private:
             }
         }
         if (whole < end) {
-            start(whole);
+            start(opaque(whole));
             auto fetch_tail = [&](int tile) { fetch_rows(0, tile, (whole * TILES + tile) * TILE_K + k < p.K); };
-#pragma unroll
-            for (int load = 0; load < LOADS; ++load) fetch(0, load);
+            fetch(0);
 #pragma unroll
             for (int tile = 0; tile < AHEAD; ++tile) fetch_tail(tile);
             add(w[0], false, [&](int tile) {
@@ -273,28 +281,21 @@ private:
         for (int i = 0; i < 4 * BLOCKS; ++i) sum[i / 4][i % 4] = __fmul_rn(sum[i / 4][i % 4], Lift<T>::PER_ONE);
     }
 
-    // log2 of a turn's chains: those of groups of 32 and 64.
-    __device__ int log_chains() const { return group < TURN_K ? (group == 64) + 2 * (group == 32) : 0; }
-    // Groups of a row.
-    __device__ int groups(u32 K) const { return group == K ? 1 : K / TILE_K >> (2 - log_chains()); }
     // Whether a group's chain ends with this tile of a turn.
-    __device__ bool ends(int tile) const { return tile == TILES - 1 || group == 32 || (group == 64 && tile == 1); }
+    __device__ bool ends(int tile) const { return tile == TILES - 1 || chains > (tile % 2 ? 1 : 2); }
     // The load of a turn that has a tile, and whether the tile is its last.
     static __device__ constexpr int load(int tile) { return tile * LOADS / TILES; }
     static __device__ constexpr bool used_up(int tile) { return load(tile + 1) != load(tile); }
 
-    // Where this lane finds the codes of strips from `s` on; `groups` learns where scales and zero points are, or without these the zero point of all.
-    template <int STRIPS>
-    static __device__ __forceinline__ const u8* enter(const Product<Codes>& p, u32 s, Groups<T, STRIPS>& groups) {
-        const int count = p.weight.groups(p.K), codes = p.turns() * TURN_BYTES, scales = count * STRIP * sizeof(float);
-        const int strip = codes + scales + p.weight.zeros * (count + (count & 1)) * STRIP;
-        const u8* at = p.weight.data + static_cast<size_t>(s) * strip;
-        groups.scales = at + codes + lane_id() / 4 * 8;
+    // Where this lane finds the codes of strips from `s` on; `groups` learns where scales and zero points are.
+    template <class Groups>
+    static __device__ __forceinline__ const u8* enter(const Product<Codes>& p, u32 s, Groups& groups) {
+        const u32 codes = p.turns() * TURN_BYTES, zeros = codes + p.weight.groups * STRIP * sizeof(float), strip = zeros + p.weight.zeros;
+        const u8* at = p.weight.data + static_cast<u64>(s) * strip;
+        groups.scales = at + (codes + lane_id() / 4 * 8);
         groups.many = p.weight.zeros;
-        if (groups.many) groups.zeros = at + codes + scales + lane_id() / 4 * 2;
+        if (groups.many) groups.zeros = at + (zeros + lane_id() / 4 * 2);
         groups.apart = s + 1 < p.strips() ? strip : 0;
-#pragma unroll
-        for (int i = 0; i < STRIPS; ++i) groups.zero[i] = BITS == 4 ? 0x0808 : 0x8080;
         return at + lane_id() * 16;
     }
 

@@ -38,6 +38,8 @@ struct Product {
     __device__ int turns() const { return ceil_div<u32>(K, W::TURN_K); }
     // The first turn of a slice.
     __device__ int border(int slice) const { return turns() * slice >> W::log_slices(K); }
+    // The same in the narrow shape, whose block has a warp for each slice.
+    __device__ int border_of_warp(int warp) const { return turns() * warp >> (31 - __clz(blockDim.x / WARP)); }
     // Beyond the end: the last. Its sums are thrown away.
     __device__ const T* row(int token) const {
         const int m = min(token, M - 1);
@@ -89,10 +91,11 @@ struct Narrow {
         // Unsigned, since such divisions are shifts. A thread keeps its column.
         const u32 M = p.M, column = threadIdx.x % COLUMNS, at = blockIdx.x * COLUMNS + column;
         if (at >= static_cast<u32>(p.N) / E::MEMBERS) return share;
+        const typename W::Sum* mine = &sums[0][0][place(column / 8 * 2, column % 8 * 4)];
         for (u32 token = threadIdx.x / COLUMNS; token < M; token += blockDim.x / COLUMNS) {
             typename W::Sum total[E::MEMBERS] = {};
             // The second member's feature is 8 higher: its sum is of plane 1.
-            const typename W::Sum* from = &sums[0][token / 8][place(column / 8 * 2 + token % 2, column % 8 * 4 + token % 8 / 2)];
+            const typename W::Sum* from = mine + token / 8 * SUMS + place(token % 2, token % 8 / 2);
             u32 left = blockDim.x / WARP;
 #pragma unroll 1
             do {

@@ -6,13 +6,13 @@
 #include "w8a8.cuh"
 
 #define FLOATS_PARAMS(T) const T *x, const T *weight
-#define W4A16_PARAMS(T) const T *x, const u8 *weight, int group, int zeros
+#define W4A16_PARAMS(T) const T *x, const u8 *weight, int groups, int chains, int zeros
 #define W8A16_PARAMS(T) W4A16_PARAMS(T)
 #define W8A8_PARAMS(T) const i8 *x, const float *x_scales, const u8 *weight
 
 #define FLOATS_PRODUCT(T, ...) (Product<Floats<T>>{x, {weight}, __VA_ARGS__})
-#define W4A16_PRODUCT(T, ...) (Product<Codes<T, 4>>{x, {weight, group, zeros}, __VA_ARGS__})
-#define W8A16_PRODUCT(T, ...) (Product<Codes<T, 8>>{x, {weight, group, zeros}, __VA_ARGS__})
+#define W4A16_PRODUCT(T, ...) (Product<Codes<T, 4>>{x, {weight, groups, chains, zeros}, __VA_ARGS__})
+#define W8A16_PRODUCT(T, ...) (Product<Codes<T, 8>>{x, {weight, groups, chains, zeros}, __VA_ARGS__})
 #define W8A8_PRODUCT(T, ...) (Product<Int8>{x, {weight, x_scales}, __VA_ARGS__})
 
 // The shapes of a kernel whose entries ENTRY(NAME, SHAPE, FORMAT, ...) makes.

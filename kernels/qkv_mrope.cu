@@ -103,7 +103,7 @@ struct Scatter {
     int tokens, H, G, block, section_t, section_h;
 
     template <int W>
-    __device__ __forceinline__ void operator()(int pair, int token, float (&x)[2][W]) const {
+    __device__ __forceinline__ void operator()(u32 pair, int token, float (&x)[2][W]) const {
         const int head = pair / HALF, first = pair % HALF;
         const int slot = head < H ? 0 : slots[token];
         if (slot < 0) return;
@@ -119,7 +119,7 @@ struct Scatter {
             }
         }
         if (head < H) {
-            T* to = q + (static_cast<size_t>(token) * H + head) * HEAD + first;
+            T* to = q + (static_cast<u64>(static_cast<u32>(token)) * static_cast<u32>(H) + head) * HEAD + first;
             store(to, x[0]);
             store(to + HALF, x[1]);
         } else {
@@ -132,7 +132,7 @@ struct Scatter {
 
     // The row of the cache that a slot has for a head of keys or values.
     __device__ __forceinline__ size_t row(int head, int slot) const {
-        return (static_cast<size_t>(slot / block) * G + (head - H) % G) * block + slot % block;
+        return (static_cast<size_t>(slot / block) * G + head - (head < H + G ? H : H + G)) * block + slot % block;
     }
 
     // What is left to do when the block has kept its elements.

@@ -15,7 +15,7 @@ __device__ __forceinline__ void stream(const Product<W>& p, const typename W::Ty
     constexpr int LANE = 16 / sizeof(T), TILE_K = 4 * LANE, TILE = STRIP * TILE_K, TILES = W::TURN_K / TILE_K;
     constexpr int DEPTH = BLOCKS == 1 ? 8 : BLOCKS == 2 ? 4 : 3;
     const int lane = lane_id(), k = lane % 4 * LANE;
-    const int begin = p.border(warp_id()) * TILES, end = min(p.border(warp_id() + 1) * TILES, ceil_div(p.K, TILE_K));
+    const int begin = p.border_of_warp(warp_id()) * TILES, end = min(p.border_of_warp(warp_id() + 1) * TILES, ceil_div(p.K, TILE_K));
     const int whole = min(end, p.K / TILE_K);
     weight += begin * TILE + lane * LANE;
     const T* row[BLOCKS];
@@ -25,8 +25,7 @@ __device__ __forceinline__ void stream(const Product<W>& p, const typename W::Ty
     uint4 w[DEPTH][2], x[DEPTH][BLOCKS];
     // Of the tile that is so many after the one that `weight` and `row` are at.
     auto fetch = [&](int slot, int tile, bool inside) {
-        w[slot][0] = ld_global_stream(weight + tile * TILE);
-        w[slot][1] = ld_global_stream(weight + tile * TILE + TILE / 2);
+        ld_global_stream<2>(weight + tile * TILE, w[slot]);
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
             x[slot][b] = inside ? *reinterpret_cast<const uint4*>(row[b] + tile * TILE_K) : make_uint4(0, 0, 0, 0);

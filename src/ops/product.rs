@@ -43,16 +43,23 @@ pub fn rows_per_counter(weight: Matrix) -> usize {
     wide(weight.format).rows
 }
 
-/// Begins a launch of a family with what it multiplies: rows and their scales, the weight, and what a kernel must know of its groups, which are
-/// their columns and whether they have zero points. With `half`, the weight is stored in pairs of rows that far apart.
+/// Begins a launch of a family with what it multiplies: rows and their scales, the weight, and what `kernels/codes.cuh` must know of its groups.
+/// With `half`, the weight is stored in pairs of rows that far apart.
 pub fn launch(family: String, x: &Input, weight: Matrix, half: Option<usize>) -> Launch {
     let (format, launch) = (weight.format, x.read(Launch::new(family_of(family, weight))));
     match format.groups() {
-        Some(Groups { group, zeros, .. }) => {
-            launch.weight(weight.id, Layout::Codes { format, half }).i32(group).i32(zeros.into())
+        Some(groups) => {
+            let k = x.cols();
+            let launch = launch.weight(weight.id, Layout::Codes { format, half }).i32(k / groups.group);
+            launch.i32(chains(groups.group)).i32(groups.zero_bytes(k))
         }
         None => launch.weight(weight.id, Layout::Tiled { dtype: x.x.dtype, half }),
     }
+}
+
+/// Groups that end in a turn of 128 columns; 1 of groups that are turns, or rows.
+fn chains(group: usize) -> usize {
+    if matches!(group, 32 | 64) { 128 / group } else { 1 }
 }
 
 /// The name of a family of kernels, with the format of the weights unless they are floats.

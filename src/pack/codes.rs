@@ -6,7 +6,7 @@
 //! points u8 `[group][8][2]`, padded to 32 bytes, of rows `g` and `g + 8` side by side.
 
 use super::ROWS;
-use crate::quant::{Codes, Format, Groups, Quantized};
+use crate::quant::{Codes, Format, Quantized};
 
 /// Columns that a loop of a kernel takes at a time.
 const TURN: usize = 128;
@@ -18,25 +18,21 @@ const LANE: usize = 16;
 #[derive(Debug, Clone, Copy)]
 pub struct Strip {
     bits: usize,
-    zeros: bool,
     k: usize,
     groups: usize,
+    zero_bytes: usize,
 }
 
 impl Strip {
     /// Of a quantized format whose activations are not.
     pub fn new(format: Format, k: usize) -> Strip {
-        let Some(Groups { bits, group, zeros }) = format.groups() else {
-            unreachable!("{format} weights have a layout of their own")
-        };
-        Strip { bits, zeros, k, groups: k / group }
+        let Some(groups) = format.groups() else { unreachable!("{format} weights have a layout of their own") };
+        Strip { bits: groups.bits, k, groups: k / groups.group, zero_bytes: groups.zero_bytes(k) }
     }
 
     /// Bytes of all three.
     pub fn bytes(&self) -> usize {
-        // A strip begins where a sector of memory does.
-        let zeros = if self.zeros { self.groups.next_multiple_of(2) } else { 0 };
-        self.code_bytes() + (4 * self.groups + zeros) * ROWS
+        self.code_bytes() + 4 * self.groups * ROWS + self.zero_bytes
     }
 
     fn code_bytes(&self) -> usize {
@@ -56,7 +52,7 @@ impl Strip {
             for group in 0..self.groups {
                 let scale = source.map_or(0.0, |(q, n)| q.scales[n * self.groups + group]);
                 scales[4 * slot(group)..][..4].copy_from_slice(&scale.to_le_bytes());
-                if self.zeros {
+                if self.zero_bytes > 0 {
                     zeros[slot(group)] = source.map_or(0, |(q, n)| q.zero(n, group) as u8);
                 }
             }

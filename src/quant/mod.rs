@@ -46,6 +46,13 @@ pub struct Groups {
     pub zeros: bool,
 }
 
+impl Groups {
+    /// Bytes of the zero points of 16 rows of `k` columns on a device: one for each row and group, and what fills the last sector of 32.
+    pub const fn zero_bytes(self, k: usize) -> usize {
+        if self.zeros { (16 * (k / self.group)).next_multiple_of(32) } else { 0 }
+    }
+}
+
 impl Format {
     /// Its groups; none of floats and of what multiplies int8.
     pub const fn groups(self) -> Option<Groups> {
