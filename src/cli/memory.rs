@@ -1,4 +1,4 @@
-//! This process's memory: how many bytes it may still take, and that it gives large pieces back. It may take what the machine has left, or what its
+//! This process's memory: how many bytes it may still take, and that it gives back what it freed. It may take what the machine has left, or what its
 //! control groups leave it, whichever is less.
 //!
 //! Refuses to know what they are for. The surprise: in a container `/proc/meminfo` is the machine's, and the container's limit stands in a group
@@ -6,6 +6,8 @@
 //! those that are not there count nothing. Pages of files, as those of mapped weights, are room: the system drops them, and `MemAvailable` has them too.
 
 use std::path::Path;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use std::time::Duration;
 
 /// What a version of control groups calls things.
 struct Version {
@@ -66,13 +68,25 @@ fn left_by(group: &Path, version: &Version) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(files)))
 }
 
-/// Lets large pieces of memory go back to the system when they are freed. glibc raises the size that it maps apart each time such a piece is freed, and
-/// keeps what is smaller: tens of MB for each of its arenas once some pictures were decoded. For before there are other threads.
-pub fn give_back_pieces() {
-    // SAFETY: it sets a number of the allocator.
+/// A trim takes some milliseconds, in which a thread that allocates may wait.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
+/// Lets memory that was freed go back to the system: large pieces at once, all the rest every few seconds. glibc by itself keeps what is smaller than a
+/// limit that it raises to 32 MiB, and in each of its arenas, one for every few threads, the most that was ever in use there: hundreds of MB once many
+/// pictures were decoded. For before there are other threads.
+pub fn give_back_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    {
+        // SAFETY: it sets a number of the allocator.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20) };
+        let work = || loop {
+            std::thread::sleep(TRIM_EVERY);
+            // SAFETY: it needs nothing, from any thread.
+            unsafe { libc::malloc_trim(0) };
+        };
+        // Without it the process only keeps more.
+        drop(std::thread::Builder::new().name("trim".into()).spawn(work));
     }
 }
 

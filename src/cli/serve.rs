@@ -93,7 +93,7 @@ enum LogFormat {
 /// # Errors
 /// Naming the flag or the file.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
-    memory::give_back_pieces();
+    memory::give_back_freed();
     let key = key(args)?;
     log(args.log_format);
     let Loaded { model, placement, .. } = Loaded::open(&args.model, &args.pixels)?;
