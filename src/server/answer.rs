@@ -14,7 +14,7 @@ use crate::text::stream::StreamDecoder;
 use crate::text::tokenizer::Show;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// An answer that is being made.
 pub struct Answer {
@@ -70,14 +70,24 @@ pub struct Admitted {
 }
 
 impl Answer {
-    /// Sends a request to the engine, and gives its answers; `turn` bounds how many requests are there.
-    pub fn begin(app: Arc<App>, request: Request, stops: Vec<String>, admitted: Admitted, turn: Turn) -> Vec<Answer> {
+    /// Sends a request to the engine, and gives its answers when that has taken it; `turn` bounds how many requests are there.
+    ///
+    /// # Errors
+    /// 4xx if the engine refuses the request, 500 if there is none.
+    pub async fn begin(
+        app: Arc<App>,
+        request: Request,
+        stops: Vec<String>,
+        admitted: Admitted,
+        turn: Turn,
+    ) -> Result<Vec<Answer>, ApiError> {
         let Admitted { arrived, deadline, place, log } = admitted;
         let place = Arc::new(place);
         let usage = Usage { prompt: request.prompt.ids.len(), ..Usage::default() };
         let channels = (0..request.choices).map(|_| mpsc::channel(request.max_new_tokens + 1));
         let (senders, receivers): (Vec<_>, Vec<_>) = channels.unzip();
-        app.worker.submit(Job { request, events: senders, arrived, turn });
+        let (taken, told) = oneshot::channel();
+        app.worker.submit(Job { request, taken, events: senders, arrived, turn });
         let answer = |events| Answer {
             app: app.clone(),
             events,
@@ -91,7 +101,14 @@ impl Answer {
             _place: place.clone(),
             usage,
         };
-        receivers.into_iter().map(answer).collect()
+        let mut answers: Vec<_> = receivers.into_iter().map(answer).collect();
+        let refused = match told.await {
+            Ok(Ok(())) => return Ok(answers),
+            Ok(Err(e)) => e.into(),
+            Err(_) => ApiError::internal(),
+        };
+        answers.iter_mut().for_each(Answer::fail);
+        Err(refused)
     }
 
     /// The next piece of text, and at last the end.
@@ -106,8 +123,14 @@ impl Answer {
                     self.usage.cached = timing.reused;
                     self.done(finish)
                 }
-                Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
-                Ok(None) => return Err(self.failed(ApiError::internal())),
+                Ok(Some(What::Failed(e))) => {
+                    self.fail();
+                    return Err(e.into());
+                }
+                Ok(None) => {
+                    self.fail();
+                    return Err(ApiError::internal());
+                }
                 Err(_) => return Err(ApiError::deadline()),
             };
             if !text.is_empty() {
@@ -139,9 +162,8 @@ impl Answer {
         passed.text + &self.stops.finish()
     }
 
-    fn failed(&mut self, error: ApiError) -> ApiError {
+    fn fail(&mut self) {
         self.end = Some("error");
-        error
     }
 }
 

@@ -82,10 +82,10 @@ pub struct Begun {
     pub stream: Option<StreamOptions>,
 }
 
-/// From a checked body to the engine.
+/// From a checked body to the engine, which has taken the request when this ends: until then a refusal has its own status, of a stream too.
 ///
 /// # Errors
-/// 400, naming the field.
+/// 400, naming the field; 500 without an engine.
 pub async fn begin(app: &Arc<App>, kind: Kind, mut body: Body, admitted: Admitted) -> Result<Begun, ApiError> {
     app.check_model(body.model.as_deref())?;
     if let Some(List(messages)) = &mut body.messages {
@@ -96,7 +96,7 @@ pub async fn begin(app: &Arc<App>, kind: Kind, mut body: Body, admitted: Admitte
     // The body and its pictures end here.
     let (request, form) = app.preparing.run(move || prepare(&owner, kind, body)).await?;
     let logprobs = request.controls.top_logprobs.is_some();
-    let answers = Answer::begin(app.clone(), request, form.stops, admitted, turn);
+    let answers = Answer::begin(app.clone(), request, form.stops, admitted, turn).await?;
     let readers = answers.into_iter().map(|answer| Reader::new(answer, form.reading)).collect();
     Ok(Begun { readers, logprobs, stream: form.stream })
 }

@@ -16,11 +16,13 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A request on its way to the engine.
 pub struct Job {
     pub request: Request,
+    /// Told once the engine has the request, or why it does not take it. Closed where there is no engine.
+    pub taken: oneshot::Sender<Result<()>>,
     /// One for each of the request's answers, with room for all that may become of it. Closed without an end where the engine broke; whoever closes
     /// the other side cancels the answer.
     pub events: Vec<mpsc::Sender<What>>,
@@ -221,18 +223,20 @@ impl Batch<'_> {
     }
 
     fn submit(&mut self, core: &mut impl Core, job: Job) {
-        let Job { request, events, arrived, turn } = job;
-        match core.submit(request) {
+        let Job { request, taken, events, arrived, turn } = job;
+        let told = match core.submit(request) {
             Ok(id) => {
                 let (waited, turn) = (arrived.elapsed(), Arc::new(turn));
                 for (choice, events) in events.into_iter().enumerate() {
                     let job = UnderWay { events, arrived, waited, last_token: None, _turn: turn.clone() };
                     self.jobs.insert((id, choice), job);
                 }
+                taken.send(Ok(()))
             }
-            // Each of its answers is told, if somebody still listens.
-            Err(e) => events.iter().for_each(|events| drop(events.try_send(What::Failed(e.clone())))),
-        }
+            Err(e) => taken.send(Err(e)),
+        };
+        // A client that is gone is seen before the next step.
+        drop(told);
     }
 
     /// Ends the jobs that nobody reads any more, and all of them at the end.

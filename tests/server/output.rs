@@ -322,6 +322,11 @@ fn what_cannot_be_followed_is_refused_by_name() {
     assert_eq!(plain(json!({ "logprobs": 21 })), "logprobs");
     assert_eq!(plain(json!({ "top_logprobs": 2 })), "top_logprobs");
     assert_eq!(plain(json!({ "tools": tools() })), "tools");
+    // What only the engine knows is refused before a stream begins.
+    for stream in [false, true] {
+        assert_eq!(plain(json!({ "prompt": [1_000_000_000], "stream": stream })), "prompt");
+    }
+    server.until("vllm:request_success_total{model_name=\"demo\",finished_reason=\"error\"}", 2.0);
 }
 
 #[test]

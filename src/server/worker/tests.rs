@@ -74,28 +74,29 @@ impl Core for Parrot {
     }
 }
 
-/// Hands a job of one answer over and gives what becomes of it.
+/// Hands a job over and gives what becomes of it.
 fn submit(worker: &Worker, ids: &[u32]) -> mpsc::Receiver<What> {
-    let (events, out) = mpsc::channel(ids.len() + 1);
-    submit_to(worker, ids, vec![events]);
-    out
+    submit_told(worker, ids).1
 }
 
-/// Hands a job over that has an answer for each of `events`.
-fn submit_to(worker: &Worker, ids: &[u32], events: Vec<mpsc::Sender<What>>) {
+/// Hands a job over and gives whether the engine takes it, and what becomes of it.
+fn submit_told(worker: &Worker, ids: &[u32]) -> (oneshot::Receiver<Result<()>>, mpsc::Receiver<What>) {
+    let (events, out) = mpsc::channel(ids.len() + 1);
+    let (taken, told) = oneshot::channel();
     let request = Request {
         prompt: Prompt { ids: ids.to_vec(), spans: Vec::new() },
         positions: Positions { thw: Default::default(), next: 0 },
         media: Vec::new(),
         sampling: Sampling::GREEDY,
         controls: Controls::default(),
-        choices: events.len(),
+        choices: 1,
         priority: 0,
         max_new_tokens: ids.len(),
         stop: Vec::new(),
     };
     let turn = Pool::new(1).turn().now_or_never().unwrap().unwrap();
-    worker.submit(Job { request, events, arrived: Instant::now(), turn });
+    worker.submit(Job { request, taken, events: vec![events], arrived: Instant::now(), turn });
+    (told, out)
 }
 
 /// All of it, in short.
@@ -142,20 +143,30 @@ fn jobs_run_together() {
 #[test]
 fn what_fails_alone_ends_alone() {
     let (worker, _) = worker(1);
-    let [a, none, b] = outcomes(&worker, [&[1, MEET, POISON, 2], &[], &[MEET, 3, 4]]);
+    let [a, b] = outcomes(&worker, [&[1, MEET, POISON, 2], &[MEET, 3, 4]]);
     assert_eq!(a, ["1", "12", "NaN"]);
-    assert_eq!(none, ["prompt: is empty"]);
     assert_eq!(b, ["12", "3", "4", "length"]);
     assert!(worker.is_healthy());
 }
 
 #[test]
-fn a_refusal_is_told_to_all_answers() {
+fn what_is_taken_and_what_is_refused_is_told_at_once() {
     let (worker, _) = worker(1);
-    let (events, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel(1)).unzip();
-    submit_to(&worker, &[], events);
-    let told: Vec<_> = answers.into_iter().map(read).collect();
-    assert_eq!(told, [["prompt: is empty"]; 3]);
+    let (told, out) = submit_told(&worker, &[MEET]);
+    assert!(told.blocking_recv().unwrap().is_ok());
+    // The one under way waits for company that a refused one is not.
+    let (told, refused) = submit_told(&worker, &[]);
+    assert_eq!(told.blocking_recv().unwrap().unwrap_err().to_string(), "prompt: is empty");
+    assert_eq!(read(refused), [""; 0]);
+    assert_eq!(outcomes(&worker, [&[MEET]]), [["12", "length"]]);
+    assert_eq!(read(out), ["12", "length"]);
+}
+
+#[test]
+fn where_there_is_no_engine_nothing_is_told() {
+    let (worker, _) = worker(1);
+    worker.end();
+    assert!(submit_told(&worker, &[1]).0.blocking_recv().is_err());
 }
 
 #[test]
