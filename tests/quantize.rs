@@ -66,6 +66,31 @@ fn what_is_read_is_what_was_chosen() {
 }
 
 #[test]
+fn inspect_counts_what_the_cpu_has_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--method", "rtn", "--format", "w4a16", "--group-size", "32", "--zero-points"];
+    let model = quantized(dir.path(), "codes", &flags);
+    // Of a code half a byte, of a group an f32 and a zero point.
+    let weights = ModelFiles::open(&model).unwrap().weights;
+    let sizes = weights.matrices().map(|m| m.codes().n * m.codes().k);
+    let want: usize = sizes.map(|size| size / 2 + size / 32 * 5).sum();
+    let inspect =
+        |model: &str, json: &[&str]| good(&[&["inspect", "--model", model, "--device", "cpu"], json].concat());
+    let model = model.to_str().unwrap();
+    let memory = |model: &str| -> Value {
+        serde_json::from_str::<Value>(&inspect(model, &["--json"])).unwrap()["memory"].clone()
+    };
+    let codes = memory(model);
+    assert_eq!(codes["panels"], want);
+    let regions: u64 = codes["regions"].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+    assert_eq!(codes["total"], codes["weights"].as_u64().unwrap() + want as u64 + regions);
+    assert!(inspect(model, &[]).contains("MiB of codes, in panels for the CPU"));
+    let floats = demo();
+    assert_eq!(memory(floats.to_str().unwrap())["panels"], 0);
+    assert!(!inspect(floats.to_str().unwrap(), &[]).contains("panels"));
+}
+
+#[test]
 fn int8_activations_have_signed_codes_and_smoothed_norms() {
     let dir = tempfile::tempdir().unwrap();
     let out = quantized(dir.path(), "w8a8", &["--format", "w8a8", "--samples", "3"]);
