@@ -4,9 +4,9 @@ use super::App;
 use super::body::Body;
 use super::error::ApiError;
 use super::form::Asked;
-use super::generate::Kind;
 use super::json::Switch;
 use super::prompt::within;
+use super::shape::Kind;
 use super::tools::Tools;
 use crate::engine::{Controls, MAX_TOP_LOGPROBS};
 

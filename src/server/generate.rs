@@ -7,7 +7,7 @@ use super::controls::controls;
 use super::error::ApiError;
 use super::json::{self, List};
 use super::reader::{Delta, Reader, Reading};
-use super::shape::Shape;
+use super::shape::{Kind, Shape};
 use super::tools::Tools;
 use super::{App, RequestId, prompt};
 use crate::engine::Request;
@@ -22,15 +22,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Which of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `POST /v1/chat/completions`
-    Chat,
-    /// `POST /v1/completions`
-    Plain,
-}
 
 /// Answers a request of either route.
 pub async fn answer(

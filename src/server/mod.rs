@@ -229,7 +229,7 @@ impl App {
 /// If what is wrong with it is called the server's fault.
 #[cfg(fuzzing)]
 pub fn read_body(bytes: &[u8]) {
-    for kind in [generate::Kind::Chat, generate::Kind::Plain] {
+    for kind in [shape::Kind::Chat, shape::Kind::Plain] {
         let read = generate::parse(&Bytes::copy_from_slice(bytes), kind);
         let read = read.and_then(|body| {
             let mut turns = prompt::turns(body.messages.as_ref().map_or(&[], |list| &list.0))?;

@@ -2,8 +2,9 @@
 
 use super::body::{Tokenize, check_messages};
 use super::error::ApiError;
-use super::generate::{Kind, answer};
+use super::generate::answer;
 use super::limits::BODY;
+use super::shape::Kind;
 use super::{App, auth, json, page, prompt, responses};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};

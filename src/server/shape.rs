@@ -2,12 +2,20 @@
 
 use super::answer::Usage;
 use super::calls::Call;
-use super::generate::Kind;
 use super::logprobs::{self, Entry};
 use super::reader::Delta;
 use super::{App, now, unique};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Which of the two routes an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `POST /v1/chat/completions`
+    Chat,
+    /// `POST /v1/completions`
+    Plain,
+}
 
 /// What every object of an answer says, and what its chunks have said so far.
 pub struct Shape {

@@ -1,6 +1,5 @@
 //! One client: a chat as a stream of events over plain HTTP, and the time of each piece.
 
-use super::load::Chat;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -94,9 +93,8 @@ impl Client {
         request.send(body)
     }
 
-    /// Sends a chat and reads its answer to the end.
-    pub fn chat(&self, chat: &Chat) -> Outcome {
-        let body = chat.body(&self.model);
+    /// Sends a chat, in JSON, and reads its answer to the end.
+    pub fn chat(&self, body: &str) -> Outcome {
         let start = Instant::now();
         match self.post("/v1/chat/completions", body.as_bytes()) {
             Ok(reply) if reply.status() == 200 => {

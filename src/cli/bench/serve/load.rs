@@ -108,7 +108,7 @@ impl Load {
             while let Some(chat) = self.chats.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let due = Duration::try_from_secs_f64(chat.due).unwrap_or(Duration::MAX);
                 std::thread::sleep(due.saturating_sub(start.elapsed()));
-                done.push((chat.shows, client.chat(chat)));
+                done.push((chat.shows, client.chat(&chat.body(&client.model))));
             }
             done
         };

@@ -92,7 +92,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     let client = Client::new(url, args.api_key.clone())?;
     let load = Load::new(args)?;
     // Not counted.
-    client.chat(&load.first());
+    client.chat(&load.first().body(&client.model));
     let (outcomes, seconds) = load.run(&client);
     let report = Report::new(url, &client.model, args, seconds, &outcomes);
     if let Some(file) = &args.plot {
