@@ -119,7 +119,7 @@ struct Scatter {
             }
         }
         if (head < H) {
-            T* to = q + (static_cast<u64>(static_cast<u32>(token)) * static_cast<u32>(H) + head) * HEAD + first;
+            T* to = q + (static_cast<size_t>(token) * H + head) * HEAD + first;
             store(to, x[0]);
             store(to + HALF, x[1]);
         } else {
