@@ -8,7 +8,7 @@ use super::panel::{Rows16, STEP, Sink, Storage, Store};
 use super::simd::{Kernel, LANES, Lane16, Simd};
 use std::marker::PhantomData;
 
-/// The most rows that are multiplied this way. 8 rows are bound by arithmetic, no longer by memory.
+/// The most rows that are multiplied at a time. 8 rows are bound by arithmetic, no longer by memory.
 pub const MAX_ROWS: usize = 8;
 
 /// The number of rows that `rows` are computed as: few kernels are compiled, each for its number of accumulators.

@@ -76,6 +76,8 @@ pub type Epilogue<'a> = &'a (dyn Fn(usize, &mut Tile) + Sync);
 const GROUP: usize = 128;
 /// The same for a few rows, which pack nothing: threads wait less for the one that takes the last task.
 const GROUP_OF_FEW: usize = 64;
+/// The most rows that count as few. Weights that were just read once are turned once more in less time than they are packed.
+const FEW: usize = 2 * MAX_ROWS;
 /// Rows of a task at most: the sums of a group then take 256 KiB.
 const ROWS: usize = 512;
 
@@ -93,7 +95,7 @@ pub fn matmul(cpu: &Cpu, a: &[f32], t: usize, parts: &[Rows], units: &[Unit], ep
     for part in parts {
         assert!((part.k, part.dtype) == (k, dtype) && part.bytes.len() == part.n * k * dtype.size(), "parts differ");
     }
-    let few = t <= MAX_ROWS && cpu.isa().turns();
+    let few = t <= FEW && cpu.isa().turns();
     let group = if few { GROUP_OF_FEW } else { GROUP };
     let mut spare = cpu.scratch().pop().unwrap_or_default();
     let (a, stride) = match few {
@@ -178,14 +180,17 @@ fn each_task(cpu: &Cpu, (t, group): (usize, usize), units: &[Unit], epilogue: Ep
 type TaskProduct<'a> =
     &'a (dyn for<'s> Fn(&'s mut Vec<Lane16>, Range<usize>, &[Unit], &[Unit]) -> &'s mut [Lane16] + Sync);
 
-/// `[t, k]` to `[k, padded t]`.
+/// `[t, k]` to `[k, padded t]`, of [`MAX_ROWS`] rows at a time.
 fn interleave<'s>(a: &[f32], k: usize, scratch: &'s mut Vec<Lane16>) -> &'s [f32] {
     let t = padded(a.len() / k);
     let [to] = carve(scratch, [(t * k).div_ceil(LANES)]);
     let to = &mut cast_slice_mut(to)[..t * k];
     to.fill(0.0);
-    for (i, row) in a.chunks_exact(k).enumerate() {
-        to[i..].iter_mut().step_by(t).zip(row).for_each(|(to, a)| *to = *a);
+    for (a, to) in a.chunks(MAX_ROWS * k).zip(to.chunks_mut(MAX_ROWS * k)) {
+        let t = to.len() / k;
+        for (i, row) in a.chunks_exact(k).enumerate() {
+            to[i..].iter_mut().step_by(t).zip(row).for_each(|(to, a)| *to = *a);
+        }
     }
     to
 }
@@ -267,9 +272,13 @@ fn product_of_few<'s, D: Storage>(
     next: &[&[u8]],
     scratch: &'s mut Vec<Lane16>,
 ) -> &'s mut [Lane16] {
-    let t = a.len() / k;
-    let [c] = carve(scratch, [t * rows.len().div_ceil(LANES)]);
-    isa.run(Gemv { a, t, rows, next, c, storage: PhantomData::<D> });
+    let vectors = rows.len().div_ceil(LANES);
+    let [c] = carve(scratch, [a.len() / k * vectors]);
+    let mut passes = a.chunks(MAX_ROWS * k).zip(c.chunks_mut(MAX_ROWS * vectors)).peekable();
+    while let Some((a, c)) = passes.next() {
+        let next = if passes.peek().is_some() { rows } else { next };
+        isa.run(Gemv { a, t: a.len() / k, rows, next, c, storage: PhantomData::<D> });
+    }
     c
 }
 
