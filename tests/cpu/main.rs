@@ -131,7 +131,9 @@ fn products_do_not_depend_on_rows_threads_or_units() {
         assert_eq!(bits(&product(&Cpu::new(isa, threads), &a, t, &parts, &whole(n, 32))), bits(&want));
     }
     let cpu = Cpu::new(isa, 2);
-    for (first, count) in [(0, 1), (7, 2), (20, 3), (100, 4), (300, 8), (500, 9), (600, 13), (620, 16), (640, 17), (700, 400)] {
+    for (first, count) in
+        [(0, 1), (7, 2), (20, 3), (100, 4), (300, 8), (500, 9), (600, 13), (620, 16), (640, 17), (700, 400)]
+    {
         let rows = product(&cpu, &a[first * k..(first + count) * k], count, &parts, &whole(n, 128));
         assert_eq!(bits(&rows), bits(&want[first * n..(first + count) * n]), "{count} rows");
     }
