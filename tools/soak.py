@@ -5,14 +5,15 @@
 
 Threads draw one behaviour after the other: chats whole and streamed, with and without pictures, clients that leave, read or write slowly, bodies that
 are malformed or too large, pictures that claim or unpack to far more than they are, wrong keys. Each checks its own answer. At the end the server must be
-empty (no requests, no blocks, no rows of pictures), must have counted what the clients saw, must hold no more memory than at the fifth of the time, and
+empty (no requests, no blocks, no rows of pictures), must have counted what the clients saw, must hold no more memory than it held when it was empty after a fifth of the time, and
 must finish what is under way and exit with 0 on SIGTERM. Needs Python alone. Exit code 0: all of it is true.
 """
-import argparse, base64, collections, http.client, json, os, random, signal, socket, statistics, struct, subprocess, sys
+import argparse, base64, collections, http.client, json, os, random, signal, socket, struct, subprocess, sys
 import threading, time, zlib
 
 KEY = "soak-key"
 BODY = 50 << 20  # limits.rs
+GIVES_BACK = 12  # seconds: more than TRIM_EVERY of src/cli/memory.rs
 UNKNOWN_TOKEN = {"prompt": [10**9]}
 WORDS = "the of and to in is you that it he was for on are as with his they at be this have from".split()
 
@@ -318,28 +319,37 @@ class Server:
         return tuple(int(fields[name].split()[0]) << 10 for name in ("VmRSS", "VmHWM"))
 
 
-def run(soak, server, seconds, clients):
-    """The load; the memory of every second."""
-    threads = [threading.Thread(target=soak.client, args=(seed,)) for seed in range(clients)]
+def run(soak, server, seconds, seeds):
+    """The load, of a client for each seed; the bytes that the server holds when it is over and nothing runs."""
+    soak.stop.clear()
+    threads = [threading.Thread(target=soak.client, args=(seed,)) for seed in seeds]
     [t.start() for t in threads]
-    start, memory = time.time(), []
+    start = said = time.time()
     while time.time() - start < seconds and server.process.poll() is None:
         time.sleep(1)
-        memory.append(server.memory()[0])
-        if len(memory) % 60 == 0:
-            print(f"{len(memory)} s: {memory[-1] >> 20} MiB, {len(soak.failures)} failures, {dict(soak.counts)}", flush=True)
+        if time.time() - said >= 60:
+            said = time.time()
+            print(f"{said - start:.0f} s: {server.memory()[0] >> 20} MiB, {len(soak.failures)} failures, {dict(soak.counts)}", flush=True)
     soak.stop.set()
     [t.join() for t in threads]
-    return memory
+    idle(soak)
+    time.sleep(GIVES_BACK)
+    return server.memory()[0]
 
 
-def emptied(soak, failures):
-    """Waits until nothing runs; the server must have counted what the clients saw."""
+def idle(soak):
+    """Waits until nothing runs; the metrics then."""
     for _ in range(300):
         m = soak.metrics()
         if m["vllm:num_requests_running"] == 0 and m["vllm:num_requests_waiting"] == 0:
             break
         time.sleep(0.1)
+    return m
+
+
+def emptied(soak, failures):
+    """The server must be empty, and have counted what the clients saw."""
+    m = idle(soak)
     for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "osprey:encoder_cache_usage_perc"):
         if name not in m or m[name] != 0:
             failures.append(f"at the end {name} is {m.get(name)}")
@@ -388,13 +398,12 @@ def main():
     soak = Soak(server.port)
     try:
         soak.model = json.loads(soak.ask("GET", "/v1/models").body)["data"][0]["id"]
-        memory = run(soak, server, o.seconds, o.clients)
+        parts = [(o.seconds / 5, range(o.clients)), (o.seconds * 4 / 5, range(o.clients, 2 * o.clients))]
+        early, late = (run(soak, server, seconds, seeds) / 2**20 for seconds, seeds in parts)
         failures = soak.failures
         emptied(soak, failures)
-        peak = server.memory()[1]
-        fifth = max(len(memory) // 5, 1)
-        early, late = (statistics.median(part) / 2**20 for part in (memory[fifth : 2 * fifth], memory[-fifth:]))
-        print(f"memory: {early:.1f} MiB in the second fifth of the time, {late:.1f} in the last, {peak / 2**20:.0f} at most")
+        peak = server.memory()[1] / 2**20
+        print(f"memory of the empty server: {early:.1f} MiB after a fifth of the time, {late:.1f} at the end; {peak:.0f} at most")
         if late > 1.05 * early:
             failures.append(f"memory grew from {early:.1f} to {late:.1f} MiB")
         ends(soak, server, failures)
