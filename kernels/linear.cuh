@@ -6,7 +6,7 @@
 //
 // A weight operand W (floats.cuh, codes.cuh, w8a8.cuh) owns how weights lie in memory and what becomes of a slice:
 //   Type, Sum, TURN_K     the types of rows and of sums; slices end at multiples of TURN_K
-//   log_slices(K)         their number, a power of two
+//   log_slices(K)         for Wide: their number, a power of two; Narrow has a warp for each
 //   slice<BLOCKS>(p, sum) for Narrow: a warp's slice of one strip, 8 * BLOCKS tokens
 //   Tile                  for Wide: what a block makes
 //   sum<MEMBERS>(p, ...)  its finished sums, staged as Tile wants

@@ -5,9 +5,6 @@
 
 #include "linear.cuh"
 
-// log2 of the slices of such weights.
-__device__ __forceinline__ int stream_log_slices(int K) { return (K >= 768) + (K >= 1536) + (K >= 6144); }
-
 // Adds the products of a warp's slice, of the strip that begins at `weight`. Weights go from memory to registers, DEPTH tiles ahead.
 template <int BLOCKS, class W>
 __device__ __forceinline__ void stream(const Product<W>& p, const typename W::Type* weight, typename W::Sum (&sum)[BLOCKS][4]) {

@@ -17,7 +17,6 @@ struct Int8 {
     using Type = i8;
     using Sum = int;
     static constexpr int TURN_K = 64;
-    static __device__ int log_slices(int K) { return stream_log_slices(K); }
 
     const u8* data;
     const float* x_scales;  // [M]

@@ -107,7 +107,7 @@ impl Answer {
             Ok(Err(e)) => e.into(),
             Err(_) => ApiError::internal(),
         };
-        answers.iter_mut().for_each(Answer::fail);
+        answers.iter_mut().for_each(|answer| answer.end = Some("error"));
         Err(refused)
     }
 
@@ -123,14 +123,8 @@ impl Answer {
                     self.usage.cached = timing.reused;
                     self.done(finish)
                 }
-                Ok(Some(What::Failed(e))) => {
-                    self.fail();
-                    return Err(e.into());
-                }
-                Ok(None) => {
-                    self.fail();
-                    return Err(ApiError::internal());
-                }
+                Ok(Some(What::Failed(e))) => return Err(self.failed(e.into())),
+                Ok(None) => return Err(self.failed(ApiError::internal())),
                 Err(_) => return Err(ApiError::deadline()),
             };
             if !text.is_empty() {
@@ -162,8 +156,9 @@ impl Answer {
         passed.text + &self.stops.finish()
     }
 
-    fn fail(&mut self) {
+    fn failed(&mut self, error: ApiError) -> ApiError {
         self.end = Some("error");
+        error
     }
 }
 
